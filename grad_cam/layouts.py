@@ -1,0 +1,212 @@
+"""Where the picture's axes lie in an activation: NCHW, NHWC or tokens.
+
+A `Layout` turns an activation into a map-shaped tensor (B, C, H, W) and back by the exact inverse. `infer` finds it from
+shapes: the shape at the cut, the size of the input, and what the model tells about its tokens.
+
+Nothing of this package is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+NAMES = ("NCHW", "NHWC", "tokens")
+
+
+class LayoutError(ValueError):
+    """An activation cannot be read as a grid of positions; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an activation is laid out.
+
+    Attributes:
+        name: "NCHW", "NHWC", "tokens" or "custom".
+        grid: Height and width of the map.
+        channels: Number of channels.
+        prefix: Number of tokens before the grid's (class, distillation, register tokens).
+        axis: For tokens, the axis of the positions: 1 for (B, N, C), 2 for (B, C, N).
+        order: For tokens that do not lie row by row: the token at every grid position, (H*W,).
+        transform: For "custom": the user's callable from the activation to (B, C, H, W).
+    """
+
+    name: str
+    grid: tuple[int, int]
+    channels: int
+    prefix: int = 0
+    axis: int = 1
+    order: Tensor | None = dataclasses.field(default=None, compare=False)
+    transform: Callable[[Tensor], Tensor] | None = None
+
+    def to_map(self, activation: Tensor) -> Tensor:
+        """Reads an activation as (B, C, H, W); prefix tokens are left out."""
+        if self.name == "NCHW":
+            return activation
+        if self.name == "NHWC":
+            return activation.permute(0, 3, 1, 2)  # (B,C,H,W)
+        if self.transform is not None:
+            return self.transform(activation)
+        tokens = activation if self.axis == 1 else activation.transpose(1, 2)  # (B,N,C)
+        tokens = tokens[:, self.prefix :]
+        if self.order is not None:
+            tokens = tokens[:, self.order.to(tokens.device)]
+        return tokens.transpose(1, 2).reshape(len(tokens), self.channels, *self.grid)
+
+    def from_map(self, maps: Tensor, like: Tensor) -> Tensor:
+        """The exact inverse of `to_map`.
+
+        Args:
+            maps: (N, C, H, W).
+            like: The activation (N or 1 rows) whose prefix tokens are kept.
+
+        Raises:
+            LayoutError: The layout is a user's callable, which has no inverse.
+        """
+        if self.name == "NCHW":
+            return maps
+        if self.name == "NHWC":
+            return maps.permute(0, 2, 3, 1)
+        if self.transform is not None:
+            raise LayoutError(
+                "a reshape_transform callable has no inverse, and this method has to write into the activation; "
+                f"give the layout by name ({', '.join(NAMES)}) instead"
+            )
+        tokens = maps.flatten(2).transpose(1, 2)  # (N,H*W,C)
+        if self.order is not None:
+            back = torch.empty_like(self.order)
+            back[self.order] = torch.arange(len(self.order), device=self.order.device)
+            tokens = tokens[:, back.to(tokens.device)]
+        like = like if self.axis == 1 else like.transpose(1, 2)
+        tokens = torch.cat([like[:, : self.prefix].expand(len(tokens), -1, -1), tokens], dim=1)
+        return tokens if self.axis == 1 else tokens.transpose(1, 2)
+
+    def __str__(self) -> str:
+        extra = f"+{self.prefix}" if self.prefix else ""
+        return f"{self.name}{extra}"
+
+
+def _misfit(grid: tuple[int, int], size: tuple[int, int]) -> float:
+    """How far a grid is from having the input's proportions: 0 exact, inf impossible (one cell of slack)."""
+    (gh, gw), (h, w) = grid, size
+    if min(gh, gw) < 1 or gh > h or gw > w:
+        return math.inf
+    slack = max(1.0, h / w, w / h)
+    off = abs(gh - gw * h / w)
+    if off > slack and abs(gw - gh * w / h) > slack:
+        return math.inf
+    return abs(math.log((gh / gw) / (h / w)))
+
+
+def _grid_of(positions: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """The factorisation of a number of positions whose proportions are the input's, if there is one."""
+    best: tuple[float, tuple[int, int]] | None = None
+    for gh in range(1, positions + 1):
+        if positions % gh == 0:
+            misfit = _misfit((gh, positions // gh), size)
+            if misfit < math.inf and (best is None or misfit < best[0]):
+                best = (misfit, (gh, positions // gh))
+    return best[1] if best else None
+
+
+def candidates(shape: Sequence[int], size: tuple[int, int], prefix: int | None = None) -> list[Layout]:
+    """All readings of an activation's shape, the most fitting first.
+
+    Args:
+        shape: (B, ...) as it is at the cut.
+        size: Height and width of the input.
+        prefix: Number of prefix tokens if the model tells it.
+    """
+    found: list[tuple[float, Layout]] = []
+    if len(shape) == 4:
+        _, a, b, c = shape
+        for layout in (Layout("NCHW", (b, c), a), Layout("NHWC", (a, b), c)):
+            misfit = _misfit(layout.grid, size)
+            if misfit < math.inf:
+                found.append((misfit, layout))
+        found.sort(key=lambda pair: pair[0])
+    elif len(shape) == 3:
+        prefixes = dict.fromkeys([prefix or 0, 0, 1, 2, 5, 4, 3, 8, 9])
+        for axis, tried in ((1, prefixes), (2, dict.fromkeys([0]))):
+            for p in tried:
+                grid = _grid_of(shape[axis] - p, size) if shape[axis] > p else None
+                if grid is not None:
+                    found.append((0.0, Layout("tokens", grid, shape[3 - axis], prefix=p, axis=axis)))
+    return [layout for _, layout in found]
+
+
+def infer(
+    shape: Sequence[int], size: tuple[int, int], prefix: int | None = None, prefer: str | None = None
+) -> Layout | str:
+    """Finds the layout of an activation.
+
+    Args:
+        shape: (B, ...) as it is at the cut.
+        size: Height and width of the input.
+        prefix: Number of prefix tokens if the model tells it.
+        prefer: "NCHW" or "NHWC" for shapes such as (B, 64, 64, 64) that fit both; the model's other cuts decide.
+
+    Returns:
+        The layout, or the reason in words why there is none.
+    """
+    if len(shape) not in (3, 4):
+        return "no spatial axes"
+    found = candidates(shape, size, prefix)
+    if not found:
+        return "no grid with the picture's proportions"
+    best = found[0]
+    if len(found) > 1 and len(shape) == 4 and prefer is not None and is_ambiguous(shape, size):
+        best = next((layout for layout in found if layout.name == prefer), best)
+    if best.grid == (1, 1):
+        return "1x1"
+    return best
+
+
+def is_ambiguous(shape: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether a 4-D shape fits NCHW and NHWC equally well."""
+    if len(shape) != 4:
+        return False
+    misfits = [_misfit(tuple(shape[2:4]), size), _misfit(tuple(shape[1:3]), size)]
+    return misfits[0] < math.inf and math.isclose(misfits[0], misfits[1], abs_tol=1e-9)
+
+
+def named(
+    name: str | Callable[[Tensor], Tensor], activation: Tensor, size: tuple[int, int], prefix: int | None = None
+) -> Layout:
+    """The layout a user asks for.
+
+    Args:
+        name: "NCHW", "NHWC", "tokens", or a callable from the activation to (B, C, H, W) such as the
+            `reshape_transform` functions written for pytorch-grad-cam.
+        activation: The activation at the cut.
+        size: Height and width of the input.
+        prefix: Number of prefix tokens if the model tells it.
+
+    Raises:
+        LayoutError: The activation cannot be read that way.
+    """
+    shape = tuple(activation.shape)
+    if callable(name):
+        out = name(activation)
+        if not isinstance(out, Tensor) or out.ndim != 4 or len(out) != len(activation):
+            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise LayoutError(
+                f"reshape_transform made {got} of an activation of shape {shape}; it has to return (B, C, H, W) "
+                f"with B={len(activation)}"
+            )
+        return Layout("custom", (out.shape[2], out.shape[3]), out.shape[1], transform=name)
+    if name not in NAMES:
+        raise LayoutError(f"unknown layout {name!r}; give one of {', '.join(NAMES)} or a callable")
+    if name == "NCHW" and len(shape) == 4:
+        return Layout("NCHW", (shape[2], shape[3]), shape[1])
+    if name == "NHWC" and len(shape) == 4:
+        return Layout("NHWC", (shape[1], shape[2]), shape[3])
+    fitting = [c for c in candidates(shape, size, prefix) if c.name == name]
+    if not fitting:
+        raise LayoutError(f"an activation of shape {shape} cannot be read as {name} for an input of {size[0]}x{size[1]}")
+    return fitting[0]
