@@ -405,17 +405,20 @@ class Tracer(TorchFunctionMode):
     def _record(
         self, kind: str, target: Any, args: Any, kwargs: Any, run: Callable[..., Any], force: bool = False
     ) -> Any:
-        node = Node(kind, target, scope=self.scopes[-1])
-        node.args, node.kwargs = map_structure(tuple(args), self._reference), map_structure(kwargs, self._reference)
-        inputs = node.inputs()
-        tensors = [n.value for n in inputs if isinstance(n.value, Tensor)]
-        before = [t._version for t in tensors]
-        args2, kwargs2 = map_structure(node.args, _other), map_structure(node.kwargs, _other)
-        args, kwargs = map_structure(node.args, _value), map_structure(node.kwargs, _value)
-        self.resting, was = True, self.resting
+        self.resting = True  # what the recording itself does to tensors is not the model's
         try:
+            node = Node(kind, target, scope=self.scopes[-1])
+            node.args, node.kwargs = map_structure(tuple(args), self._reference), map_structure(kwargs, self._reference)
+            inputs = node.inputs()
+            tensors = [n.value for n in inputs if isinstance(n.value, Tensor)]
+            before = [t._version for t in tensors]
+            args2, kwargs2 = map_structure(node.args, _other), map_structure(node.kwargs, _other)
+            args, kwargs = map_structure(node.args, _value), map_structure(node.kwargs, _value)
             value = run(*args, **kwargs)
             other = run(*args2, **kwargs2)
+            node.effect = before != [t._version for t in tensors]
+            node.depends = any(n.depends for n in inputs)
+            return self._wrap(node, value, other, force or node.effect)
         except SplitError:
             raise
         except Exception:
@@ -423,10 +426,7 @@ class Tracer(TorchFunctionMode):
                 self.scopes.append(target)  # the module that failed
             raise
         finally:
-            self.resting = was
-        node.effect = before != [t._version for t in tensors]
-        node.depends = any(n.depends for n in inputs)
-        return self._wrap(node, value, other, force or node.effect)
+            self.resting = False
 
     def _wrap(self, node: Node, value: Any, other: Any, force: bool = False) -> Any:
         """Gives the model what it expects while remembering where every tensor and batch-dependent number came from."""
