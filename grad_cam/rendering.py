@@ -51,15 +51,15 @@ _STOPS = (
 
 
 def default_smoothing(size: tuple[int, int]) -> float:
-    """Returns a smoothing that suits a picture: a 56th of its shorter side, 4 pixels at 224.
+    """Returns a smoothing that suits a picture: 5 pixels where the shorter side is 224, in proportion elsewhere.
 
-    Enough to take the creases of bilinear interpolation out of a 7x7 map, little enough to leave the detail of a 28x28
+    Enough to soften the creases of bilinear interpolation in a 7x7 map, little enough to leave the detail of a 28x28
     map standing.
 
     Args:
         size: Height and width of the shown picture in pixels.
     """
-    return min(size) / 56
+    return 5 * min(_size(size)) / 224
 
 
 def heatmap(
@@ -368,7 +368,7 @@ def sweep_figure(
             raise ValueError(f"curve {name!r} has {len(values)} values for {len(cells) - 1} layers: give one for each")
     if columns is not None and columns < 1:
         raise ValueError(f"columns={columns} leaves no room for a panel: give 1 or more")
-    strip, above, below = 0.62, 0.42, 0.34
+    strip, above, below = 0.62, 0.42, 0.24
     extra = len(curves) * (strip + above) + (below if curves else 0)
     sheet = _grid(cells, columns, area=1.3, most=10, title=title, colormap=colormap, extra=extra)
     names = [cell.caption.split("\n")[0] for cell in cells[1:]]
@@ -435,7 +435,9 @@ def save(picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: fl
     else:
         known = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "pdf", "svg")
     if kind not in known:
-        raise ValueError(f"cannot tell a picture format from {path.name!r}: end the name in one of .{', .'.join(known)}")
+        raise ValueError(
+            f"cannot tell a picture format from {path.name!r}: end the name in one of .{', .'.join(known)}"
+        )
     path.write_bytes(_encoded(picture, kind, dpi))
     return path
 
@@ -524,7 +526,8 @@ def _cells(
     for name, given in (("titles", titles), ("notes", notes)):
         if len(given) != len(heats):
             raise ValueError(f"{len(given)} {name} for {len(heats)} heatmaps: give one for each")
-    cells = [_Cell(pixels, "image")]
+    detail = f"\n{pixels.shape[0]} × {pixels.shape[1]}" if any("\n" in title for title in titles) else ""
+    cells = [_Cell(pixels, "image" + detail)]
     for heat, caption, note in zip(heats, titles, notes, strict=True):
         shown = np.asarray(overlay(pixels, heat, alpha=alpha, colormap=colormap))
         cells.append(_Cell(shown, caption, _note(note, heat)))
@@ -588,8 +591,7 @@ def _grid(
     for number, row in enumerate(rows):
         for i, (cell, lines) in enumerate(zip(row, captions[number], strict=True)):
             x = _MARGIN + i * (width + _GAP)
-            own = sum(_leading(size) for _, size, _ in lines)
-            sheet.lines(x, y + tall[number] - own, lines)  # captions stand on their panels
+            sheet.lines(x, y, lines)
             axes = sheet.axes(x, y + tall[number], width, height)
             shown = cell.pixels if cell.crisp else _reduced(cell.pixels, round(width * _DPI * 2))
             axes.imshow(shown, aspect="auto", interpolation="nearest" if cell.crisp else "antialiased")
@@ -600,9 +602,7 @@ def _grid(
     return sheet
 
 
-def _bar(
-    sheet: _Sheet, x: float, y: float, height: float, colormap: str, labels: Sequence[tuple[float, str]]
-) -> None:
+def _bar(sheet: _Sheet, x: float, y: float, height: float, colormap: str, labels: Sequence[tuple[float, str]]) -> None:
     """A colour bar, high at the top, with labels at its right."""
     axes = sheet.axes(x, y, _BAR, height)
     axes.imshow(palette(colormap)[::-1, None], aspect="auto", interpolation="nearest")
@@ -627,7 +627,11 @@ def _curve(
     else:
         inset = min(0.35, room / (2 * len(y)))
         x = np.linspace(left + 0.3 + inset, right - inset, len(y)) if len(y) > 1 else np.array([left + room / 2])
-    start = left + 0.3 if sheet.centres is None else max(x[0] - (x[1] - x[0]) / 2 if len(x) > 1 else left, left + 0.3)
+    start = (
+        left + 0.3
+        if sheet.centres is None
+        else max(x[0] - (x[1] - x[0] - _GAP) / 2 if len(x) > 1 else left, left + 0.3)
+    )
     finite = y[np.isfinite(y)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     if 0 <= low and high <= 1:
