@@ -1,0 +1,327 @@
+"""Maps from activations and gradients: weights for the channels, and their weighted sum.
+
+Every method is one pure function of the activations A (B, C, H, W) at the cut and the gradients g (B, C, H, W) of the
+score with respect to them, and returns the raw, signed map (B, H, W) at the layer's own size. Clipping at zero and
+scaling to 0..1 belong to the display, so a ReLU stands here only where it is inside the published sum.
+
+Half-precision tensors are read as float32. Three methods need more than one gradient; they receive it as an argument
+(see `TailGradient` and `smooth_grad_cam_plus_plus`), never the model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .common import MethodError, away_from_zero, working
+
+_CANCELLED = 1e-5  # a sum this small beside the sum of magnitudes is rounding error
+_hessian_lock = threading.Lock()  # sdpa_kernel sets process-wide switches
+
+
+def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Channels weighted by their mean gradient.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradients: d score / d A, (B, C, H, W).
+
+    Returns:
+        sum_k mean_p(g_k) A_k, (B, H, W), signed, in units of the score.
+
+    Source:
+        Selvaraju et al., ICCV 2017, eq. 1-2, https://arxiv.org/abs/1610.02391
+
+    Note:
+        The ReLU of eq. 2 is left to the display.
+    """
+    activations, gradients = working(activations), working(gradients)
+    return _weighted_sum(gradients.mean((2, 3)), activations)
+
+
+def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Channels weighted by their positive gradients, each position divided by its share.
+
+    Args:
+        activations: A at the cut, (B, C, H, W), not negative (after a ReLU).
+        gradients: d score / d A, (B, C, H, W).
+
+    Returns:
+        sum_k w_k A_k with w_k = sum_p ReLU(g) g^2 / (2 g^2 + (sum_p A_k) g^3), (B, H, W).
+
+    Source:
+        Chattopadhay et al., WACV 2018, eq. 19, https://arxiv.org/abs/1710.11063
+
+    Note:
+        The fraction is taken as 1 / (2 + (sum_p A_k) g): equal where g is not zero, and free of the underflow of g^2
+        and g^3. The paper explains exp(score); its positive factor exp(score), one number per image, is left out.
+        Where activations sum to a negative number the formula has a pole; `layer_cam` and `hires_cam` have none.
+    """
+    activations, gradients = working(activations), working(gradients)
+    share = 2 + activations.sum((2, 3), keepdim=True) * gradients  # (B,C,H,W)
+    weights = gradients.clamp(min=0) / away_from_zero(share, 1e-6)
+    return _weighted_sum(weights.sum((2, 3)), activations)
+
+
+def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Channels weighted by their gradients, averaged with the activations as weights.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradients: d score / d A, (B, C, H, W).
+
+    Returns:
+        sum_k w_k A_k with w_k = sum_p g_k A_k / sum_p A_k, (B, H, W).
+
+    Raises:
+        MethodError: In most of the channels the activations cancel to a zero sum (after an instance normalisation,
+            for instance), so that the weights do not exist.
+
+    Source:
+        Fu et al., BMVC 2020, eq. 8-9, https://arxiv.org/abs/2008.02312
+
+    Note:
+        The denominator keeps its sign and at least 1e-5 of the channel's sum of magnitudes; a channel of zeros adds
+        nothing.
+    """
+    activations, gradients = working(activations), working(gradients)
+    total, magnitude = activations.sum((2, 3)), activations.abs().sum((2, 3))  # (B,C)
+    alive = magnitude > 0
+    cancelled = alive & (total.abs() <= _CANCELLED * magnitude)
+    if 2 * cancelled.sum() > alive.sum():
+        raise MethodError(
+            f"xgrad_cam divides by the sum of each channel's activations, and that sum is zero in {int(cancelled.sum())}"
+            f" of {int(alive.sum())} active channels here; use hires_cam or grad_cam, or cut after an activation function"
+        )
+    tiny = torch.finfo(total.dtype).tiny
+    weights = (gradients * activations).sum((2, 3)) / away_from_zero(total, (_CANCELLED * magnitude).clamp(min=tiny))
+    return _weighted_sum(weights, activations)
+
+
+def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Activations times gradients at every position: what each position adds to the score, to first order.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradients: d score / d A, (B, C, H, W).
+
+    Returns:
+        sum_k g_k A_k, (B, H, W), signed.
+
+    Source:
+        Draelos and Carin, 2020, eq. 3, https://arxiv.org/abs/2011.08891
+    """
+    return torch.linalg.vecdot(working(gradients), working(activations), dim=1)
+
+
+def grad_cam_element_wise(activations: Tensor, gradients: Tensor) -> Tensor:
+    """The positive part of every activation times its gradient.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradients: d score / d A, (B, C, H, W).
+
+    Returns:
+        sum_k ReLU(g_k A_k), (B, H, W), not negative.
+
+    Source:
+        Gildenblat et al., pytorch-grad-cam, 2021, https://github.com/jacobgil/pytorch-grad-cam
+    """
+    return (working(gradients) * working(activations)).clamp(min=0).sum(1)
+
+
+def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Activations weighted by their own positive gradient; works at early layers too.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradients: d score / d A, (B, C, H, W).
+
+    Returns:
+        sum_k ReLU(g_k) A_k, (B, H, W).
+
+    Source:
+        Jiang et al., IEEE TIP 2021, eq. 6-7, https://doi.org/10.1109/TIP.2021.3089943
+    """
+    return torch.linalg.vecdot(working(gradients).clamp(min=0), working(activations), dim=1)
+
+
+def random_cam(activations: Tensor, *, seed: int = 0) -> Tensor:
+    """Channels weighted at random: the control that every method must beat.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        seed: Seed of the weights, which are drawn from a generator of their own; every image gets the same ones.
+
+    Returns:
+        sum_k w_k A_k with w_k uniform in [-1, 1), (B, H, W).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(activations.shape[1], generator=generator) * 2 - 1  # (C,)
+    activations = working(activations)
+    return _weighted_sum(weights.to(activations).expand(len(activations), -1), activations)
+
+
+# ------------------------------------------------------------------------------------------- more than one gradient
+
+
+class TailGradient(Protocol):
+    """The gradient of the tail's score as a function of the activations."""
+
+    def __call__(self, activations: Tensor, along: Tensor | None = None) -> Tensor:
+        """Differentiates the score at given activations.
+
+        Args:
+            activations: Where to differentiate, (B, C, H, W).
+            along: None for the gradient; a direction v, (B, C, H, W), for the Hessian-vector product H v.
+
+        Returns:
+            The gradient, or H v, (B, C, H, W), without a graph.
+        """
+        ...
+
+
+def shapley_cam(activations: Tensor, gradient: TailGradient) -> Tensor:
+    """Grad-CAM with the gradient's own change along the activations taken off: Shapley values to second order.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradient: The tail's gradient and Hessian-vector product.
+
+    Returns:
+        sum_k w_k A_k with w_k = mean_p(g_k - (H A)_k / 2), (B, H, W). Equal to Grad-CAM where the tail is linear.
+
+    Source:
+        Cai, 2025, https://arxiv.org/abs/2501.06261
+    """
+    curvature = gradient(activations, along=activations)  # H A, (B,C,H,W)
+    return grad_cam(activations, working(gradient(activations)) - working(curvature) / 2)
+
+
+def integrated_grad_cam(activations: Tensor, gradient: TailGradient, *, steps: int = 20) -> Tensor:
+    """Grad-CAM averaged while the activations grow from zero to what they are; sees through saturated scores.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradient: The tail's gradient.
+        steps: Number n of points on the way, at least 1.
+
+    Returns:
+        mean of Grad-CAM at the activations t A over t = 1/n, 2/n, ..., 1, (B, H, W).
+
+    Source:
+        Sattarzadeh et al., ICASSP 2021, https://arxiv.org/abs/2102.07805
+
+    Note:
+        The paper draws the path through image space; here it is drawn at the cut, which needs the tail only.
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps} leaves nothing to average: use 1 or more")
+    total = torch.zeros_like(working(activations[:, 0]))  # (B,H,W)
+    for step in range(1, steps + 1):
+        point = activations * (step / steps)
+        total += grad_cam(point, gradient(point))
+    return total / steps
+
+
+def smooth_grad_cam_plus_plus(activations: Tensor, gradients: Iterable[Tensor]) -> Tensor:
+    """Grad-CAM++ with the powers of the gradient averaged over noisy copies of the image.
+
+    Args:
+        activations: A of the image itself, (B, C, H, W).
+        gradients: d score / d A for one noisy copy after another (see `noisy_copies`), each (B, C, H, W); taken one
+            at a time, so that a generator keeps no more than one of them in memory.
+
+    Returns:
+        sum_k w_k A_k with w_k = sum_p ReLU(<g>) <g^2> / (2 <g^2> + (sum_p A_k) <g^3>), (B, H, W).
+
+    Source:
+        Omeiza et al., 2019, eq. 7-9, https://arxiv.org/abs/1908.01224
+
+    Note:
+        The paper's numerator reads <g>; the one of Grad-CAM++, which it sets out to smooth, is <g^2> and is used here.
+    """
+    activations = working(activations)
+    powers, count = [torch.zeros_like(activations) for _ in range(3)], 0
+    for noisy in gradients:
+        noisy, count = working(noisy), count + 1
+        for mean, power in zip(powers, (noisy, noisy * noisy, noisy * noisy * noisy), strict=True):
+            mean += (power - mean) / count  # running mean
+    if count == 0:
+        raise ValueError("smooth_grad_cam_plus_plus was given no gradients: use at least one noisy copy")
+    first, second, third = powers
+    share = 2 * second + activations.sum((2, 3), keepdim=True) * third
+    alpha = torch.where(second > 0, second / away_from_zero(share, 1e-6 * second), 0)
+    return _weighted_sum((alpha * first.clamp(min=0)).sum((2, 3)), activations)
+
+
+def noisy_copies(images: Tensor, *, samples: int = 8, noise: float = 0.15, seed: int = 0) -> Iterator[Tensor]:
+    """Copies of a batch with Gaussian noise, for `smooth_grad_cam_plus_plus`.
+
+    Args:
+        images: Model inputs, (B, C, H, W).
+        samples: Number of copies.
+        noise: Standard deviation, as a fraction of each image's own range (max - min).
+        seed: Seed of the noise, drawn from a generator of its own; every image of the batch gets the same draw, so
+            that a batch gives what its images give one by one.
+
+    Yields:
+        Noisy images, (B, C, H, W), `samples` times.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    flat = images.flatten(1)
+    spread = noise * (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (images.ndim - 1))
+    for _ in range(samples):
+        yield images + spread * torch.randn(images.shape[1:], generator=generator).to(images)
+
+
+def gradient_of(score: Callable[[Tensor], Tensor]) -> TailGradient:
+    """Makes a `TailGradient` of a tail's score.
+
+    Args:
+        score: Activations (B, C, H, W) to scores (B,), each depending on its own image only.
+
+    Returns:
+        The function that differentiates it; works inside `torch.no_grad` and leaves no graph and no `.grad` behind.
+
+    Raises:
+        MethodError: (by the returned function) the score does not depend on the activations, or has no second
+            derivative.
+    """
+
+    def gradient(activations: Tensor, along: Tensor | None = None) -> Tensor:
+        if along is None:
+            return _differentiate(score, activations)
+        # The fused attention kernels have no second derivative; the written-out one has.
+        with _hessian_lock, sdpa_kernel(SDPBackend.MATH):
+            return _differentiate(score, activations, along)
+
+    return gradient
+
+
+@torch.enable_grad()
+def _differentiate(score: Callable[[Tensor], Tensor], activations: Tensor, along: Tensor | None = None) -> Tensor:
+    leaf = activations.detach().clone().requires_grad_()
+    scores = score(leaf)  # (B,)
+    if not scores.requires_grad:
+        raise MethodError("the score does not depend on the activations at this cut, so it has no gradient there")
+    (first,) = torch.autograd.grad(scores.sum(), leaf, create_graph=along is not None, materialize_grads=True)
+    if along is None or not first.requires_grad:  # a linear tail has a constant gradient
+        return first if along is None else torch.zeros_like(leaf)
+    try:
+        (second,) = torch.autograd.grad(first, leaf, grad_outputs=along.detach(), materialize_grads=True)
+    except RuntimeError as error:
+        raise MethodError(
+            f"the tail has no second derivative ({error}), which this method needs; use grad_cam or integrated_grad_cam"
+        ) from error
+    return second
+
+
+def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
+    """sum_k w_k A_k: (B, C) and (B, C, H, W) to (B, H, W)."""
+    return torch.einsum("bc,bchw->bhw", weights, activations)
