@@ -95,8 +95,8 @@ def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     cancelled = alive & (total.abs() <= _CANCELLED * magnitude)
     if 2 * cancelled.sum() > alive.sum():
         raise MethodError(
-            f"xgrad_cam divides by the sum of each channel's activations, and that sum is zero in {int(cancelled.sum())}"
-            f" of {int(alive.sum())} active channels here; use hires_cam or grad_cam, or cut after an activation function"
+            f"xgrad_cam divides by the sum of each channel's activations, which is zero in {int(cancelled.sum())} of "
+            f"{int(alive.sum())} active channels here; use hires_cam or grad_cam, or cut after an activation function"
         )
     tiny = torch.finfo(total.dtype).tiny
     weights = (gradients * activations).sum((2, 3)) / away_from_zero(total, (_CANCELLED * magnitude).clamp(min=tiny))
