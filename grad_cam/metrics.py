@@ -78,7 +78,7 @@ def agreement(a: ArrayLike, b: ArrayLike, kind: Literal["rank", "cosine"] = "ran
     grid = (min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1]))
     flat = [_flat(_scaled(_averaged(maps, grid))) for maps in (first, second)]  # (..., n) twice
     if kind == "rank":
-        flat = [_ranks(maps) for maps in flat]
+        flat = [_ranks(maps.round(12)) for maps in flat]  # what averaging leaves unequal by rounding alone is a tie
         flat = [maps - maps.mean(-1, keepdims=True) for maps in flat]
     try:
         product = (flat[0] * flat[1]).sum(-1)
@@ -105,8 +105,8 @@ def pointing_game(heatmaps: ArrayLike, boxes: ArrayLike, tolerance: float = 0.0)
         A map that is nowhere positive points at nothing: 0.
 
     Source:
-        Zhang et al., Top-Down Neural Attention by Excitation Backprop, IJCV 2018, https://arxiv.org/abs/1608.00507,
-        section 4.2, where the tolerance is 15 pixels.
+        Zhang et al., Top-Down Neural Attention by Excitation Backprop, IJCV 2018, https://arxiv.org/abs/1608.00507
+        (there with a tolerance of 15 pixels).
     """
     heat = _positive(heatmaps)
     if not tolerance >= 0:
@@ -136,8 +136,8 @@ def energy_inside(heatmaps: ArrayLike, boxes: ArrayLike) -> Numbers:
         Numbers (...) from 0 to 1; 0 for a map that is nowhere positive.
 
     Source:
-        Wang et al., Score-CAM, CVPR Workshops 2020, https://arxiv.org/abs/1910.01279, section 4.3 (energy-based
-        pointing game).
+        Wang et al., Score-CAM, CVPR Workshops 2020, https://arxiv.org/abs/1910.01279 (energy-based pointing
+        game).
     """
     heat = _positive(heatmaps)
     height, width = np.shape(heatmaps)[-2:]

@@ -302,7 +302,9 @@ def panels(
     grey = np.repeat(_levels(heat)[..., None], 3, axis=2)
     shown = [pixels, np.asarray(overlay(pixels, heat, alpha=alpha, colormap=colormap)), grey, colorize(heat, colormap)]
     cells = [_Cell(*pair) for pair in zip(shown, ("image", "overlay", "heatmap", "colormap"), strict=True)]
-    return _grid(cells, 4, area=2.15, title=title, note=_note(note, heat), colormap=colormap).figure
+    aspect = pixels.shape[1] / pixels.shape[0]
+    columns = 4 if aspect <= 3 else 2 if aspect <= 6 else 1
+    return _grid(cells, columns, area=2.15, title=title, note=_note(note, heat), colormap=colormap).figure
 
 
 def comparison(
@@ -459,6 +461,7 @@ def _encoded(picture: Figure | Image.Image, kind: str, dpi: float | None) -> byt
             bbox_inches=picture.bbox_inches,
             facecolor=picture.get_facecolor(),
             edgecolor="none",
+            transparent=False,
             **options,
         )
     return buffer.getvalue()
@@ -499,7 +502,7 @@ class _Sheet:
         horizontal, vertical = anchor.split()
         self.figure.text(
             x / across, 1 - y / down, text, color=colour, ha=horizontal, va=vertical, fontproperties=_font(size),
-            parse_math=False, linespacing=1.0,
+            parse_math=False, usetex=False,
         )  # fmt: skip
 
     def lines(self, x: float, y: float, lines: Sequence[tuple[str, float, str]]) -> None:
@@ -582,7 +585,7 @@ def _grid(
     top = _MARGIN + sum(_leading(size) for _, size, _ in head) + (0.08 if head else 0)
     down = top + sum(tall) + len(rows) * height + (len(rows) - 1) * 0.14 + extra + _MARGIN
 
-    figure = Figure(figsize=(across, down), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(across, down), dpi=_DPI, facecolor="white", layout="none")
     y = top
     single = len(rows) == 1 and len(cells) > 1
     centres = [_MARGIN + i * (width + _GAP) + width / 2 for i in range(1, len(cells))] if single else None
@@ -594,7 +597,7 @@ def _grid(
             sheet.lines(x, y, lines)
             axes = sheet.axes(x, y + tall[number], width, height)
             shown = cell.pixels if cell.crisp else _reduced(cell.pixels, round(width * _DPI * 2))
-            axes.imshow(shown, aspect="auto", interpolation="nearest" if cell.crisp else "antialiased")
+            axes.imshow(shown, aspect="auto", interpolation="nearest" if cell.crisp else "antialiased", origin="upper")
         if number == 0:
             x = _MARGIN + len(row) * (width + _GAP) - _GAP + _BAR_GAP
             _bar(sheet, x, y + tall[0], height, colormap, labels)
@@ -605,7 +608,7 @@ def _grid(
 def _bar(sheet: _Sheet, x: float, y: float, height: float, colormap: str, labels: Sequence[tuple[float, str]]) -> None:
     """A colour bar, high at the top, with labels at its right."""
     axes = sheet.axes(x, y, _BAR, height)
-    axes.imshow(palette(colormap)[::-1, None], aspect="auto", interpolation="nearest")
+    axes.imshow(palette(colormap)[::-1, None], aspect="auto", interpolation="nearest", origin="upper")
     for spine in axes.spines.values():
         spine.set_visible(False)
     for place, text in labels:
@@ -721,11 +724,11 @@ def _font(size: float) -> Any:
 
 
 def _measure() -> Any:
-    """A function (text, size in points) -> width in inches."""
+    """A function (text, size in points) -> width in inches, with some slack as it varies with the resolution."""
     from matplotlib.backends.backend_agg import RendererAgg
 
-    renderer = RendererAgg(16, 16, 300)
-    return lambda text, size: renderer.get_text_width_height_descent(text, _font(size), ismath=False)[0] / 300
+    renderer = RendererAgg(16, 16, _DPI)
+    return lambda text, size: renderer.get_text_width_height_descent(text, _font(size), ismath=False)[0] * 1.05 / _DPI
 
 
 def _clean(text: str) -> str:

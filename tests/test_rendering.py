@@ -1,0 +1,403 @@
+"""Heatmaps, colours, overlays and figures."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import math
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from grad_cam import rendering
+
+LONG = "Egyptian cat, tiger cat, tabby, tabby cat and every other name that somebody ever gave to a cat, " * 3
+
+
+def _random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def _picture(height: int = 48, width: int = 64) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def _heat(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    return rendering.heatmap(_random(7, 7, seed=seed), (height, width))
+
+
+# --- heatmaps
+
+
+@pytest.mark.parametrize(
+    ("grid", "size"), [((7, 7), (224, 224)), ((7, 10), (60, 33)), ((1, 1), (5, 4)), ((9, 8), (4, 5))]
+)
+def test_resizing_is_bilinear_between_pixel_centres(grid, size):
+    """Without smoothing and threshold a heatmap is torch's bilinear map, cut at zero and divided by its maximum."""
+    maps = _random(3, *grid) + 0.5
+    resized = torch.nn.functional.interpolate(torch.tensor(maps)[None], size=size, mode="bilinear")[0].clamp(min=0)
+    expected = resized / resized.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    np.testing.assert_allclose(rendering.heatmap(maps, size), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 1.5, 6.0])
+def test_smoothing_is_a_gaussian(sigma):
+    """Smoothing equals the Gaussian sum over the reflected picture, written as a loop, before the cut at zero."""
+    height, width = 9, 12
+    maps = _random(height, width)
+    radius = math.ceil(4 * sigma)
+    shifts = range(-radius, radius + 1)
+    total = sum(math.exp(-(i**2 + j**2) / 2 / sigma**2) for i in shifts for j in shifts)
+
+    def reflected(i: int, n: int) -> int:
+        i %= 2 * n
+        return i if i < n else 2 * n - 1 - i
+
+    slow = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            for i in shifts:
+                for j in shifts:
+                    weight = math.exp(-(i**2 + j**2) / 2 / sigma**2) / total
+                    slow[y, x] += weight * maps[reflected(y + i, height), reflected(x + j, width)]
+    expected = np.maximum(slow, 0) / slow.max()
+    np.testing.assert_allclose(rendering.heatmap(maps, (height, width), smoothing=sigma), expected, atol=1e-6)
+
+
+def test_threshold_floors_a_fraction_of_the_maximum():
+    """Values under threshold * max become 0, the rest is stretched to 1, negative values never count."""
+    maps = np.array([[-4.0, 1.0], [2.0, 8.0]])
+    np.testing.assert_allclose(rendering.heatmap(maps, (2, 2), 0.125), [[0, 0], [1 / 7, 1]], atol=1e-7)
+    np.testing.assert_allclose(rendering.heatmap(maps, (2, 2)), [[0, 1 / 8], [1 / 4, 1]], atol=1e-7)
+
+
+def test_maps_of_any_scale_kind_and_batch():
+    """Scale, dtype and graph do not matter; a batch gives what its maps give one by one; the map is not changed."""
+    maps = _random(2, 3, 5, 5)
+    before = maps.copy()
+    heat = rendering.heatmap(maps, (20, 30), 0.1, 1.5)
+    assert heat.shape == (2, 3, 20, 30) and heat.dtype == np.float32 and heat.min() == 0 and heat.max() == 1
+    for index in np.ndindex(2, 3):
+        np.testing.assert_array_equal(heat[index], rendering.heatmap(maps[index], (20, 30), 0.1, 1.5))
+    for factor in (1e-300, 1e300):
+        np.testing.assert_allclose(rendering.heatmap(maps * factor, (20, 30), 0.1, 1.5), heat, atol=1e-6)
+    tensor = torch.tensor(maps, dtype=torch.bfloat16, requires_grad=True)
+    expected = rendering.heatmap(tensor.detach().float().numpy(), (20, 30))
+    np.testing.assert_array_equal(rendering.heatmap(tensor, (20, 30)), expected)
+    np.testing.assert_array_equal(maps, before)
+
+
+def test_nothing_positive_is_an_empty_heatmap():
+    """Maps that are zero or negative give zeros, beside others that do not."""
+    maps = np.stack([np.zeros((3, 3)), -np.ones((3, 3)), np.eye(3)])
+    heat = rendering.heatmap(maps, (6, 6), 0.5, 1.0)
+    assert not heat[:2].any() and heat[2].max() == 1
+
+
+def test_default_smoothing_grows_with_the_picture():
+    """The default is 5 pixels at 224 and in proportion to the shorter side."""
+    assert rendering.default_smoothing((224, 224)) == 5
+    assert rendering.default_smoothing((448, 900)) == 10
+
+
+@pytest.mark.parametrize(
+    ("map", "words"),
+    [
+        (np.zeros((2, 2)), "all zero"),
+        (-np.ones((2, 2)), "all negative"),
+        ([[0.0, -1.0]], "nowhere positive"),
+        (np.full((2, 2), 0.3), "the same everywhere"),
+        ([[0.3]], None),
+        ([[-1.0, 1.0]], None),
+    ],
+)
+def test_describe_names_what_is_unusual(map, words):
+    """A map with nothing to show is described in words, an ordinary one is not."""
+    assert rendering.describe(map) == words
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: rendering.heatmap([[math.nan, 1.0]], (4, 4)), "1 of 2 values of the map are NaN"),
+        (lambda: rendering.heatmap([[math.inf, 1.0]], (4, 4)), "infinite"),
+        (lambda: rendering.heatmap(np.ones(4), (4, 4)), "got shape"),
+        (lambda: rendering.heatmap(np.ones((0, 4)), (4, 4)), "got shape"),
+        (lambda: rendering.heatmap(np.ones((2, 2)), (0, 4)), "size=\\(0, 4\\)"),
+        (lambda: rendering.heatmap(np.ones((2, 2)), (4, 4), 1.0), "threshold=1.0"),
+        (lambda: rendering.heatmap(np.ones((2, 2)), (4, 4), -0.1), "threshold=-0.1"),
+        (lambda: rendering.heatmap(np.ones((2, 2)), (4, 4), math.nan), "threshold=nan"),
+        (lambda: rendering.heatmap(np.ones((2, 2)), (4, 4), 0, -1), "smoothing=-1"),
+        (lambda: rendering.heatmap(np.ones((2, 2)), (4, 4), 0, 1e9), "from 0 \\(none\\) to 4"),
+        (lambda: rendering.palette("virids"), "did you mean viridis"),
+        (lambda: rendering.palette("BGR"), "did you mean bgr"),
+        (lambda: rendering.palette("no such colours at all"), "try bgr"),
+        (lambda: rendering.overlay(_picture(), np.ones((4, 4))), "heatmap is 4x4, the picture 48x64"),
+        (lambda: rendering.overlay(_picture(), _heat(), alpha=1.5), "alpha=1.5"),
+        (lambda: rendering.overlay(_picture(), np.full((48, 64), math.nan)), "NaN"),
+        (lambda: rendering.overlay(np.ones((48, 64)), _heat()), "bytes \\(H, W, 3\\), got float64"),
+        (lambda: rendering.colorize(np.ones((1, 4, 4))), "take one of the batch"),
+        (lambda: rendering.map_figure(np.ones((2, 4, 4))), "one map"),
+        (lambda: rendering.comparison(_picture(), [_heat()], ["a", "b"]), "2 titles for 1 heatmaps"),
+        (lambda: rendering.comparison(_picture(), [_heat()], ["a"], notes=[]), "0 notes for 1 heatmaps"),
+        (lambda: rendering.comparison(_picture(), [], []), "no heatmap"),
+        (lambda: rendering.comparison(_picture(), [_heat()], ["a"], columns=0), "columns=0"),
+        (lambda: rendering.sweep_figure(_picture(), [_heat()], ["a"], {"focus": [1, 2]}), "2 values for 1 layers"),
+        (lambda: rendering.animation([], "a.gif"), "at least one frame"),
+        (lambda: rendering.animation([_picture()], "a.mp4"), "end the name in .gif or .webp"),
+        (lambda: rendering.animation([_picture(), _picture(9, 9)], "a.gif"), "9x9, 64x48"),
+        (lambda: rendering.animation([_picture()], "a.gif", [100, 100]), "2 durations for 1 frames"),
+        (lambda: rendering.animation([_picture()], "a.gif", 5), "at least 20"),
+        (lambda: rendering.captioned(_picture(), "a", progress=2), "progress=2"),
+        (lambda: rendering.save(_picture(), "picture.docx"), "end the name in one of .png"),
+    ],
+)
+def test_errors_say_what_to_do(call, words):
+    """Wrong input is an error that names what was given."""
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_text_is_no_map():
+    """Values that are no real numbers are a TypeError."""
+    with pytest.raises(TypeError, match="real numbers"):
+        rendering.heatmap(np.ones((2, 2), complex), (4, 4))
+
+
+# --- colours
+
+
+def test_default_colours_run_from_blue_over_green_to_red_without_a_jump():
+    """The ends are blue and red, the middle is green, neighbours are close, and no colour comes twice."""
+    colours = rendering.palette().astype(int)
+    assert colours.shape == (256, 3)
+    assert colours[0].argmax() == 2 and colours[128].argmax() == 1 and colours[-1].argmax() == 0
+    assert np.abs(np.diff(colours, axis=0)).max() <= 8
+    assert len(np.unique(colours, axis=0)) > 250
+
+
+def test_any_matplotlib_colormap():
+    """Other names give matplotlib's colours."""
+    expected = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3] * 255
+    np.testing.assert_allclose(rendering.palette("viridis"), expected, atol=0.5)
+    assert rendering.palette("gray").tolist() == [[i, i, i] for i in range(256)]
+
+
+def test_overlay_never_wraps_around():
+    """Every channel of an overlay lies between the picture's and the colour's, for all heats, pictures and opacities."""
+    heat = np.tile(np.linspace(0, 1, 256), (256, 1))
+    below = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, 1)[..., None].repeat(3, 2)
+    colours = rendering.colorize(heat)
+    for alpha in (0.0, 0.3, 0.6, 1.0):
+        shown = np.asarray(rendering.overlay(below, heat, alpha=alpha))
+        assert (shown >= np.minimum(below, colours)).all() and (shown <= np.maximum(below, colours)).all()
+
+
+def test_overlay_shows_the_picture_where_there_is_no_heat():
+    """Opacity grows with heat as alpha * (1 - (1 - h)^2), from the untouched picture on."""
+    picture = _picture()
+    np.testing.assert_array_equal(rendering.overlay(picture, np.zeros((48, 64))), picture)
+    np.testing.assert_array_equal(rendering.overlay(picture, _heat(), alpha=0), picture)
+    hot = rendering.overlay(picture, np.ones((48, 64)), alpha=1)
+    assert (np.asarray(hot) == rendering.palette()[-1]).all()
+    half = np.asarray(rendering.overlay(picture, np.full((48, 64), 0.5), alpha=0.6), float)
+    expected = 0.55 * np.asarray(picture, float) + 0.45 * rendering.palette()[128]
+    np.testing.assert_allclose(half, expected, atol=0.51)
+
+
+def test_heat_outside_the_range_is_shown_as_the_nearest_end():
+    """Values under 0 and over 1 do not wrap around to the other end of the colours."""
+    colours = rendering.colorize([[-0.5, 0.0, 1.0, 1.5]])
+    assert (colours[0, 0] == colours[0, 1]).all() and (colours[0, 2] == colours[0, 3]).all()
+
+
+# --- figures
+
+
+def _texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def _check_layout(figure) -> None:
+    """No text leaves the figure, none lies on another or on a panel, and no panel on another."""
+    renderer = figure._get_renderer()
+    page = figure.bbox
+    texts = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.texts if t.get_text()]
+    panels = [(f"panel {i}", axes.get_window_extent(renderer)) for i, axes in enumerate(figure.axes)]
+    for name, box in texts + panels:
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.width and box.y1 <= page.height
+        assert inside, f"{name!r} leaves the figure"
+    things = texts + panels
+    for i, (name, box) in enumerate(things):
+        for other, second in things[i + 1 :]:
+            wide = min(box.x1, second.x1) - max(box.x0, second.x0)
+            high = min(box.y1, second.y1) - max(box.y0, second.y0)
+            assert wide <= 1 or high <= 1, f"{name!r} lies on {other!r}"
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 32), (20, 200), (200, 20), (1, 1), (700, 900)])
+@pytest.mark.parametrize("title", ["", "cat", LONG + "\n" + LONG, "x" * 400])
+def test_panels_fit_any_picture_and_title(size, title):
+    """Panels, captions, colour bar and title keep apart and inside for any aspect, size and length of name."""
+    figure = rendering.panels(_picture(*size), _heat(*size), title=title, note="all negative")
+    _check_layout(figure)
+    figure.set_dpi(96)
+    _check_layout(figure)
+    assert {"image", "overlay", "heatmap", "colormap", "low", "high", "map is all negative"} <= set(_texts(figure))
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 26])
+@pytest.mark.parametrize("size", [(48, 64), (64, 40), (30, 120)])
+def test_sweeps_fit_any_number_of_layers(count, size):
+    """Grid and curves keep apart and inside for any number of layers and any aspect, long names included."""
+    names = [
+        f"blocks.{i}.attention.projection.of.a.long.path\n{i} · 14 × 14" if i % 3 else f"s{i}" for i in range(count)
+    ]
+    curves = {"focus": [i / count for i in range(count)], "agreement": [math.nan] + [-0.5] * (count - 1)}
+    notes = ["all zero"] + [None] * (count - 1)
+    heats = [_heat(*size, seed=i) for i in range(count)]
+    figure = rendering.sweep_figure(_picture(*size), heats, names, curves, title=LONG, notes=notes)
+    _check_layout(figure)
+    assert {"focus", "agreement", "low", "high", "all zero"} <= set(_texts(figure))
+    _check_layout(rendering.comparison(_picture(*size), heats, names, title="methods", notes=notes))
+    _check_layout(rendering.comparison(_picture(*size), heats, names, columns=2))
+
+
+def test_points_of_a_curve_stand_under_their_layers():
+    """In a sweep of one row, point i of a curve has the same middle as panel i."""
+    figure = rendering.sweep_figure(_picture(), [_heat()] * 4, list("abcd"), {"focus": [0.1, 0.2, 0.3, 0.4]})
+    panels = [axes for axes in figure.axes if axes.images and axes.get_position().width > 0.05]
+    line = next(axes.lines[-1] for axes in figure.axes if len(axes.lines) > 1)
+    points = line.get_transform().transform(np.column_stack(line.get_data()))[:, 0]
+    middles = [axes.get_window_extent().x0 + axes.get_window_extent().width / 2 for axes in panels[1:]]
+    np.testing.assert_allclose(points, middles, atol=0.5)
+
+
+def test_an_empty_heatmap_is_said_to_be_empty():
+    """A heatmap without heat is reported in the title even when no note is given."""
+    assert "map is nowhere positive" in _texts(rendering.panels(_picture(), np.zeros((48, 64)), title="cat"))
+    assert "nowhere positive" in _texts(rendering.comparison(_picture(), [np.zeros((48, 64))], ["a"]))
+
+
+@pytest.mark.parametrize(
+    ("map", "labels"),
+    [
+        (np.linspace(-1, 3, 49).reshape(7, 7), {"3", "−1", "0", "raw map, 7 × 7"}),
+        (np.linspace(-1e-5, 2, 6).reshape(2, 3), {"2", "−1e−5"}),
+        (np.zeros((112, 112)), {"map is all zero", "0", "raw map, 112 × 112"}),
+        (-np.eye(3), {"map is nowhere positive"}),
+        ([[-1.7e308, 1.7e308]], {"1.7e308", "−1.7e308"}),
+        (np.arange(60.0).reshape(1, 60), {"59"}),
+        ([[2.0]], {"2"}),
+    ],
+)
+def test_map_figure_shows_the_signed_values(map, labels):
+    """The raw map is shown square by square at its own size, its range beside the colour bar."""
+    figure = rendering.map_figure(map, title=LONG)
+    _check_layout(figure)
+    assert labels <= set(_texts(figure))
+    assert figure.axes[0].images[0].get_array().shape[:2] == np.shape(map)
+
+
+def test_names_are_shown_as_they_are():
+    """Dollar signs are no formulas, line ends in names of one line, control characters and half characters no crash."""
+    figure = rendering.panels(_picture(), _heat(), title="$x_1$ \\frac \x00\x1b \udcff.jpg")
+    assert _texts(figure)[0] == "$x_1$ \\frac ?.jpg"
+    rendering.png_bytes(figure)
+
+
+def test_png_does_not_depend_on_settings_or_threads():
+    """The same call gives the same bytes, whatever the user's matplotlib settings, from several threads at once."""
+
+    def draw(_: int = 0) -> bytes:
+        return rendering.png_bytes(rendering.panels(_picture(), _heat(), title="cat"))
+
+    first = draw()
+    settings = {"figure.facecolor": "black", "savefig.bbox": "tight", "font.size": 30, "savefig.dpi": 20,
+                "text.color": "red", "axes.facecolor": "red", "savefig.facecolor": "red", "image.origin": "lower",
+                "text.usetex": True, "savefig.transparent": True, "figure.autolayout": True, "axes.grid": True}  # fmt: skip
+    with matplotlib.rc_context(settings):
+        assert draw() == first
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(draw, range(8))) == {first}
+    figure = rendering.panels(_picture(), _heat(), title="cat")
+    across, down = figure.get_size_inches() * 150
+    assert Image.open(io.BytesIO(first)).size == (int(across), int(down))
+    assert Image.open(io.BytesIO(rendering.png_bytes(figure, dpi=75))).size == (int(across / 2), int(down / 2))
+
+
+def test_matplotlib_is_imported_late_and_pyplot_never():
+    """Importing the module and laying colours over a picture import no matplotlib; drawing imports no pyplot."""
+    code = """
+import sys
+import numpy as np
+from grad_cam import rendering
+rendering.overlay(np.zeros((8, 8, 3), np.uint8), rendering.heatmap(np.eye(2), (8, 8), 0.1, 1.0))
+assert "matplotlib" not in sys.modules
+rendering.png_bytes(rendering.panels(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8))))
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- files
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "pdf", "svg"])
+def test_figures_are_saved_by_suffix(tmp_path, suffix):
+    """A figure is written in the format its name asks for, twice the same."""
+    paths = [tmp_path / f"{name}.{suffix.upper()}" for name in "ab"]
+    for path in paths:
+        assert rendering.save(rendering.map_figure(np.eye(3)), path) == path
+    if suffix in ("pdf", "svg"):
+        assert paths[0].read_bytes()[:5] in (b"%PDF-", b"<?xml")
+    else:
+        assert Image.open(paths[0]).width > 300
+    if suffix != "svg":  # its identifiers are random
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_pictures_are_saved_and_a_failure_leaves_the_old_file(tmp_path):
+    """A picture comes back as it was saved; when the format refuses it, the file that was there stays."""
+    picture = _picture()
+    path = rendering.save(picture, tmp_path / "a.png")
+    np.testing.assert_array_equal(Image.open(path), picture)
+    (tmp_path / "b.jpg").write_bytes(b"old")
+    with pytest.raises(OSError):
+        rendering.save(picture.convert("RGBA"), tmp_path / "b.jpg")
+    assert (tmp_path / "b.jpg").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_animation_keeps_frames_order_and_time(tmp_path, suffix):
+    """Every frame comes back in order, near its colours, with its own duration, in an endless loop."""
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("#c01020", "#20c010", "#1020c0")]
+    path = rendering.animation(frames, tmp_path / f"a{suffix}", [100, 200, 900])
+    with Image.open(path) as film:
+        assert film.n_frames == 3 and film.size == (40, 30) and film.info["loop"] == 0
+        for number, (frame, duration) in enumerate(zip(frames, [100, 200, 900], strict=True)):
+            film.seek(number)
+            film.load()
+            assert film.info["duration"] == duration
+            np.testing.assert_allclose(np.asarray(film.convert("RGB"), int), np.asarray(frame, int), atol=12)
+
+
+def test_captions_stand_under_the_picture():
+    """A captioned frame has the picture unchanged on top, and one height for all texts; progress fills its line."""
+    picture = _picture(100, 200)
+    frames = [
+        rendering.captioned(picture, text, detail, progress=progress)
+        for text, detail, progress in (("a", "", 0.0), (LONG, "7 × 7", 0.5), ("layer4", LONG, 1.0))
+    ]
+    assert len({frame.size for frame in frames}) == 1
+    for frame in frames:
+        np.testing.assert_array_equal(np.asarray(frame)[:100], picture)
+    lines = [np.asarray(frame)[100] for frame in frames]
+    blue = lines[2][0]
+    assert [int((line == blue).all(-1).sum()) for line in lines] == [0, 100, 200]
+    assert rendering.captioned(picture, "a", width=400).width == 400
