@@ -357,7 +357,8 @@ def test_figures_are_saved_by_suffix(tmp_path, suffix):
     if suffix in ("pdf", "svg"):
         assert paths[0].read_bytes()[:5] in (b"%PDF-", b"<?xml")
     else:
-        assert Image.open(paths[0]).width > 300
+        with Image.open(paths[0]) as picture:
+            assert picture.width > 300
     if suffix != "svg":  # its identifiers are random
         assert paths[0].read_bytes() == paths[1].read_bytes()
 
@@ -366,7 +367,8 @@ def test_pictures_are_saved_and_a_failure_leaves_the_old_file(tmp_path):
     """A picture comes back as it was saved; when the format refuses it, the file that was there stays."""
     picture = _picture()
     path = rendering.save(picture, tmp_path / "a.png")
-    np.testing.assert_array_equal(Image.open(path), picture)
+    with Image.open(path) as again:
+        np.testing.assert_array_equal(again, picture)
     (tmp_path / "b.jpg").write_bytes(b"old")
     with pytest.raises(OSError):
         rendering.save(picture.convert("RGBA"), tmp_path / "b.jpg")
