@@ -170,11 +170,13 @@ def difference(a: Class, b: Class) -> Target:
 
     def bind(logits: Tensor, names: Names) -> tuple[Score, ...]:
         first, second = _indices(a, logits, names), _indices(b, logits, names)
-        if bool((first == second).all()):
-            raise TargetError(f"difference({a!r}, {b!r}) compares a class with itself: its score is zero everywhere")
+        if bool((first == second).any()):
+            image = int((first == second).nonzero()[0])
+            raise TargetError(
+                f"difference({a!r}, {b!r}) compares class {int(first[image])} with itself in image {image}"
+            )
         words = [
-            f"{one} rather than {other}"
-            for one, other in zip(_words(first, names), _words(second, names), strict=True)
+            f"{one} rather than {other}" for one, other in zip(_words(first, names), _words(second, names), strict=True)
         ]
         return (Score(lambda z, rows: _pick(z, first[rows]) - _pick(z, second[rows]), tuple(words), first),)
 
@@ -316,8 +318,8 @@ def segmentation(k: int | str, mask: Any = None) -> Target:
         inside = logits.argmax(1) == index if region is None else region  # (B,H,W) or (H,W)
         if inside.shape not in ((height, width), (1, height, width), (batch, height, width)):
             raise TargetError(
-                f"a mask {tuple(inside.shape)} for an output of {height} x {width} pixels and {batch} images: resize it "
-                f"to ({height}, {width}) or ({batch}, {height}, {width})"
+                f"a mask {tuple(inside.shape)} for an output of {height} x {width} pixels and {batch} images: resize "
+                f"it to ({height}, {width}) or ({batch}, {height}, {width})"
             )
         inside = inside.expand(batch, -1, -1)
         empty = [b for b in range(batch) if not bool(inside[b].any())]

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .common import MethodError, away_from_zero, working
 
 _CANCELLED = 1e-5  # a sum this small beside the sum of magnitudes is rounding error
+_INSTEAD = "use grad_cam or integrated_grad_cam, which need none"
 _hessian_lock = threading.Lock()  # sdpa_kernel sets process-wide switches
 
 
@@ -311,15 +312,33 @@ def _differentiate(score: Callable[[Tensor], Tensor], activations: Tensor, along
     if not scores.requires_grad:
         raise MethodError("the score does not depend on the activations at this cut, so it has no gradient there")
     (first,) = torch.autograd.grad(scores.sum(), leaf, create_graph=along is not None, materialize_grads=True)
-    if along is None or not first.requires_grad:  # a linear tail has a constant gradient
-        return first if along is None else torch.zeros_like(leaf)
+    if along is None:
+        return first
+    opaque = _opaque_step(scores)
+    if opaque is not None:
+        raise MethodError(f"the tail has no second derivative: {opaque} is written for one derivative only; {_INSTEAD}")
+    if not first.requires_grad:  # a linear tail has a constant gradient
+        return torch.zeros_like(leaf)
     try:
         (second,) = torch.autograd.grad(first, leaf, grad_outputs=along.detach(), materialize_grads=True)
     except RuntimeError as error:
-        raise MethodError(
-            f"the tail has no second derivative ({error}), which this method needs; use grad_cam or integrated_grad_cam"
-        ) from error
+        raise MethodError(f"the tail has no second derivative ({error}); {_INSTEAD}") from error
     return second
+
+
+def _opaque_step(scores: Tensor) -> str | None:
+    """Finds a custom step of a graph whose backward PyTorch cannot differentiate: it would count as constant."""
+    waiting, seen = [scores.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        custom = getattr(node, "_forward_cls", None)
+        if custom is not None and hasattr(custom.backward, "__wrapped__"):  # @once_differentiable
+            return str(custom.__name__)
+        waiting.extend(following for following, _ in node.next_functions)
+    return None
 
 
 def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
