@@ -7,8 +7,9 @@ one forward and one backward pass. The model is never touched: everything runs o
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
+import inspect
 import os
 import pathlib
 import warnings
@@ -22,7 +23,11 @@ from torch import Tensor, nn
 
 from . import layouts, metrics, rendering, targets
 from .layouts import Layout
-from .methods import METHODS, Method
+from .methods import METHODS, Method, find
+from .methods import aug_smooth as _aug_smooth
+from .methods import eigen_smooth as _eigen_smooth
+from .methods import fuse as _fuse
+from .methods.gradient import gradient_of, noisy_copies
 from .splitting import Chain, Split, chain, input_channels
 from .tracing import logits_of, unwrap
 
@@ -198,6 +203,7 @@ class _Pass:
     context: tuple[Tensor, ...]
     logits: Tensor
     resolved: targets.Resolved
+    names: list[str] | None
 
     @property
     def activations(self) -> Tensor:
@@ -224,15 +230,12 @@ class _Pass:
         like = self.raw.detach() if index is None else self.raw.detach()[index]
         raw = self.layout.from_map(maps, like)
         context = self.context if index is None else tuple(c[index] if len(c) == len(self.raw) else c for c in self.context)
-        return _classify(self.split, raw, context)
+        return _columns(_classify(self.split, raw, context))
 
 
-def _score(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    values = score(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits)
-    if not isinstance(values, Tensor) or values.shape != (len(logits),):
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"the target returned {got}; it has to turn logits {tuple(logits.shape)} into a score ({len(logits)},)")
-    return values
+def _score(score: targets.Score, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+    """The score (N,), computed in float32 at least."""
+    return score(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, rows)
 
 
 def _classify(split: Split, activation: Tensor, context: tuple[Tensor, ...]) -> Tensor:
@@ -241,21 +244,25 @@ def _classify(split: Split, activation: Tensor, context: tuple[Tensor, ...]) -> 
     return split.engine[1]((activation, *context) if context else activation)
 
 
-def _forward(split: Split, images: Tensor, layout: str | Callable[[Tensor], Tensor] | None, target: Target, names: Any) -> _Pass:
+def _forward(
+    split: Split, images: Tensor, layout: Any, target: Target | targets.Resolved, names: list[str] | None
+) -> _Pass:
     with torch.no_grad():
         handed = split.engine[0](images)
     activation, context = (handed[0], tuple(handed[1:])) if isinstance(handed, tuple) else (handed, ())
     found = _layout(split, activation, images, layout)
     activation = activation.detach()
-    if activation.is_floating_point():
-        activation.requires_grad_()
+    activation.requires_grad_()
     with torch.enable_grad():
-        logits = _classify(split, activation, context)
-    logits = logits if logits.ndim > 1 else logits[:, None]
-    resolved = targets.resolve(target, logits.detach(), names)
-    out = _Pass(split, images, found, activation, context, logits, resolved)
+        logits = _columns(_classify(split, activation, context))
+    resolved = target if isinstance(target, targets.Resolved) else targets.resolve(target, logits.detach(), names)
+    out = _Pass(split, images, found, activation, context, logits, resolved, names)
     _require_finite(logits.detach(), "the logits", out)
     return out
+
+
+def _columns(logits: Tensor) -> Tensor:
+    return logits if logits.ndim > 1 else logits[:, None]
 
 
 def _layout(split: Split, activation: Tensor, images: Tensor, asked: Any) -> Layout:
@@ -346,6 +353,9 @@ def explain(
     target: Target = None,
     method: str = "grad_cam",
     reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
+    fuse: str | None = None,
+    aug_smooth: bool = False,
+    eigen_smooth: bool = False,
     **options: Any,
 ) -> Explanation | list[Explanation]:
     """Explains what a model saw in a batch of images.
@@ -355,61 +365,368 @@ def explain(
         images: (B, C, H, W), normalised as the model expects; moved to the model's device and dtype.
         layer: Where to cut: layer_idx, module path or module (see `split`); a list gives one explanation each. None
             takes the last cut with a spatial grid whose gradient reaches the grid.
-        target: What to explain: None (the predicted class), class index or name, a list with one per image,
-            `targets.top(k)`, or a callable from logits (B, classes) to scores (B,).
+        target: What to explain: None (the predicted class), class index or name, a list with one per image (or one list
+            per image), `targets.top(k)`, or a callable from logits (B, classes) to scores (B,).
         method: A name from `METHODS`.
         reshape_transform: Layout of the activation if it is not found by itself: "NCHW", "NHWC", "tokens", or a callable
             from the activation to (B, C, H, W).
+        fuse: With a list of layers: join their maps into one, "mean", "max" or "product".
+        aug_smooth: Average over mirrored and brightened copies of the images.
+        eigen_smooth: First principal component of the method's terms instead of their sum.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
     Returns:
-        A frozen `Explanation`; a list of them for a list of layers.
+        A frozen `Explanation`; a list of them for a list of layers that is not fused.
 
     Raises:
-        ValueError: No such layer, method or class; images that do not fit; NaN in weights or activations.
+        ValueError: No such layer, method or class; images that do not fit; NaN in weights or activations; a method that
+            does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
-    entry = _method(method)
+    ask = _Ask.of(method, target, reshape_transform, aug_smooth, eigen_smooth, options)
+    several = isinstance(layer, (list, tuple))
+    if fuse is not None and not several:
+        raise ValueError(f"fuse={fuse!r} joins the maps of several layers: give layer=[...]")
     inner, images = _prepared(model, images)
     with torch.inference_mode(False), torch.no_grad():
         links = _chain_for(model, inner, images)
-        if isinstance(layer, (list, tuple)):
-            return [
-                _explain(links, images, one, target, entry, reshape_transform, options) for one in layer
-            ]
-        return _explain(links, images, layer, target, entry, reshape_transform, options)
+        if not several:
+            return _explain(links, images, layer, ask)
+        assert isinstance(layer, (list, tuple))
+        if not layer:
+            raise ValueError("layer=[] names no layer: give at least one")
+        each = [_explain(links, images, one, ask) for one in layer]
+        return each if fuse is None else _fused(each, fuse)
 
 
-def _method(name: str) -> Method:
-    if name not in METHODS:
-        import difflib
+@dataclasses.dataclass(frozen=True)
+class _Ask:
+    """What the caller wants, checked."""
 
-        close = difflib.get_close_matches(str(name), METHODS, n=3, cutoff=0.4)
-        hint = f"; closest: {', '.join(close)}" if close else ""
-        raise ValueError(f"there is no method {name!r}{hint}; grad_cam.METHODS lists all {len(METHODS)}")
-    return METHODS[name]
+    entry: Method
+    target: Target
+    layout: str | Callable[[Tensor], Tensor] | None
+    aug_smooth: bool
+    eigen_smooth: bool
+    options: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, method: str, target: Target, layout: Any, aug: bool, eigen: bool, options: dict[str, Any]
+    ) -> _Ask:
+        entry = find(method)
+        for asked, allowed, name in ((aug, entry.aug_smooth, "aug_smooth"), (eigen, entry.eigen_smooth, "eigen_smooth")):
+            if asked and not allowed:
+                fits = ", ".join(m.name for m in METHODS.values() if getattr(m, name))
+                raise ValueError(f"{name} cannot wrap {entry.name}; it wraps {fits}")
+        accepted = inspect.signature(entry.function).parameters
+        known = [n for n, p in accepted.items() if p.kind is p.KEYWORD_ONLY]
+        if entry.needs == "noisy_gradients":
+            known += ["samples", "noise", "seed"]
+        for name in options:
+            if name not in known:
+                has = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise TypeError(f"{entry.name} has no option {name!r}; {has}")
+        return cls(entry, target, layout, aug, eigen, options)
 
 
-def _explain(links: Chain, images: Tensor, layer: Any, target: Target, entry: Method, layout: Any, options: dict[str, Any]) -> Explanation:
+def _explain(links: Chain, images: Tensor, layer: Any, ask: _Ask) -> Explanation:
     cut = links.default_split() if layer is None else links.split(layer)
-    run = _forward(cut, images, layout, target, class_names(links.model))
-    maps = torch.stack(_maps(entry, run, options), dim=1)  # (B,K,h,w)
-    return _result(links, run, maps, entry.name)
+    names = class_names(links.model)
+    run = _forward(cut, images, ask.layout, _indexed(ask.target, links.model), names)
+    if ask.entry.gives == "concepts":
+        return _concepts(links, run, ask)
+    if not ask.aug_smooth:
+        maps = _maps(run, ask)
+    else:
+        fixed = run.resolved
+
+        def maps_of(changed: Tensor) -> Tensor:
+            return _maps(_forward(cut, changed, ask.layout, fixed, names), ask)
+
+        maps = _aug_smooth(maps_of, images)
+    return _result(links, run, maps, ask)
 
 
-def _result(links: Chain, run: _Pass, maps: Tensor, method: str) -> Explanation:
-    maps = maps.detach()
-    if not run.resolved.several:
-        maps = maps[:, 0]
+def _indexed(target: Target, model: nn.Module) -> Target:
+    """Class names, also in lists, as indices: synonyms count, and a name that is not there is named with its closest."""
+    if isinstance(target, str):
+        from . import zoo
+
+        return zoo.class_index(model, target)
+    if isinstance(target, (list, tuple)):
+        return [_indexed(each, model) for each in target]
+    return target
+
+
+def _result(links: Chain, run: _Pass, maps: Tensor, ask: _Ask) -> Explanation:
+    maps = maps.detach()  # (B,K,h,w)
+    _require_finite(maps, "the map", run)
+    name = ask.entry.name + " + eigen_smooth" * ask.eigen_smooth + " + aug_smooth" * ask.aug_smooth
     return Explanation(
-        map=maps, logits=run.logits.detach(), target=run.resolved.names, classes=run.resolved.classes,
-        layer=Layer(run.split.name, run.split.layer_idx), method=method, images=run.images,
+        map=maps if run.resolved.several else maps[:, 0], logits=run.logits.detach(), target=run.resolved.names,
+        classes=run.resolved.classes, layer=Layer(run.split.name, run.split.layer_idx), method=name,
+        images=run.images, pictures=_pictures(links.model, run.images),
+    )  # fmt: skip
+
+
+def _maps(run: _Pass, ask: _Ask) -> Tensor:
+    """The maps of all targets, (B,K,h,w)."""
+    entry, options, scores = ask.entry, dict(ask.options), run.resolved.scores
+    activations = run.activations
+    _require_finite(activations, f"the activations at '{run.split.name}'", run)
+    if entry.needs == "activations":
+        return torch.stack([entry.function(activations, **options)] * len(scores), 1)
+    if entry.needs == "gradients":
+        function = functools.partial(_eigen_smooth, entry.function) if ask.eigen_smooth else entry.function
+        return torch.stack([function(activations, g, **options) for g in run.gradients()], 1)
+    if entry.needs == "tail_gradient":
+        return torch.stack(
+            [entry.function(activations, gradient_of(lambda a, s=s: _score(s, run.tail(a))), **options) for s in scores], 1
+        )
+    if entry.needs == "noisy_gradients":
+        noise = {key: options.pop(key) for key in ("samples", "noise", "seed") if key in options}
+
+        def gradients(k: int) -> Iterator[Tensor]:
+            for copy in noisy_copies(run.images, **noise):
+                only = dataclasses.replace(run.resolved, scores=run.resolved.scores[k : k + 1])
+                yield _forward(run.split, copy, run.layout.transform, only, run.names).gradients()[0]
+
+        return torch.stack([entry.function(activations, gradients(k), **options) for k in range(len(scores))], 1)
+    raise NotImplementedError(entry.needs)
+
+
+def _concepts(links: Chain, run: _Pass, ask: _Ask) -> Explanation:
+    """Concept maps, each named after the class that the tail gives to a grid full of that concept."""
+    found = ask.entry.function(run.activations, **ask.options)
+    rows = torch.zeros(len(found.concepts), dtype=torch.long, device=run.raw.device)
+    full = (found.offset + found.concepts)[:, :, None, None].expand(-1, -1, *run.layout.grid)  # (k,C,h,w)
+    with torch.no_grad():
+        best = run.tail(full.to(run.raw.dtype), rows).argmax(1)
+    names = [
+        f"concept {i + 1}: {run.names[c] if run.names and c < len(run.names) else f'class {c}'}"
+        for i, c in enumerate(best.tolist())
+    ]
+    return Explanation(
+        map=found.maps.detach(), logits=run.logits.detach(), target=[names] * len(run.images), classes=None,
+        layer=Layer(run.split.name, run.split.layer_idx), method=ask.entry.name, images=run.images,
         pictures=_pictures(links.model, run.images),
     )  # fmt: skip
 
 
-def _maps(entry: Method, run: _Pass, options: dict[str, Any]) -> list[Tensor]:
-    """The map of every target: K times (B,h,w)."""
-    activations = run.activations
-    _require_finite(activations, f"the activations at '{run.split.name}'", run)
-    return [entry.function(activations, gradient, **options) for gradient in run.gradients()]
+def _fused(each: list[Explanation], how: str) -> Explanation:
+    name = "+".join(e.layer.name for e in each)
+    joined = _fuse([e.map for e in each], how)  # type: ignore[arg-type]
+    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=f"{each[-1].method}, {how}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- sweep
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep(Sequence[Explanation]):
+    """An explanation for every cut that carries a map, from the picture towards the logits.
+
+    Attributes:
+        explanations: In order of depth.
+        skipped: The other cuts, with the reason why they carry no map.
+        model: Name of the model's class.
+    """
+
+    explanations: tuple[Explanation, ...]
+    skipped: tuple[tuple[Layer, str], ...]
+    model: str
+
+    def __len__(self) -> int:
+        return len(self.explanations)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.explanations[index]
+
+    def curves(self, image: int = 0, target: int = 0) -> dict[str, list[float]]:
+        """Per-layer summaries of the maps: how focused each is, and how far it agrees with the deepest one."""
+        maps = [e._one(image, target) for e in self.explanations]
+        return {
+            "focus": [metrics.focus(m) for m in maps],
+            "agreement with the last": [metrics.agreement(m, maps[-1]) for m in maps],
+        }
+
+    def figure(self, image: int = 0, target: int = 0, *, threshold: float = 0.0, smoothing: float | None = None, **display: Any) -> Figure:
+        """The grid of overlays, shallow to deep, with the summary curves under it."""
+        first = self.explanations[0]
+        return rendering.sweep_figure(
+            first.pictures[image], self._heats(image, target, threshold, smoothing), self._titles(),
+            self.curves(image, target), title=f"{first.target[image][target]}, {first.method}",
+            notes=[e.note(image, target) for e in self.explanations], **display,
+        )  # fmt: skip
+
+    def animate(
+        self, path: str | os.PathLike[str], image: int = 0, target: int = 0, *, duration_ms: int = 500,
+        threshold: float = 0.0, smoothing: float | None = None, alpha: float = rendering.ALPHA,
+        colormap: str = rendering.COLORMAP, force: bool = False,
+    ) -> pathlib.Path:  # fmt: skip
+        """Writes a GIF or WebP that goes from the shallowest to the deepest layer."""
+        path = pathlib.Path(path)
+        refuse_existing([path], force)
+        picture = self.explanations[0].pictures[image]
+        heats = self._heats(image, target, threshold, smoothing)
+        frames = [
+            rendering.captioned(rendering.overlay(picture, heat, alpha=alpha, colormap=colormap), title)
+            for heat, title in zip(heats, self._titles(), strict=True)
+        ]
+        rendering.animation(frames, path, duration_ms)
+        return path
+
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False, **display: Any) -> list[pathlib.Path]:
+        """Writes `sweep.png` and one overlay per layer for every image and target into a folder."""
+        folder = pathlib.Path(folder)
+        jobs: list[tuple[pathlib.Path, Callable[[], Any]]] = []
+        count = self.explanations[0]._per_image
+        for b in range(len(self.explanations[0].map)):
+            for k in range(count):
+                tag = (f"-{b}" if len(self.explanations[0].map) > 1 else "") + (f"-{k}" if count > 1 else "")
+                jobs.append((folder / f"sweep{tag}.png", functools.partial(self.figure, b, k, **display)))
+                for i, one in enumerate(self.explanations):
+                    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in one.layer.name)
+                    jobs.append((folder / f"{i:02d}-{name}{tag}.png", functools.partial(one.overlay, b, k, **display)))
+        refuse_existing([path for path, _ in jobs], force)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [rendering.save(make(), path) for path, make in jobs]
+
+    def _heats(self, image: int, target: int, threshold: float, smoothing: float | None) -> list[NDArray[np.float32]]:
+        if smoothing is None:
+            smoothing = rendering.default_smoothing(self.explanations[0]._size)
+        return [
+            rendering.heatmap(e._one(image, target), e._size, threshold, smoothing) for e in self.explanations
+        ]
+
+    def _titles(self) -> list[str]:
+        titles = []
+        for one in self.explanations:
+            idx = "" if one.layer.layer_idx is None else f"{one.layer.layer_idx} · "
+            titles.append(f"{one.layer.name}\n{idx}{one.map.shape[-2]} × {one.map.shape[-1]}")
+        return titles
+
+    def _repr_png_(self) -> bytes:
+        return rendering.png_bytes(self.figure())
+
+
+BLOCKS = 4
+"""Depth at which the stages of the known architectures are open down to their blocks."""
+
+
+def sweep(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layers: str | Sequence[int | str | nn.Module] = "stages",
+    target: Target = None,
+    method: str = "grad_cam",
+    reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
+    **options: Any,
+) -> Sweep:
+    """Explains a model at many cuts, in one forward and one backward pass.
+
+    The activation of every cut is kept and the gradient of the score is taken on all of them at once, so memory grows
+    with the number of layers asked for. Methods that need more than activations and gradients are run cut by cut.
+
+    Args:
+        model: As for `explain`.
+        images: As for `explain`.
+        layers: "stages" (top-level children), "blocks" (the blocks inside them), or a list of layers as for `explain`.
+        target: As for `explain`.
+        method: A name from `METHODS`.
+        reshape_transform: As for `explain`, used at every cut.
+        **options: The method's own settings.
+
+    Returns:
+        A `Sweep`: the explanations in order of depth.
+
+    Raises:
+        ValueError: No cut carries a map, or as for `explain`.
+    """
+    ask = _Ask.of(method, target, reshape_transform, False, False, options)
+    inner, images = _prepared(model, images)
+    if isinstance(layers, str) and layers not in ("stages", "blocks"):
+        raise ValueError(f'layers={layers!r}: give "stages", "blocks" or a list of layers')
+    with torch.inference_mode(False), torch.no_grad():
+        links = _chain_for(model, inner, images)
+        if layers == "blocks" and links.depth < BLOCKS:
+            links = chain(inner, links.size, depth=BLOCKS)
+        wanted, skipped = _wanted(links, layers, reshape_transform)
+        if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map" and wanted is not None:
+            found = _one_pass(links, images, wanted, ask)
+        else:
+            cuts = list(layers) if wanted is None else [len(links) - 1 - i for i in wanted]
+            found = [_explain(links, images, cut, ask) for cut in cuts]
+    return Sweep(tuple(found), tuple(skipped), type(links.model).__name__)
+
+
+def _wanted(links: Chain, layers: Any, layout: Any) -> tuple[list[int] | None, list[tuple[Layer, str]]]:
+    """The stages to explain after (None: not all of them are borders of the chain), and the others with the reason."""
+    stages = links.stages
+    if not isinstance(layers, str):
+        if not layers:
+            raise ValueError("layers=[] names no layer: give at least one")
+        found = []
+        for layer in layers:
+            index = len(stages) - 1 - layer if isinstance(layer, int) and not isinstance(layer, bool) else None
+            if isinstance(layer, str) and layer in links.names:
+                index = links.names.index(layer)
+            if index is None or not 0 <= index < len(stages) - 1 or (stages[index].layout is None and layout is None):
+                return None, []  # `split` and `explain` have the words for what is wrong
+            found.append(index)
+        return sorted(dict.fromkeys(found)), []
+    usable = [i for i, s in enumerate(stages) if s.layout is not None and not s.note]
+    skipped = [(Layer(s.name, s.layer_idx), s.note) for s in stages[:-1] if s.layout is None or s.note]
+    if not usable:
+        why = "; ".join(f"{layer.name}: {note}" for layer, note in skipped)
+        raise ValueError(f"no cut of {type(links.model).__name__} carries a map ({why or 'it has one stage'})")
+    return usable, skipped
+
+
+def _one_pass(links: Chain, images: Tensor, wanted: list[int], ask: _Ask) -> list[Explanation]:
+    modules, mutates = links.engine
+    kept: dict[int, Tensor] = {}
+    x: Any = images
+    with torch.enable_grad():
+        for i, module in enumerate(modules):
+            x = module(x.clone() if kept and mutates[i] else x)  # a kept activation must stay as it is
+            if i in wanted:
+                kept[i] = x if kept else x.detach().requires_grad_()
+                x = kept[i]
+        logits = _columns(x)
+        names = class_names(links.model)
+        resolved = targets.resolve(_indexed(ask.target, links.model), logits.detach(), names)
+        gradients: list[tuple[Tensor, ...]] = []
+        for k, score in enumerate(resolved.scores):
+            total = _score(score, logits).sum()
+            gradients.append(
+                torch.autograd.grad(
+                    total, list(kept.values()), retain_graph=k + 1 < len(resolved.scores), materialize_grads=True
+                )
+            )
+    found = []
+    logits = logits.detach()
+    pictures = _pictures(links.model, images)
+    for n, (i, raw) in enumerate(kept.items()):
+        cut = links.split(len(modules) - 1 - i)
+        run = _Pass(cut, images, _layout(cut, raw, images, ask.layout), raw.detach(), (), logits, resolved, names)
+        for tensor, what in ((logits, "the logits"), (run.activations, f"the activations at '{cut.name}'")):
+            _require_finite(tensor, what, run)
+        if ask.entry.needs == "activations":
+            maps = [ask.entry.function(run.activations, **ask.options)] * len(resolved.scores)
+        else:
+            maps = [
+                ask.entry.function(run.activations, run.layout.to_map(g[n]), **ask.options) for g in gradients
+            ]
+        one = torch.stack(maps, 1)
+        _require_finite(one, f"the map at '{cut.name}'", run)
+        found.append(
+            Explanation(
+                map=one if resolved.several else one[:, 0], logits=logits, target=resolved.names,
+                classes=resolved.classes, layer=Layer(cut.name, cut.layer_idx), method=ask.entry.name, images=images,
+                pictures=pictures,
+            )  # fmt: skip
+        )
+    return found

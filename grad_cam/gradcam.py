@@ -43,7 +43,7 @@ class GradCAM:
         input_size: Side length or (H, W) the picture is brought to; None takes the model's own. (`input_shape` is an alias.)
         class_idx: Class to explain: index, name, or any target of `explain`; None is the predicted class.
         threshold: Fraction of the maximum under which the heatmap is floored; 0 is ReLU.
-        smoothing: Gaussian sigma in pixels of the shown picture; None takes 1/56 of its shorter side (4 at 224).
+        smoothing: Gaussian sigma in pixels of the shown picture; None takes what suits its size (5 at 224).
         method: A name from `METHODS`.
         colormap: "bgr" (blue, green, red) or any matplotlib colormap.
         alpha: Opacity of the hottest spot of the overlay.

@@ -103,13 +103,21 @@ def _misfit(grid: tuple[int, int], size: tuple[int, int]) -> float:
     return abs(math.log((gh / gw) / (h / w)))
 
 
+def _consistent(grid: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether one stride, rounded down or up on both axes alike, makes this grid of an input of this size."""
+    (gh, gw), (h, w) = grid, size
+    down = max(h / (gh + 1), w / (gw + 1)) < min(h / gh, w / gw) or h * gw == w * gh
+    up = max(h / gh, w / gw) < min(h / max(gh - 1, 1e-9), w / max(gw - 1, 1e-9))
+    return gh <= h and gw <= w and (down or up)
+
+
 def _grid_of(positions: int, size: tuple[int, int]) -> tuple[int, int] | None:
     """The factorisation of a number of positions whose proportions are the input's, if there is one."""
     best: tuple[float, tuple[int, int]] | None = None
     for gh in range(1, positions + 1):
         if positions % gh == 0:
             misfit = _misfit((gh, positions // gh), size)
-            if misfit < math.inf and (best is None or misfit < best[0]):
+            if misfit < math.inf and _consistent((gh, positions // gh), size) and (best is None or misfit < best[0]):
                 best = (misfit, (gh, positions // gh))
     return best[1] if best else None
 

@@ -369,6 +369,11 @@ class Chain(Stages):
         """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
         return self._cache.default(self.model, self._record)
 
+    @property
+    def engine(self) -> tuple[list[nn.Module], list[bool]]:
+        """The stages of the stand-in, as the engine runs them, and which of them write into what they are handed."""
+        return self._record.modules, self._record.mutates
+
     def __str__(self) -> str:
         rows = [("layer_idx", "name", "type", "output", "layout", "grid", "note")]
         for s in self.stages:
@@ -453,6 +458,7 @@ class _Record:
     example: tuple[Tensor, Tensor]
     root: nn.Module  # the shadow
     modules: list[nn.Module] = field(default_factory=list)  # the shadow's stages
+    mutates: list[bool] = field(default_factory=list)  # whether a stage writes into what it is handed
     infos: tuple[StageInfo, ...] | None = None
     splits: dict[Any, Split] = field(default_factory=dict)
 
@@ -523,9 +529,7 @@ class _Record:
         leaves: dict[int, Tensor] = {}
         with torch.enable_grad():
             for i, module in enumerate(self.modules):
-                if leaves:
-                    x = x.clone()  # a stage may write into what it is handed
-                x = module(x)
+                x = module(x.clone() if self.mutates[i] and leaves else x)
                 if i in spatial:
                     if not leaves:
                         x = x.detach().requires_grad_()
@@ -588,13 +592,17 @@ class _Cache:
                 return self.records[key, depth]
             first, second = pair()
             with torch.random.fork_rng(devices=[]):
-                record = self._at_depth(first, second, depth)
+                try:
+                    record = self._at_depth(first, second, depth)
+                except SplitError:
+                    _require_accepted(model, self.shadow, first)
+                    raise
             if key is not None:
                 self.records[key, depth] = record
             return record
 
-    def named(self, record: _Record, path: str) -> tuple[_Record, int]:
-        """A record opened down to a module, and the place (in `needed`) of that module's output."""
+    def named(self, record: _Record, path: str) -> _Record:
+        """A record opened down to a module."""
         key = ("named", tuple(record.example[0].shape), path.rpartition(".")[0], id(record))
         with _TRACING:
             opened = frozenset(_ancestors(path))
@@ -602,7 +610,7 @@ class _Cache:
                 with torch.random.fork_rng(devices=[]):
                     plan = _plan(self.shadow, *record.example, opened | record.plan.trace.opened)
                     self.records[key] = self._record(plan, record.example, path.count(".") + 1, verify=False)
-            return self.records[key], 0
+            return self.records[key]
 
     def _at_depth(self, first: Tensor, second: Tensor, depth: int) -> _Record:
         opened: frozenset[str] = frozenset({""})
@@ -637,6 +645,7 @@ class _Cache:
             record.modules = record.build(self.shadow, self.shadow)
             if verify:
                 _verify(self.shadow, record.modules, record.names, record)
+                record.mutates = _mutations(record.modules, record.example[0])
         return record
 
     # -- cutting
@@ -680,11 +689,11 @@ class _Cache:
             return self._cut(model, record, record.borders[i], path)
         known = dict(self.shadow.named_modules())
         if path not in known or path == "":
-            close = difflib.get_close_matches(path, [*known, *record.names], n=4, cutoff=0.5)
+            close = difflib.get_close_matches(path, dict.fromkeys([*known, *record.names]), n=4, cutoff=0.5)
             hint = f"; closest: {', '.join(close)}" if close else ""
             raise ValueError(f"there is no module '{path}' in {type(model).__name__}{hint} (see model.named_modules())")
         with _TRACING:
-            opened, _ = self.named(record, path)
+            opened = self.named(record, path)
             plan = opened.plan
             nodes = plan.trace.nodes
             calls = [
@@ -704,6 +713,8 @@ class _Cache:
                 place += 1
                 if not _is_tensor(activation) and _is_tensor(nodes[plan.needed[place]]):
                     activation = nodes[plan.needed[place]]
+            if place == len(plan.needed) - 1 or call is plan.trace.output:
+                raise ValueError(f"'{path}' gives the logits: nothing is left to explain after it; choose an earlier layer")
             live = plan.handed_over(place)
             if live is None or activation not in live:
                 raise SplitError(
@@ -765,12 +776,47 @@ class _Cache:
                         object.__setattr__(made, "layer_idx", None)
                     break
         if made is None:
+            made = self._inside(model, record, alive[-1] if alive else -1)
+        if made is None:
             if not alive:
                 notes = "; ".join(f"{n}: {f}" for n, f in zip(record.names, found, strict=True) if isinstance(f, str))
                 raise ValueError(f"no cut of {type(model).__name__} carries a spatial map with a gradient ({notes})")
             made = self.split(model, record, len(record.names) - 1 - alive[-1])
         record.splits["default", id(model)] = made
         return made
+
+
+    def _inside(self, model: nn.Module, record: _Record, after: int) -> Split | None:
+        """The last usable cut inside a stage of several children (two live tensors), with the others as context."""
+        i = after + 1
+        if i >= len(record.names) or "+" not in record.names[i]:
+            return None
+        plan = record.plan
+        start = record.borders[after] if after >= 0 else -1
+        calls = [plan.trace.nodes[plan.needed[p]].target for p in _module_calls(plan) if start < p <= record.borders[i]]
+        for path in list(dict.fromkeys(reversed(calls)))[:24]:
+            try:
+                cut = self.split(model, record, path)
+            except ValueError:
+                continue
+            if cut.layout is not None and min(cut.layout.grid) > 1 and _reaches(cut, record.example[0][:1]):
+                return cut
+        return None
+
+
+def _reaches(cut: Split, batch: Tensor) -> bool:
+    """Whether a gradient reaches the grid at a cut."""
+    assert cut.layout is not None
+    with torch.no_grad():
+        handed = cut.engine[0](batch)
+    parts = [t.clone() for t in (handed if isinstance(handed, tuple) else (handed,))]
+    leaf = parts[0].requires_grad_()
+    with torch.enable_grad():
+        parts[0] = leaf.clone()
+        logits = cut.engine[1](tuple(parts) if len(parts) > 1 else parts[0])
+        score = logits.float().flatten(1).max(dim=1).values.sum()
+        gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+    return gradient is not None and bool(cut.layout.to_map(gradient).count_nonzero())
 
 
 def _further(deep: _Record, i: int, flat: _Record, j: int) -> bool:
@@ -892,6 +938,17 @@ def _run(modules: Sequence[nn.Module], x: Any) -> Any:
     return x
 
 
+def _mutations(modules: Sequence[nn.Module], batch: Tensor) -> list[bool]:
+    """Which stages write into what they are handed."""
+    out = []
+    x: Any = batch[:1].clone()
+    for module in modules:
+        before, handed = x._version, x
+        x = module(x)
+        out.append(handed._version != before)
+    return out
+
+
 def _differs(got: Tensor, wanted: Tensor, exact: bool) -> str:
     """In words, how two tensors differ; empty if they do not."""
     if got.shape != wanted.shape:
@@ -964,6 +1021,19 @@ def _check_cut(model: nn.Module, halves: tuple[nn.Module, nn.Module], record: _R
 
 
 # ----------------------------------------------------------------------------------------------------------- examples
+
+
+def _require_accepted(model: nn.Module, stand_in: nn.Module, batch: Tensor) -> None:
+    """Raises ValueError if the model itself refuses the example, which is then no question of splitting."""
+    try:
+        with torch.no_grad():
+            stand_in(batch.clone())
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{type(model).__name__} refuses a batch of shape {tuple(batch.shape)}: {reason[:300]}; its own configuration "
+            f"says {input_channels(model)} channels, {'x'.join(map(str, default_size(model)))}"
+        ) from error
 
 
 def default_size(model: nn.Module) -> tuple[int, int]:
