@@ -14,7 +14,7 @@ import reference
 import torch
 from torch import Tensor
 
-from grad_cam.methods import METHODS, MethodError
+from grad_cam.methods import METHODS, Method, MethodError
 from grad_cam.methods import factorization as methods
 
 MAPS = [m for m in METHODS.values() if m.kind == "factorization" and m.gives == "map"]
@@ -31,7 +31,8 @@ def pair(batch: int = 2, channels: int = 7, height: int = 5, width: int = 6) -> 
     return (noise * 0.5 + blob * strength).relu(), torch.rand(batch, channels, height, width, generator=generator) - 0.3
 
 
-def run(method, activations: Tensor, gradients: Tensor) -> Tensor:
+def run(method: Method, activations: Tensor, gradients: Tensor) -> Tensor:
+    """The map of a method that needs activations, or gradients too."""
     return method.function(activations, gradients) if method.needs == "gradients" else method.function(activations)
 
 
@@ -45,6 +46,7 @@ def close(ours: Tensor, theirs: object, tolerance: float = 1e-5) -> None:
 
 
 def close_up_to_sign(ours: Tensor, theirs: np.ndarray, tolerance: float) -> None:
+    """Equal to one of a map and its negative, for each image."""
     theirs = torch.as_tensor(theirs).double()
     close(ours, theirs * (theirs * ours.double()).sum((1, 2), keepdim=True).sign(), tolerance)
 
@@ -101,7 +103,7 @@ def test_degenerate_matrices() -> None:
 
 
 @every
-def test_batch_is_one_by_one(method) -> None:
+def test_batch_is_one_by_one(method: Method) -> None:
     """A batch gives what its images give alone."""
     activations, gradients = pair()
     alone = [run(method, a[None], g[None]) for a, g in zip(activations, gradients, strict=True)]
@@ -109,7 +111,7 @@ def test_batch_is_one_by_one(method) -> None:
 
 
 @every
-def test_follows_flips_and_channel_order(method) -> None:
+def test_follows_flips_and_channel_order(method: Method) -> None:
     """A mirrored input gives a mirrored map, sign included; the order of the channels means nothing."""
     activations, gradients = pair()
     expected = run(method, activations, gradients)
@@ -121,7 +123,7 @@ def test_follows_flips_and_channel_order(method) -> None:
 
 
 @every
-def test_half_precision_and_arguments(method) -> None:
+def test_half_precision_and_arguments(method: Method) -> None:
     """Half precisions are computed in float32, arguments are not written to, the global generator is left alone."""
     activations, gradients = (t.half() for t in pair())
     before, state = activations.clone(), torch.get_rng_state()
@@ -133,7 +135,7 @@ def test_half_precision_and_arguments(method) -> None:
 
 
 @every
-def test_flat_activations_give_finite_maps(method) -> None:
+def test_flat_activations_give_finite_maps(method: Method) -> None:
     """Constant and zero activations, and maps of one position, give finite maps; nothing stands out of a constant."""
     for shape in ((2, 3, 4, 4), (1, 3, 1, 1), (1, 1, 3, 3)):
         for value in (0.0, 0.1):

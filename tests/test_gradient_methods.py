@@ -11,7 +11,7 @@ import reference
 import torch
 from torch import Tensor, nn
 
-from grad_cam.methods import METHODS, MethodError, aug_smooth, eigen_smooth, find, fuse
+from grad_cam.methods import METHODS, Method, MethodError, aug_smooth, eigen_smooth, find, fuse
 from grad_cam.methods import gradient as methods
 from grad_cam.methods.combinators import contributions
 
@@ -53,7 +53,7 @@ class Tail(nn.Module):
 
 
 @plain
-def test_equals_slow_loop(method) -> None:
+def test_equals_slow_loop(method: Method) -> None:
     """Every method equals the loop written from its paper (float32 against float64: 1e-5 of the maximum)."""
     activations, gradients = pair()
     slow = getattr(reference, method.name)(activations.double().numpy(), gradients.double().numpy())
@@ -96,7 +96,7 @@ def test_smooth_equals_slow_loop() -> None:
 
 
 @plain
-def test_batch_is_one_by_one(method) -> None:
+def test_batch_is_one_by_one(method: Method) -> None:
     """A batch gives what its images give alone."""
     activations, gradients = pair()
     alone = [method.function(a[None], g[None]) for a, g in zip(activations, gradients, strict=True)]
@@ -104,7 +104,7 @@ def test_batch_is_one_by_one(method) -> None:
 
 
 @plain
-def test_follows_flips_and_channel_order(method) -> None:
+def test_follows_flips_and_channel_order(method: Method) -> None:
     """A mirrored or transposed input gives a mirrored or transposed map; the order of the channels means nothing."""
     activations, gradients = pair()
     expected = method.function(activations, gradients)
@@ -115,7 +115,7 @@ def test_follows_flips_and_channel_order(method) -> None:
 
 
 @plain
-def test_nhwc_strides_change_nothing(method) -> None:
+def test_nhwc_strides_change_nothing(method: Method) -> None:
     """A permuted view of channels-last memory gives the same map as contiguous channels-first memory."""
     activations, gradients = pair()
     views = [t.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for t in (activations, gradients)]
@@ -123,14 +123,14 @@ def test_nhwc_strides_change_nothing(method) -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in PLAIN if m.name != "grad_cam_plus_plus"], ids=lambda m: m.name)
-def test_scale_of_the_score(method) -> None:
+def test_scale_of_the_score(method: Method) -> None:
     """A score three times as large gives a map three times as large (not Grad-CAM++: it explains exp(score))."""
     activations, gradients = pair()
     close(method.function(activations, 3 * gradients), 3 * method.function(activations, gradients), 1e-6)
 
 
 @plain
-def test_half_precision_is_computed_in_float32(method) -> None:
+def test_half_precision_is_computed_in_float32(method: Method) -> None:
     """float16 and bfloat16 give the float32 map of the same values, even where products leave float16's range."""
     activations, gradients = pair()
     for dtype in (torch.float16, torch.bfloat16):
@@ -142,7 +142,7 @@ def test_half_precision_is_computed_in_float32(method) -> None:
 
 
 @plain
-def test_inputs_are_left_alone(method) -> None:
+def test_inputs_are_left_alone(method: Method) -> None:
     """No method writes into its arguments, and zero gradients give a zero map rather than NaN."""
     activations, gradients = pair()
     before = activations.clone(), gradients.clone()
@@ -211,7 +211,7 @@ def bare(module: str, name: str):
 
 
 @plain
-def test_agrees_with_pytorch_grad_cam(method) -> None:
+def test_agrees_with_pytorch_grad_cam(method: Method) -> None:
     """The same activations and gradients give pytorch-grad-cam's map.
 
     Tolerance 1e-4, and 5e-3 for Grad-CAM++: it adds 1e-6 to a denominator of 2 g^2, which the gradients here, at least
@@ -352,8 +352,7 @@ def test_gradient_of_leaves_no_trace() -> None:
     assert not second.requires_grad
     assert all(p.grad is None for p in tail.parameters())
     with pytest.raises(MethodError, match="does not depend"):
-        gradient_of_constant = methods.gradient_of(lambda a: torch.ones(len(a)))
-        gradient_of_constant(activations)
+        methods.gradient_of(lambda a: torch.ones(len(a)))(activations)
 
 
 def test_hessian_through_fused_attention() -> None:
@@ -386,7 +385,7 @@ def test_missing_hessian_is_named() -> None:
         def backward(ctx, grad):
             return 2 * ctx.saved_tensors[0] * grad
 
-    with pytest.raises(MethodError, match="second derivative.*grad_cam"):
+    with pytest.raises(MethodError, match=r"second derivative.*grad_cam"):
         methods.shapley_cam(pair()[0], methods.gradient_of(lambda a: Once.apply(a).sum((1, 2, 3))))
 
 
@@ -402,7 +401,7 @@ def test_empty_averages_are_named() -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS.values() if m.eigen_smooth], ids=lambda m: m.name)
-def test_eigen_smooth(method) -> None:
+def test_eigen_smooth(method: Method) -> None:
     """The terms add up to the map, and their principal component is pytorch-grad-cam's up to its arbitrary sign."""
     activations, gradients = pair()
     gradients = gradients.where(gradients.abs() > 0.02, 0.02)

@@ -229,7 +229,7 @@ def deep_feature_factorization(activations: Tensor, *, concepts: int = 5, iterat
 
 def _nonnegative_factors(matrix: Tensor, rank: int, iterations: int) -> tuple[Tensor, Tensor, float]:
     """Factors a non-negative matrix (P, C) into (P, k) times (k, C), both non-negative; returns the relative error."""
-    energy = float(matrix.double().square().sum()) if matrix.device.type != "mps" else float(matrix.square().sum())
+    energy = float(matrix.square().sum())
     if energy == 0:
         return matrix.new_zeros(len(matrix), rank), matrix.new_zeros(rank, matrix.shape[1]), 0.0
     vectors = matrix[_extremes(matrix, rank)]  # (k,C)
