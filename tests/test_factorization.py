@@ -135,6 +135,16 @@ def test_half_precision_and_arguments(method: Method) -> None:
 
 
 @every
+def test_autocast_of_the_caller_changes_nothing(method: Method) -> None:
+    """Inside torch.autocast the map is the same float32 map."""
+    activations, gradients = pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = run(method, activations, gradients)
+    assert ours.dtype == torch.float32
+    close(ours, run(method, activations, gradients), 1e-6)
+
+
+@every
 def test_flat_activations_give_finite_maps(method: Method) -> None:
     """Constant and zero activations, and maps of one position, give finite maps; nothing stands out of a constant."""
     for shape in ((2, 3, 4, 4), (1, 3, 1, 1), (1, 1, 3, 3)):

@@ -142,6 +142,16 @@ def test_half_precision_is_computed_in_float32(method: Method) -> None:
 
 
 @plain
+def test_autocast_of_the_caller_changes_nothing(method: Method) -> None:
+    """Inside torch.autocast the map is the same float32 map."""
+    activations, gradients = pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = method.function(activations, gradients)
+    assert ours.dtype == torch.float32
+    close(ours, method.function(activations, gradients), 1e-6)
+
+
+@plain
 def test_inputs_are_left_alone(method: Method) -> None:
     """No method writes into its arguments, and zero gradients give a zero map rather than NaN."""
     activations, gradients = pair()

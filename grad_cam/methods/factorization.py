@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .common import MethodError, working
+from .common import MethodError, weighted_sum, without_autocast, working
 
 _LANDMARKS = 3136  # positions a kernel matrix is built over: 56 x 56, 39 MB
 
@@ -75,6 +75,7 @@ def seg_eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return torch.where(downward, -maps, maps)
 
 
+@without_autocast
 def principal_component(terms: Tensor) -> Tensor:
     """First principal component over positions.
 
@@ -102,6 +103,7 @@ def _agreeing(projection: Tensor, terms: Tensor) -> Tensor:
     return -projection if projection @ (total - total.mean()) < 0 else projection
 
 
+@without_autocast
 def kpca_cam(activations: Tensor, *, gamma: float | None = None) -> Tensor:
     """First kernel principal component of the activations, with a sigmoid kernel.
 
@@ -160,7 +162,7 @@ def fem(activations: Tensor, *, sigmas: float = 2.0) -> Tensor:
     centred = activations - activations.mean((2, 3), keepdim=True)
     deviation = centred.square().mean((2, 3), keepdim=True).sqrt()  # (B,C,1,1)
     weights = (centred > sigmas * deviation).to(activations.dtype).mean((2, 3))
-    return torch.einsum("bc,bchw->bhw", weights, activations)
+    return weighted_sum(weights, activations)
 
 
 # ---------------------------------------------------------------------------------------------------------- concepts
@@ -183,6 +185,7 @@ class Factorization:
     error: float
 
 
+@without_autocast
 def deep_feature_factorization(activations: Tensor, *, concepts: int = 5, iterations: int = 200) -> Factorization:
     """Non-negative factorization of the activations over all positions of the batch: parts that occur again.
 

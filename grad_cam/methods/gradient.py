@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .common import MethodError, away_from_zero, working
+from .common import MethodError, away_from_zero, weighted_sum, working
 
 _CANCELLED = 1e-5  # a sum this small beside the sum of magnitudes is rounding error
 _INSTEAD = "use grad_cam or integrated_grad_cam, which need none"
@@ -42,7 +42,7 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
         The ReLU of eq. 2 is left to the display.
     """
     activations, gradients = working(activations), working(gradients)
-    return _weighted_sum(gradients.mean((2, 3)), activations)
+    return weighted_sum(gradients.mean((2, 3)), activations)
 
 
 def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     activations, gradients = working(activations), working(gradients)
     share = 2 + activations.sum((2, 3), keepdim=True) * gradients  # (B,C,H,W)
     weights = gradients.clamp(min=0) / away_from_zero(share, 1e-6)
-    return _weighted_sum(weights.sum((2, 3)), activations)
+    return weighted_sum(weights.sum((2, 3)), activations)
 
 
 def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
         )
     tiny = torch.finfo(total.dtype).tiny
     weights = (gradients * activations).sum((2, 3)) / away_from_zero(total, (_CANCELLED * magnitude).clamp(min=tiny))
-    return _weighted_sum(weights, activations)
+    return weighted_sum(weights, activations)
 
 
 def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     Source:
         Draelos and Carin, 2020, eq. 3, https://arxiv.org/abs/2011.08891
     """
-    return torch.linalg.vecdot(working(gradients), working(activations), dim=1)
+    return (working(gradients) * working(activations)).sum(1)
 
 
 def grad_cam_element_wise(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     Source:
         Jiang et al., IEEE TIP 2021, eq. 6-7, https://doi.org/10.1109/TIP.2021.3089943
     """
-    return torch.linalg.vecdot(working(gradients).clamp(min=0), working(activations), dim=1)
+    return (working(gradients).clamp(min=0) * working(activations)).sum(1)
 
 
 def random_cam(activations: Tensor, *, seed: int = 0) -> Tensor:
@@ -165,7 +165,7 @@ def random_cam(activations: Tensor, *, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     weights = torch.rand(activations.shape[1], generator=generator) * 2 - 1  # (C,)
     activations = working(activations)
-    return _weighted_sum(weights.to(activations).expand(len(activations), -1), activations)
+    return weighted_sum(weights.to(activations).expand(len(activations), -1), activations)
 
 
 # ------------------------------------------------------------------------------------------- more than one gradient
@@ -258,7 +258,7 @@ def smooth_grad_cam_plus_plus(activations: Tensor, gradients: Iterable[Tensor]) 
     first, second, third = powers
     share = 2 * second + activations.sum((2, 3), keepdim=True) * third
     alpha = torch.where(second > 0, second / away_from_zero(share, 1e-6 * second), 0)
-    return _weighted_sum((alpha * first.clamp(min=0)).sum((2, 3)), activations)
+    return weighted_sum((alpha * first.clamp(min=0)).sum((2, 3)), activations)
 
 
 def noisy_copies(images: Tensor, *, samples: int = 8, noise: float = 0.15, seed: int = 0) -> Iterator[Tensor]:
@@ -339,8 +339,3 @@ def _opaque_step(scores: Tensor) -> str | None:
             return str(custom.__name__)
         waiting.extend(following for following, _ in node.next_functions)
     return None
-
-
-def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
-    """sum_k w_k A_k: (B, C) and (B, C, H, W) to (B, H, W)."""
-    return torch.einsum("bc,bchw->bhw", weights, activations)
