@@ -1,0 +1,336 @@
+"""One self-contained HTML file with the maps of a network, layer by layer.
+
+A `Report` holds pictures, predictions and raw maps; `report_html` turns it into text and `write_report` writes that to
+disk. The file needs no network: pictures, maps, style and script are inside it, and a content security policy forbids
+it to load anything. Colours are made in the browser from the raw maps, with the same arithmetic as `rendering`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .. import rendering
+
+__all__ = ["Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction", "report_html", "write_report"]
+
+COLORMAPS = (rendering.COLORMAP, "turbo", "viridis", "inferno", "cividis", "gray")
+SIZE_LIMIT = 4_900_000  # bytes of a report of up to three pictures; more pictures may take more in proportion
+# From the finest storage of the maps to the coarsest: bits of a value, cells along the longer side (None: as they are).
+STORAGE: tuple[tuple[int, int | None], ...] = ((16, None), (8, None), (8, 112), (8, 80), (8, 56), (8, 40), (8, 28))
+
+
+class ReportError(ValueError):
+    """A report that cannot be made or written as asked."""
+
+
+@dataclass(frozen=True)
+class ReportLayer:
+    """One row of the layer table.
+
+    Args:
+        layer_idx: number of stages after the layer, counted from the output; None for a layer that has no such number.
+        name: module path, e.g. `layer4.1`.
+        type: class of the module, e.g. `BasicBlock`.
+        output_shape: shape of the layer's output for one picture, without the batch axis.
+        layout: how the output is laid out, e.g. `NCHW`; empty where there is none.
+        grid: rows and columns of the map; None where the layer carries no map.
+        note: what the reader should know, e.g. why there is no map.
+    """
+
+    layer_idx: int | None
+    name: str
+    type: str = ""
+    output_shape: tuple[int, ...] = ()
+    layout: str = ""
+    grid: tuple[int, int] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ReportPrediction:
+    """One bar of the predictions.
+
+    Args:
+        class_index: number of the class.
+        label: name of the class; equal to one of `ReportImage.classes` where that class has maps.
+        probability: 0..1.
+    """
+
+    class_index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReportImage:
+    """One picture with its predictions and maps.
+
+    Args:
+        name: shown to the reader, usually the file name.
+        picture: uint8 (H, W, 3), what the model saw.
+        predictions: most probable first; may be empty.
+        classes: labels of the classes (or other targets) explained, one a tab.
+        maps: `maps[class][layer]`: raw signed map (h, w), or None where the layer carries no map; shallow layers first.
+    """
+
+    name: str
+    picture: np.ndarray
+    predictions: Sequence[ReportPrediction]
+    classes: Sequence[str]
+    maps: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything a report shows, independent of how it was computed.
+
+    Args:
+        model: name of the model.
+        method: name of the method as the reader should see it, e.g. `Grad-CAM`.
+        layers: shallow to deep, the same for all images.
+        images: one or more.
+        call: the exact code or command that makes these maps again.
+        versions: name to version, in the order shown.
+        threshold: display setting the page opens with, 0..0.95.
+        smoothing: likewise, sigma of the Gaussian in pixels of the picture, 0..20; None takes what suits the first one.
+        alpha: likewise, opacity of the hottest spot, 0..1.
+        colormap: likewise; any name `rendering.palette` knows.
+
+    Raises:
+        ReportError: layers, images, classes and maps that do not fit each other, or a setting out of range.
+    """
+
+    model: str
+    method: str
+    layers: Sequence[ReportLayer]
+    images: Sequence[ReportImage]
+    call: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    threshold: float = 0.0
+    smoothing: float | None = None
+    alpha: float = rendering.ALPHA
+    colormap: str = rendering.COLORMAP
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ReportError("a report needs at least one layer, but layers is empty; give one ReportLayer a cut")
+        if not self.images:
+            raise ReportError("a report needs at least one picture, but images is empty; give one ReportImage a picture")
+        for name, low, high in (("threshold", 0.0, 0.95), ("smoothing", 0.0, 20.0), ("alpha", 0.0, 1.0)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ReportError(f"{name}={value!r} is out of the range of the report's slider; use {low:g}..{high:g}")
+        for image in self.images:
+            _check(image, len(self.layers))
+
+
+def report_html(report: Report) -> str:
+    """The report as one HTML document.
+
+    Maps are stored as whole numbers of 16 bits. Where the file would pass about 5 MB (for up to three pictures, in
+    proportion for more), they are stored in 8 bits, and then the largest ones at fewer cells; the page says which.
+
+    Args:
+        report: what to show.
+
+    Returns:
+        The text of the file.
+
+    Raises:
+        ValueError: a colormap that does not exist.
+    """
+    limit = SIZE_LIMIT * max(1.0, len(report.images) / 3)
+    for bits, side in STORAGE:
+        text = _document(report, bits, side)
+        if len(text) <= limit:
+            break
+    return text
+
+
+def write_report(report: Report, path: str | os.PathLike[str], force: bool = False) -> Path:
+    """Writes the report to a file.
+
+    Args:
+        report: what to show.
+        path: file to write; its folder must exist.
+        force: overwrite a file that exists already.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FileExistsError: the file exists already and `force` is not given.
+        ReportError: the folder does not exist, or `path` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ReportError(f"cannot write the report to {str(path)!r}: it is a folder; give a file name, e.g. report.html")
+    if not path.parent.is_dir():
+        raise ReportError(f"cannot write the report to {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
+    if path.exists() and not force:
+        raise FileExistsError(_exists(path))
+    text = report_html(report)  # before the file is opened: what fails leaves nothing behind
+    try:
+        with open(path, "w" if force else "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise FileExistsError(_exists(path)) from None
+    return path
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists already; choose another name or pass force=True (--force)"
+
+
+def _check(image: ReportImage, layers: int) -> None:
+    picture = image.picture
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        given = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise ReportError(f"the picture of {image.name!r} is {given}; give a uint8 array (height, width, 3)")
+    if len(image.classes) != len(image.maps):
+        raise ReportError(f"{image.name!r} has {len(image.classes)} classes but maps for {len(image.maps)}; give maps[class][layer]")
+    for label, maps in zip(image.classes, image.maps, strict=True):
+        if len(maps) != layers:
+            raise ReportError(
+                f"{image.name!r} has {len(maps)} maps for {label!r} but the report has {layers} layers; "
+                "give one map a layer, None where the layer carries none"
+            )
+        for layer, values in enumerate(maps):
+            if values is not None and (np.ndim(values) != 2 or 0 in np.shape(values)):
+                raise ReportError(f"map {layer} of {image.name!r} for {label!r} has shape {tuple(np.shape(values))}; give (rows, columns)")
+    for prediction in image.predictions:
+        if not 0 <= prediction.probability <= 1:
+            raise ReportError(f"{prediction.label!r} has probability {prediction.probability!r} for {image.name!r}; give 0..1")
+
+
+def _document(report: Report, bits: int, side: int | None) -> str:
+    folder = files(__package__) / "templates"
+    css, js = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    policy = f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; base-uri 'none'; form-action 'none'"
+    parts = {
+        "title": html.escape(_plain(f"{report.model}: {report.method} layer by layer")),
+        "policy": html.escape(policy, quote=False).replace('"', "&quot;"),
+        "css": css,
+        "js": js,
+        "data": _json(_data(report, bits, side)),
+    }
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)  # one pass: what is put in is not read again
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _plain(text: str) -> str:
+    """Text that UTF-8 can hold: file names may carry bytes that are no text."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _json(data: dict[str, Any]) -> str:
+    """JSON that cannot end the script element it stands in, and is pure ASCII."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _data(report: Report, bits: int, side: int | None) -> dict[str, Any]:
+    names = dict.fromkeys((*COLORMAPS, report.colormap))
+    return {
+        "model": report.model,
+        "method": report.method,
+        "call": report.call,
+        "versions": [[str(name), str(version)] for name, version in report.versions.items()],
+        "storage": _storage(report, bits, side),
+        "display": {
+            "threshold": float(report.threshold),
+            "smoothing": float(_smoothing(report)),
+            "opacity": float(report.alpha),
+            "colormap": report.colormap,
+        },
+        "colormaps": [[name, _text(rendering.palette(name).tobytes())] for name in names],
+        "layers": [
+            {
+                "index": None if layer.layer_idx is None else int(layer.layer_idx),
+                "name": layer.name,
+                "type": layer.type,
+                "shape": [int(n) for n in layer.output_shape],
+                "layout": layer.layout,
+                "grid": None if layer.grid is None else [int(n) for n in layer.grid],
+                "note": layer.note,
+            }
+            for layer in report.layers
+        ],
+        "images": [
+            {
+                "name": image.name,
+                "width": image.picture.shape[1],
+                "height": image.picture.shape[0],
+                "source": _jpeg(image.picture),
+                "predictions": [
+                    {"index": int(p.class_index), "label": p.label, "probability": float(p.probability)} for p in image.predictions
+                ],
+                "classes": [str(label) for label in image.classes],
+                "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
+            }
+            for image in report.images
+        ],
+    }
+
+
+def _smoothing(report: Report) -> float:
+    if report.smoothing is not None:
+        return report.smoothing
+    return min(rendering.default_smoothing(report.images[0].picture.shape[:2]), 20.0)
+
+
+def _storage(report: Report, bits: int, side: int | None) -> str:
+    largest = max((max(np.shape(m)) for i in report.images for maps in i.maps for m in maps if m is not None), default=0)
+    text = f"In this file the maps are stored in {bits} bits a value"
+    if side is not None and largest > side:
+        text += f", and maps of more than {side} cells a side are averaged down to {side}, to keep the file small"
+    return text + "."
+
+
+def _map(values: Any, bits: int, side: int | None) -> dict[str, Any] | None:
+    """A raw map (h, w) as whole numbers, values above and below zero each in their own unit: zero and signs stay exact."""
+    if values is None:
+        return None
+    raw = np.asarray(values, dtype=np.float64)  # (h, w)
+    if not np.isfinite(raw).all():
+        return {"why": "nan"}
+    low, high = float(raw.min()), float(raw.max())
+    h, w = raw.shape
+    if side is not None and max(h, w) > side:
+        scale = side / max(h, w)
+        h, w = max(1, round(h * scale)), max(1, round(w * scale))
+        peak = max(high, -low) or 1.0  # Pillow works in float32: keep tiny maps clear of its limits
+        raw = np.asarray(Image.fromarray((raw / peak).astype(np.float32)).resize((w, h), Image.Resampling.BOX), np.float64) * peak
+    steps = 2 ** (bits - 1) - 1
+    up, down = max(float(raw.max()), 0.0) / steps, max(-float(raw.min()), 0.0) / steps
+    whole = np.rint(np.divide(raw, np.where(raw > 0, up, down), out=np.zeros_like(raw), where=raw != 0))
+    return {"h": h, "w": w, "bits": bits, "up": up, "down": down, "min": low, "max": high, "data": _text(whole.astype(f"<i{bits // 8}").tobytes())}
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    """A picture (H, W, 3) as a data address."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=92, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + _text(buffer.getvalue())
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
