@@ -28,8 +28,8 @@ from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
 from .methods import fuse as _fuse
 from .methods.gradient import gradient_of, noisy_copies
-from .splitting import Chain, Split, chain, input_channels
-from .tracing import logits_of, unwrap
+from .splitting import Chain, Split, chain
+from .tracing import unwrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -312,9 +312,6 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         raise ValueError(f"images must be a batch (B, C, H, W), got shape {tuple(images.shape)}{hint}")
     if not images.is_floating_point():
         raise ValueError(f"images must be floating point and normalised as the model expects, got {images.dtype}")
-    channels = input_channels(inner)
-    if images.shape[1] != channels:
-        raise ValueError(f"{type(inner).__name__} takes {channels} channels, got images of shape {tuple(images.shape)}")
     weight = next((p for p in inner.parameters() if p.is_floating_point()), None)
     images = images.detach()
     if images.is_inference():
@@ -325,10 +322,11 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 def _chain_for(model: nn.Module, inner: nn.Module, images: Tensor) -> Chain:
-    size = (int(images.shape[-2]), int(images.shape[-1]))
+    """The chain for images of this size; the one given, if it is for this size."""
+    channels, *size = (int(n) for n in images.shape[1:])
     if isinstance(model, Chain):
-        return model if model.size == size else chain(inner, size, depth=model.depth)
-    return chain(inner, size)
+        return model if model.fits(images) else chain(inner, (channels, *size), depth=model.depth)
+    return chain(inner, (channels, *size))
 
 
 def class_names(model: nn.Module) -> list[str] | None:
@@ -652,7 +650,7 @@ def sweep(
     with torch.inference_mode(False), torch.no_grad():
         links = _chain_for(model, inner, images)
         if layers == "blocks" and links.depth < BLOCKS:
-            links = chain(inner, links.size, depth=BLOCKS)
+            links = chain(inner, tuple(images.shape[1:]), depth=BLOCKS)
         wanted, skipped = _wanted(links, layers, reshape_transform)
         if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map" and wanted is not None:
             found = _one_pass(links, images, wanted, ask)

@@ -369,6 +369,11 @@ class Chain(Stages):
         """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
         return self._cache.default(self.model, self._record)
 
+    def fits(self, images: Tensor) -> bool:
+        """Whether the chain was made for images of this shape and the model has not changed since."""
+        current = self._cache.signature == signature(self.model)
+        return current and self._record.example[0].shape[1:] == images.shape[1:]
+
     @property
     def engine(self) -> tuple[list[nn.Module], list[bool]]:
         """The stages of the stand-in, as the engine runs them, and which of them write into what they are handed."""
@@ -389,7 +394,7 @@ class Chain(Stages):
     __repr__ = __str__
 
 
-def chain(model: nn.Module, example: Tensor | tuple[int, int] | int | None = None, depth: int = 1) -> Chain:
+def chain(model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: int = 1) -> Chain:
     """Turns a model into a chain of stages whose composition is the model.
 
     The forward pass is recorded on the example, in eval mode, and the chain is checked against the model: bit for bit
@@ -460,6 +465,7 @@ class _Record:
     modules: list[nn.Module] = field(default_factory=list)  # the shadow's stages
     mutates: list[bool] = field(default_factory=list)  # whether a stage writes into what it is handed
     infos: tuple[StageInfo, ...] | None = None
+    base: _Record | None = None  # of a record opened for one named module: the chain it was asked of
     splits: dict[Any, Split] = field(default_factory=dict)
 
     def build(self, root: nn.Module, model: nn.Module, borders: list[int] | None = None) -> list[nn.Module]:
@@ -522,28 +528,41 @@ class _Record:
 
     def dead(self, found: Sequence[Layout | str]) -> set[int]:
         """The cuts that carry a grid but whose gradient there is exactly zero, from one pass over the example."""
-        spatial = [i for i, layout in enumerate(found) if isinstance(layout, Layout)]
-        if not spatial:
-            return set()
-        x: Any = self.example[0][:1]
+        reach = self._reach(found, self.modules)
+        if not any(somewhere for _, somewhere in reach.values()):  # a head that was initialised with zeros: ask another
+            filled = shadow(self.root)
+            generator = torch.Generator().manual_seed(0)
+            for module in filled.modules():
+                for name, weight in module._parameters.items():
+                    if weight is not None and weight.ndim > 1 and not weight.count_nonzero():
+                        noise = torch.randn(weight.shape, generator=generator).to(weight)
+                        module._parameters[name] = nn.Parameter(noise, requires_grad=False)
+            reach = self._reach(found, self.build(filled, filled))
+        return {i for i, (grid, _) in reach.items() if not grid} if any(s for _, s in reach.values()) else set()
+
+    def _reach(self, found: Sequence[Layout | str], modules: Sequence[nn.Module]) -> dict[int, tuple[bool, bool]]:
+        """For every cut with a grid: whether the gradient reaches the grid, and whether it reaches anything there."""
         leaves: dict[int, Tensor] = {}
+        x: Any = self.example[0][:1]
         with torch.enable_grad():
-            for i, module in enumerate(self.modules):
+            for i, module in enumerate(modules):
                 x = module(x.clone() if self.mutates[i] and leaves else x)
-                if i in spatial:
+                if isinstance(found[i], Layout):
                     if not leaves:
                         x = x.detach().requires_grad_()
                     leaves[i] = x
+            if not leaves:
+                return {}
             score = x.float().flatten(1).max(dim=1).values.sum()
             if not score.requires_grad:
-                return set(spatial)
-            gradients = torch.autograd.grad(score, list(leaves.values()), allow_unused=True)
+                return dict.fromkeys(leaves, (False, False))
+            gradients = torch.autograd.grad(score, list(leaves.values()), materialize_grads=True)
         reach = {}
-        for (i, _), gradient in zip(leaves.items(), gradients, strict=True):
+        for i, gradient in zip(leaves, gradients, strict=True):
             layout = found[i]
             assert isinstance(layout, Layout)
-            reach[i] = gradient is not None and bool(layout.to_map(gradient).count_nonzero())
-        return {i for i, reaches in reach.items() if not reaches} if any(reach.values()) else set()
+            reach[i] = bool(layout.to_map(gradient).count_nonzero()), bool(gradient.count_nonzero())
+        return reach
 
 
 def _prefix_tokens(model: nn.Module) -> int | None:
@@ -610,6 +629,7 @@ class _Cache:
                 with torch.random.fork_rng(devices=[]):
                     plan = _plan(self.shadow, *record.example, opened | record.plan.trace.opened)
                     self.records[key] = self._record(plan, record.example, path.count(".") + 1, verify=False)
+                    self.records[key].base = record
             return self.records[key]
 
     def _at_depth(self, first: Tensor, second: Tensor, depth: int) -> _Record:
@@ -749,10 +769,15 @@ class _Cache:
         layout = record.layout_of(node, name)
         mutates = _check_cut(self.shadow, engine, record, name)
         return Split(
-            extractor, classifier, name, len(after) if at_stage else None,
+            extractor, classifier, name, self._index(record, rest) if at_stage else None,
             None if isinstance(layout, str) else layout, layout if isinstance(layout, str) else "",
             len(plan.live[border]) - 1, engine, mutates,
         )  # fmt: skip
+
+    def _index(self, record: _Record, rest: Sequence[str]) -> int | None:
+        """layer_idx of a cut: how many stages of the chain are after it, if they are stages of that chain."""
+        base = record.base or record
+        return len(rest) if list(rest) == base.names[len(base.names) - len(rest) :] else None
 
     def default(self, model: nn.Module, record: _Record) -> Split:
         if ("default", id(model)) in record.splits:
@@ -764,17 +789,21 @@ class _Cache:
         alive = [i for i in spatial if i not in dead]
         # a stage whose output is dead may hold blocks whose outputs are not: open it before going further back
         hidden = [n for i, n in enumerate(record.names) if i in dead or (not alive and i < len(found))]
-        if hidden:
-            for depth in (2, 3, 4):
-                deeper = self.record(model, record.example[0], depth)
-                layouts_ = deeper.layouts()
-                gone = deeper.dead(layouts_)
-                usable = [i for i, layout in enumerate(layouts_) if isinstance(layout, Layout) and i not in gone]
-                if usable and (not alive or _further(deeper, usable[-1], record, alive[-1])):
-                    made = self.split(model, deeper, deeper.names[usable[-1]])
-                    if deeper.names[usable[-1]] not in record.names:
-                        object.__setattr__(made, "layer_idx", None)
-                    break
+        depth, names = 1, record.names
+        while hidden and depth < 6:
+            depth += 1
+            deeper = self.record(model, record.example[0], depth)
+            if deeper.names == names and depth > 2:
+                break
+            names = deeper.names
+            layouts_ = deeper.layouts()
+            gone = deeper.dead(layouts_)
+            usable = [i for i, layout in enumerate(layouts_) if isinstance(layout, Layout) and i not in gone]
+            if usable and (not alive or _further(deeper, usable[-1], record, alive[-1])):
+                name = deeper.names[usable[-1]]
+                if made is not None and name.startswith(made.name + "."):
+                    continue  # the same place, or an earlier one inside the same module
+                made = self.split(model, record if name in dict(self.shadow.named_modules()) else deeper, name)
         if made is None:
             made = self._inside(model, record, alive[-1] if alive else -1)
         if made is None:
@@ -789,11 +818,18 @@ class _Cache:
     def _inside(self, model: nn.Module, record: _Record, after: int) -> Split | None:
         """The last usable cut inside a stage of several children (two live tensors), with the others as context."""
         i = after + 1
-        if i >= len(record.names) or "+" not in record.names[i]:
+        if i >= len(record.names):
             return None
         plan = record.plan
         start = record.borders[after] if after >= 0 else -1
         calls = [plan.trace.nodes[plan.needed[p]].target for p in _module_calls(plan) if start < p <= record.borders[i]]
+        if len(calls) < 2:  # one container: the blocks it holds
+            modules = dict(self.shadow.named_modules())
+            calls = [
+                path for path in modules
+                if any(path.startswith(c + ".") for c in calls)
+                and isinstance(modules[path.rpartition(".")[0]], (nn.Sequential, nn.ModuleList))
+            ]  # fmt: skip
         for path in list(dict.fromkeys(reversed(calls)))[:24]:
             try:
                 cut = self.split(model, record, path)
@@ -1059,15 +1095,15 @@ def default_size(model: nn.Module) -> tuple[int, int]:
 
 
 def input_channels(model: nn.Module) -> int:
-    """The number of channels of the pictures a model takes."""
+    """The number of channels of the pictures a model takes: what it tells, else what its convolutions suggest."""
     config = getattr(model, "config", None)
     for value in (getattr(model, "in_chans", None), getattr(config, "num_channels", None)):
         if isinstance(value, int):
             return value
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.LazyConv2d)):
-            return module.in_channels
-    return 3
+    taken = [m.in_channels for m in model.modules() if isinstance(m, (nn.Conv2d, nn.LazyConv2d))]
+    if not taken or (taken[0] not in (1, 3) and 3 in taken):
+        return 3
+    return taken[0]
 
 
 def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -1096,13 +1132,13 @@ def _examples(model: nn.Module, example: Any) -> tuple[Callable[[], tuple[Tensor
         size = default_size(model)
     elif isinstance(example, int) and not isinstance(example, bool):
         size = (example, example)
-    elif isinstance(example, (tuple, list)) and len(example) == 2 and all(isinstance(v, int) for v in example):
-        size = (example[0], example[1])
+    elif isinstance(example, (tuple, list)) and len(example) in (2, 3) and all(isinstance(v, int) for v in example):
+        size = (example[-2], example[-1])  # (C, H, W) is what the engine gives
     else:
         raise TypeError(f"example must be a batch (B, C, H, W), a size (H, W) or None, got {example!r}")
     if min(size) < 1:
         raise ValueError(f"example={example!r} is not a size; give (height, width) in pixels")
-    shape = (2, input_channels(model), *size)
+    shape = (2, example[0] if isinstance(example, tuple) and len(example) == 3 else input_channels(model), *size)
 
     def random() -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
