@@ -7,11 +7,13 @@ one forward and one backward pass. The model is never touched: everything runs o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -140,9 +142,7 @@ class Explanation:
         pairs = [(b, k) for b in range(len(self.map)) for k in range(self._per_image)]
         names = [path if len(pairs) == 1 else path.with_stem(f"{path.stem}-{i}") for i in range(len(pairs))]
         refuse_existing(names, force)
-        return [
-            rendering.save(self.figure(b, k, **display), name) for (b, k), name in zip(pairs, names, strict=True)
-        ]
+        return [rendering.save(self.figure(b, k, **display), name) for (b, k), name in zip(pairs, names, strict=True)]
 
     def _repr_png_(self) -> bytes:
         return rendering.png_bytes(self.figure())
@@ -229,8 +229,17 @@ class _Pass:
         """Logits of activations given as maps (N,C,h,w) whose rows belong to the images `index` (default: in order)."""
         like = self.raw.detach() if index is None else self.raw.detach()[index]
         raw = self.layout.from_map(maps, like)
-        context = self.context if index is None else tuple(c[index] if len(c) == len(self.raw) else c for c in self.context)
+        context = (
+            self.context if index is None else tuple(c[index] if len(c) == len(self.raw) else c for c in self.context)
+        )
         return _columns(_classify(self.split, raw, context))
+
+
+    def whole(self, images: Tensor, index: Tensor) -> Tensor:
+        """Logits of images."""
+        with torch.no_grad():
+            handed = self.split.engine[0](images)
+            return _columns(self.split.engine[1](handed))
 
 
 def _score(score: targets.Score, logits: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -286,7 +295,9 @@ def _require_finite(values: Tensor, what: str, at: _Pass) -> None:
     for half in at.split.engine:
         for name, tensor in (*half.named_parameters(), *half.named_buffers()):
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint")
+                raise ValueError(
+                    f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint"
+                )
     with torch.no_grad():
         x: Any = at.images
         for half in at.split.engine:
@@ -409,11 +420,12 @@ class _Ask:
     options: dict[str, Any]
 
     @classmethod
-    def of(
-        cls, method: str, target: Target, layout: Any, aug: bool, eigen: bool, options: dict[str, Any]
-    ) -> _Ask:
+    def of(cls, method: str, target: Target, layout: Any, aug: bool, eigen: bool, options: dict[str, Any]) -> _Ask:
         entry = find(method)
-        for asked, allowed, name in ((aug, entry.aug_smooth, "aug_smooth"), (eigen, entry.eigen_smooth, "eigen_smooth")):
+        for asked, allowed, name in (
+            (aug, entry.aug_smooth, "aug_smooth"),
+            (eigen, entry.eigen_smooth, "eigen_smooth"),
+        ):
             if asked and not allowed:
                 fits = ", ".join(m.name for m in METHODS.values() if getattr(m, name))
                 raise ValueError(f"{name} cannot wrap {entry.name}; it wraps {fits}")
@@ -480,7 +492,11 @@ def _maps(run: _Pass, ask: _Ask) -> Tensor:
         return torch.stack([function(activations, g, **options) for g in run.gradients()], 1)
     if entry.needs == "tail_gradient":
         return torch.stack(
-            [entry.function(activations, gradient_of(lambda a, s=s: _score(s, run.tail(a))), **options) for s in scores], 1
+            [
+                entry.function(activations, gradient_of(lambda a, s=s: _score(s, run.tail(a))), **options)
+                for s in scores
+            ],
+            1,
         )
     if entry.needs == "noisy_gradients":
         noise = {key: options.pop(key) for key in ("samples", "noise", "seed") if key in options}
@@ -491,7 +507,36 @@ def _maps(run: _Pass, ask: _Ask) -> Tensor:
                 yield _forward(run.split, copy, run.layout.transform, only, run.names).gradients()[0]
 
         return torch.stack([entry.function(activations, gradients(k), **options) for k in range(len(scores))], 1)
-    raise NotImplementedError(entry.needs)
+    with torch.no_grad(), _progress(entry, options):
+        if entry.needs == "tail":
+            tail = functools.partial(_scores, run, run.tail)
+            return entry.function(activations, tail, **options)
+        whole = functools.partial(_scores, run, run.whole)
+        if entry.needs == "score":
+            return entry.function(activations, run.images, whole, **options)
+        return entry.function(run.images, whole, **options)
+
+
+def _scores(run: _Pass, logits_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, index: Tensor) -> Tensor:
+    """The scores of perturbed copies, (N,K)."""
+    logits = logits_of(inputs, index)
+    return torch.stack([_score(score, logits, index) for score in run.resolved.scores], 1)
+
+
+@contextlib.contextmanager
+def _progress(entry: Method, options: dict[str, Any]) -> Iterator[None]:
+    """Gives a method that reports its progress a bar on an interactive terminal, unless the caller has a callback."""
+    wanted = "progress" in inspect.signature(entry.function).parameters and "progress" not in options
+    if not wanted or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(entry.title, total=None)
+        options["progress"] = lambda done, total: bar.update(task, completed=done, total=total)
+        yield
 
 
 def _concepts(links: Chain, run: _Pass, ask: _Ask) -> Explanation:
@@ -549,7 +594,9 @@ class Sweep(Sequence[Explanation]):
             "agreement with the last": [metrics.agreement(m, maps[-1]) for m in maps],
         }
 
-    def figure(self, image: int = 0, target: int = 0, *, threshold: float = 0.0, smoothing: float | None = None, **display: Any) -> Figure:
+    def figure(
+        self, image: int = 0, target: int = 0, *, threshold: float = 0.0, smoothing: float | None = None, **display: Any
+    ) -> Figure:
         """The grid of overlays, shallow to deep, with the summary curves under it."""
         first = self.explanations[0]
         return rendering.sweep_figure(
@@ -594,9 +641,7 @@ class Sweep(Sequence[Explanation]):
     def _heats(self, image: int, target: int, threshold: float, smoothing: float | None) -> list[NDArray[np.float32]]:
         if smoothing is None:
             smoothing = rendering.default_smoothing(self.explanations[0]._size)
-        return [
-            rendering.heatmap(e._one(image, target), e._size, threshold, smoothing) for e in self.explanations
-        ]
+        return [rendering.heatmap(e._one(image, target), e._size, threshold, smoothing) for e in self.explanations]
 
     def _titles(self) -> list[str]:
         titles = []
@@ -715,15 +760,18 @@ def _one_pass(links: Chain, images: Tensor, wanted: list[int], ask: _Ask) -> lis
         if ask.entry.needs == "activations":
             maps = [ask.entry.function(run.activations, **ask.options)] * len(resolved.scores)
         else:
-            maps = [
-                ask.entry.function(run.activations, run.layout.to_map(g[n]), **ask.options) for g in gradients
-            ]
+            maps = [ask.entry.function(run.activations, run.layout.to_map(g[n]), **ask.options) for g in gradients]
         one = torch.stack(maps, 1)
         _require_finite(one, f"the map at '{cut.name}'", run)
         found.append(
             Explanation(
-                map=one if resolved.several else one[:, 0], logits=logits, target=resolved.names,
-                classes=resolved.classes, layer=Layer(cut.name, cut.layer_idx), method=ask.entry.name, images=images,
+                map=one if resolved.several else one[:, 0],
+                logits=logits,
+                target=resolved.names,
+                classes=resolved.classes,
+                layer=Layer(cut.name, cut.layer_idx),
+                method=ask.entry.name,
+                images=images,
                 pictures=pictures,
             )  # fmt: skip
         )

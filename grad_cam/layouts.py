@@ -216,5 +216,7 @@ def named(
         return Layout("NHWC", (shape[1], shape[2]), shape[3])
     fitting = [c for c in candidates(shape, size, prefix) if c.name == name]
     if not fitting:
-        raise LayoutError(f"an activation of shape {shape} cannot be read as {name} for an input of {size[0]}x{size[1]}")
+        raise LayoutError(
+            f"an activation of shape {shape} cannot be read as {name} for an input of {size[0]}x{size[1]}"
+        )
     return fitting[0]

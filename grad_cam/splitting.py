@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import layouts, tracing
 from .layouts import Layout
-from .tracing import BatchInt, Node, SplitError, Trace, logits_of, map_structure, shadow, signature, unwrap
+from .tracing import Node, SplitError, Trace, logits_of, map_structure, shadow, signature, unwrap
 
 __all__ = ["Chain", "Split", "SplitError", "StageInfo", "chain", "split"]
 
@@ -420,7 +420,9 @@ def chain(model: nn.Module, example: Tensor | tuple[int, ...] | int | None = Non
         model = model.model
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
-        raise SplitError("the model is a ScriptModule, whose forward cannot be followed; load it as an ordinary nn.Module")
+        raise SplitError(
+            "the model is a ScriptModule, whose forward cannot be followed; load it as an ordinary nn.Module"
+        )
     cache = _cache(model)
     record = cache.record(model, example, depth)
     return Chain(cache, model, record, depth)
@@ -688,7 +690,11 @@ class _Cache:
                 name = type(model).__name__
                 raise ValueError(
                     f"layer_idx={layer} leaves {problem}: {name} has {count} stages"
-                    + (f", use 1..{count - 1}" if count > 1 else ", so it cannot be cut at this depth; try a module path")
+                    + (
+                        f", use 1..{count - 1}"
+                        if count > 1
+                        else ", so it cannot be cut at this depth; try a module path"
+                    )
                     + " (see print(grad_cam.chain(model)))"
                 )
             key: Any = layer
@@ -734,7 +740,9 @@ class _Cache:
                 if not _is_tensor(activation) and _is_tensor(nodes[plan.needed[place]]):
                     activation = nodes[plan.needed[place]]
             if place == len(plan.needed) - 1 or call is plan.trace.output:
-                raise ValueError(f"'{path}' gives the logits: nothing is left to explain after it; choose an earlier layer")
+                raise ValueError(
+                    f"'{path}' gives the logits: nothing is left to explain after it; choose an earlier layer"
+                )
             live = plan.handed_over(place)
             if live is None or activation not in live:
                 raise SplitError(
@@ -813,7 +821,6 @@ class _Cache:
             made = self.split(model, record, len(record.names) - 1 - alive[-1])
         record.splits["default", id(model)] = made
         return made
-
 
     def _inside(self, model: nn.Module, record: _Record, after: int) -> Split | None:
         """The last usable cut inside a stage of several children (two live tensors), with the others as context."""

@@ -465,7 +465,9 @@ class Tracer(TorchFunctionMode):
             return type(value)(zip(value, wrapped, strict=True))
         if isinstance(value, dict):
             return type(value)(**dict(zip(value, wrapped, strict=True)))
-        return dataclasses.replace(value, **dict(zip([f.name for f in dataclasses.fields(value)], wrapped, strict=True)))
+        return dataclasses.replace(
+            value, **dict(zip([f.name for f in dataclasses.fields(value)], wrapped, strict=True))
+        )
 
     def _register(self, node: Node, value: Tensor, other: Tensor) -> None:
         node.value, node.other = value, other
@@ -518,7 +520,9 @@ def logits_of(output: Any) -> Tensor:
             return found
     found = tensors_in(output)
     if not found:
-        raise SplitError(f"the model returned {type(output).__name__} without a tensor in it; a logits tensor is needed")
+        raise SplitError(
+            f"the model returned {type(output).__name__} without a tensor in it; a logits tensor is needed"
+        )
     return found[0]
 
 

@@ -171,7 +171,10 @@ def main(families: list[str]) -> int:
     """Prints the table; returns the number of failures."""
     warnings.filterwarnings("ignore")
     exact = 0
-    print(f"{'family':<28} {'model':<36} {'stages':>6} {'blocks':>6}  {'default cut':<34} {'seconds':>7}  result", flush=True)
+    print(
+        f"{'family':<28} {'model':<36} {'stages':>6} {'blocks':>6}  {'default cut':<34} {'seconds':>7}  result",
+        flush=True,
+    )
     for family in families:
         start = time.time()
         stages = blocks = 0
@@ -186,7 +189,9 @@ def main(families: list[str]) -> int:
             result = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
         exact += result == "exact"
         took = time.time() - start
-        print(f"{family:<28} {TIMM[family]:<36} {stages:>6} {blocks:>6}  {where:<34} {took:>7.1f}  {result}", flush=True)
+        print(
+            f"{family:<28} {TIMM[family]:<36} {stages:>6} {blocks:>6}  {where:<34} {took:>7.1f}  {result}", flush=True
+        )
     print(f"exact {exact} / {len(families)}")
     return len(families) - exact
 

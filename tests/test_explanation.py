@@ -312,7 +312,10 @@ def test_a_sweep_takes_one_forward_and_one_backward(cnn: nn.Module, batch: Tenso
 def test_sweep_lists_and_what_it_skips(cnn: nn.Module, vit: nn.Module, batch: Tensor) -> None:
     """Layers may be listed, in the chain or inside branches; cuts without a map are named with the reason."""
     assert [e.layer.name for e in grad_cam.sweep(cnn, batch, layers=[3, "layer1"])] == ["layer1", "layer2"]
-    assert [e.layer.name for e in grad_cam.sweep(cnn, batch, layers=["layer2.0.conv1", 3])] == ["layer2.0.conv1", "layer2"]
+    assert [e.layer.name for e in grad_cam.sweep(cnn, batch, layers=["layer2.0.conv1", 3])] == [
+        "layer2.0.conv1",
+        "layer2",
+    ]
     skipped = dict((layer.name, why) for layer, why in grad_cam.sweep(vit, batch).skipped)
     assert skipped["norm"] == "gradient at the patches is zero"
     with pytest.raises(ValueError, match="layers='all'"):

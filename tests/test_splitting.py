@@ -245,7 +245,9 @@ def test_wrong_types_are_named(cnn: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"refuses a batch of shape \(2, 4, 64, 64\)"):
         grad_cam.chain(cnn, torch.zeros(2, 4, 64, 64))
     with pytest.raises(ValueError, match=r"refuses.*64x64"):
-        grad_cam.chain(timm.models.VisionTransformer(img_size=64, patch_size=16, embed_dim=24, depth=1, num_heads=2), 48)
+        grad_cam.chain(
+            timm.models.VisionTransformer(img_size=64, patch_size=16, embed_dim=24, depth=1, num_heads=2), 48
+        )
 
 
 def test_the_record_is_kept_and_renewed_when_the_model_changes(cnn: nn.Module, batch: Tensor) -> None:
@@ -301,7 +303,14 @@ def test_default_split_is_the_last_map_with_a_gradient(cnn: nn.Module, vit: nn.M
     assert grad_cam.chain(cnn, (64, 64)).default_split().name == "layer2"
     assert grad_cam.chain(vit).default_split().name == "blocks.1"
     pooled = timm.models.VisionTransformer(
-        img_size=64, patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=3, class_token=False, global_pool="avg"
+        img_size=64,
+        patch_size=16,
+        embed_dim=24,
+        depth=2,
+        num_heads=2,
+        num_classes=3,
+        class_token=False,
+        global_pool="avg",
     )
     assert grad_cam.chain(pooled).default_split().name in ("norm", "blocks")
 
