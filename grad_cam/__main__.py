@@ -1,0 +1,7 @@
+"""`python -m grad_cam` is the command line `grad-cam`."""
+
+from __future__ import annotations
+
+from .interfaces.cli import main
+
+main()

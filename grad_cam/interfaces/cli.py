@@ -1,0 +1,1032 @@
+"""The command line: `grad-cam demo`, `layers`, `explain`, `sweep`, `methods`, `report`, `app`.
+
+Each command imports what it needs when it runs, so that `grad-cam --help` answers at once. What was asked for goes to
+stdout, everything else (progress, warnings, errors) to stderr.
+
+Exit codes: 0 all done; 1 an error, nothing was done; 2 wrong usage; 3 some of the images failed, the others are done;
+130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+
+    from .. import Chain, Explanation
+    from ..images import Preprocessing
+
+__all__ = ["app", "main", "methods_table"]
+
+DEMO, OUTPUT = Path("demo-output"), Path("grad-cam-output")
+SOME_FAILED, STOPPED = 3, 130
+SHOWN = 3  # predictions listed for each image
+
+app = typer.Typer(
+    name="grad-cam",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""See what a vision model saw, layer by layer.
+
+    [bold]grad-cam demo[/] explains two photos and needs nothing else. For a model of your own, look at its layers \
+first, then choose one:
+
+    [cyan]grad-cam layers torchvision/resnet50[/]
+    [cyan]grad-cam explain dog.jpg --model torchvision/resnet50 --layer 2[/]
+
+    [bold]MODEL[/] is a timm name ([cyan]resnet50[/], [cyan]vit_base_patch16_224[/]), [cyan]torchvision/NAME[/], \
+[cyan]hf:ID[/] from the Hugging Face hub, [cyan]demo[/] (a small EfficientNet), or [cyan]package.module:function[/] \
+for a function of yours that returns the model.
+
+    [bold]LAYER[/] is a number counted from the output (2 leaves two stages after it) or a module path such as \
+[cyan]layer3.1[/]; [cyan]grad-cam layers[/] lists both.""",
+    epilog="Exit codes: 0 all done, 1 error, 2 wrong usage, 3 some images failed and the others are done, 130 stopped. "
+    "GRAD_CAM_DEBUG=1 shows the traceback of an error.",
+)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="grad-cam")
+
+
+# ------------------------------------------------------------------------------------------------------------- the edge
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+
+def _console(err: bool = False) -> Console:
+    """A console that never breaks lines when it writes into a file or a pipe."""
+    console = Console(stderr=err, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(stderr=err, highlight=False, markup=False, emoji=False, width=400)
+    return console
+
+
+def _say(*parts: str | tuple[str, str], err: bool = False) -> None:
+    """Prints one line, never wrapped; a part may carry a style."""
+    _console(err).print(Text.assemble(*parts), soft_wrap=True)
+
+
+def _one_line(error: BaseException) -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
+    ours = isinstance(error, (ValueError, TypeError, OSError, ImportError)) and not isinstance(error, UnicodeError)
+    return message if ours else f"{type(error).__name__}: {message}"
+
+
+def _complain(error: BaseException, about: str = "") -> None:
+    _say((f"Error: {about + ': ' if about else ''}{_one_line(error)}", "bold red"), err=True)
+
+
+def _debugging() -> bool:
+    return os.environ.get("GRAD_CAM_DEBUG", "") not in ("", "0")
+
+
+def _command(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turns what a command raises into one red line and an exit code."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            with warnings.catch_warnings():
+                if not _debugging():
+                    warnings.simplefilter("ignore")
+                return function(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except KeyboardInterrupt:
+            _say(("Stopped.", "bold red"), err=True)
+            raise typer.Exit(STOPPED) from None
+        except Exception as error:
+            if _debugging():
+                raise
+            _complain(error)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _busy(text: str) -> Iterator[None]:
+    """Says what takes a while, on a terminal only."""
+    console = _console(err=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(Text(text, "dim")):
+        yield
+
+
+@contextlib.contextmanager
+def _progress(count: int) -> Iterator[Progress | None]:
+    """A bar from two images on."""
+    if count < 2:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=_console(err=True), transient=_console(err=True).is_terminal) as bar:
+        yield bar
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Collects what the package warns of; each once."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"grad_cam")
+        yield said
+    said += dict.fromkeys(" ".join(str(each.message).split()) for each in caught)
+
+
+# -------------------------------------------------------------------------------------------------------------- options
+
+
+def _layer(text: str) -> Any:
+    """A layer_idx or a module path."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else text.strip()
+
+
+def _size(text: str) -> Any:
+    """224 or 224x320 (height x width)."""
+    found = re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip())
+    if not found or "0" in (found[1], found[2]):
+        raise typer.BadParameter(f"{text!r} is not a size: give one number, 224, or height and width, 224x320")
+    height, width = int(found[1]), int(found[2] or found[1])
+    return height if height == width else (height, width)
+
+
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures: PNG, JPEG, WebP, TIFF, ...")]
+OneImage = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG, WebP, TIFF, ...")]
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="timm name, torchvision/NAME, hf:ID, demo or module:function.")
+]
+LayerName = Annotated[
+    Any,
+    typer.Option("--layer", "-l", parser=_layer, metavar="LAYER", help="layer_idx or module path; default: the last map."),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", "-c", metavar="CLASS", help="Class name or index; repeat it for several. Default: the predicted one."),
+]
+Top = Annotated[int | None, typer.Option("--top", "-k", min=1, metavar="K", help="Explain the K likeliest classes.")]
+Threshold = Annotated[
+    float, typer.Option(min=0, max=0.99, help="Fraction of the maximum below which nothing is shown; 0 shows all that is positive.")
+]
+Smoothing = Annotated[
+    float | None, typer.Option(min=0, help="Gaussian sigma in pixels of the shown picture; default: 5 at 224.", show_default=False)
+]
+Colormap = Annotated[str, typer.Option(help="bgr (blue, green, red) or any matplotlib colormap.")]
+Alpha = Annotated[float, typer.Option(min=0, max=1, help="Opacity of the hottest spot.")]
+InputSize = Annotated[
+    Any, typer.Option("--input-size", parser=_size, metavar="N|HxW", help="Size of the model's input; default: the model's own.")
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Weights, .pth or .safetensors (nothing in them is executed).")
+]
+Pretrained = Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load the published weights, or random ones.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
+Show = Annotated[bool, typer.Option("--show", help="Open the pictures in the system's viewer.")]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable results, and nothing else, to stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"grad-cam {version('gradcam-layers')}")
+        except PackageNotFoundError:
+            print("grad-cam, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+# --------------------------------------------------------------------------------------------------- what commands share
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model ready to explain pictures."""
+
+    name: str
+    chain: Chain
+    labels: list[str] | None
+    prepare: Preprocessing
+
+    def label(self, index: int) -> str:
+        return self.labels[index] if self.labels and index < len(self.labels) else f"class {index}"
+
+
+def _open(name: str, input_size: Any, checkpoint: Path | None, pretrained: bool, depth: int = 1) -> _Opened:
+    """Loads a model and cuts it into stages."""
+    with _busy(f"loading {name}"):
+        from .. import chain, zoo
+        from ..images import preprocessing
+
+        model = zoo.load(name, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
+        prepare = preprocessing(model, input_size)
+        return _Opened(name, chain(model, prepare.size, depth=depth), zoo.labels(model), prepare)
+
+
+def _folder(path: Path) -> Path:
+    """Makes the output folder and makes sure it can be written to, before anything is computed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to the folder {str(path)!r} ({error.strerror or error}): choose another with -o") from None
+    return path
+
+
+def _slug(text: str) -> str:
+    """A name as part of a file name: letters of any script and digits, hyphens for the rest."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")[:80].rstrip("-.") or "image"
+
+
+def _stems(images: Sequence[str]) -> list[str]:
+    """A file stem for each image; pictures of the same name are numbered."""
+    seen: dict[str, int] = {}
+    stems = []
+    for image in images:
+        stem = _slug(Path(image).stem)
+        seen[stem.casefold()] = count = seen.get(stem.casefold(), 0) + 1
+        stems.append(stem if count == 1 else f"{stem}-{count}")
+    return stems
+
+
+def _free(paths: Sequence[Path], force: bool) -> None:
+    from ..explanation import refuse_existing
+
+    try:
+        refuse_existing(paths, force)
+    except FileExistsError:
+        there = ", ".join(str(path) for path in paths if path.exists())
+        raise FileExistsError(f"{there} exists already: give --force to overwrite, or another folder with -o") from None
+
+
+def _probabilities(logits: torch.Tensor) -> list[float]:
+    """Probability of every class of one image; empty for an output that is no classification."""
+    if logits.ndim != 1:
+        return []
+    return (logits.float().sigmoid() if len(logits) == 1 else logits.float().softmax(0)).tolist()
+
+
+def _predictions(opened: _Opened, logits: torch.Tensor, count: int) -> list[dict[str, Any]]:
+    chances = _probabilities(logits)
+    best = sorted(range(len(chances)), key=chances.__getitem__, reverse=True)[:count]
+    return [{"class": opened.label(k), "index": k, "probability": round(chances[k], 6)} for k in best]
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.0f} %" if probability >= 0.01 else "<1 %"
+
+
+def _open_viewer(paths: Sequence[Path]) -> None:
+    for path in paths:
+        typer.launch(str(path))
+
+
+def _for_each(images: Sequence[str], work: Callable[[str, str], dict[str, Any]], told: Callable[[dict[str, Any]], None]) -> tuple[
+    list[dict[str, Any]], list[dict[str, str]]
+]:  # fmt: skip
+    """Does the work on every image; one that fails is kept for the end and does not stop the others."""
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    with _progress(len(images)) as bar:
+        task = bar.add_task("", total=len(images)) if bar else None
+        for image, stem in zip(images, _stems(images), strict=True):
+            if bar and task is not None:
+                bar.update(task, description=Path(image).name)
+            try:
+                done.append(work(image, stem))
+                told(done[-1])
+            except Exception as error:
+                if _debugging():
+                    raise
+                message = _one_line(error)
+                failed.append({"image": image, "error": message})
+            if bar and task is not None:
+                bar.advance(task)
+    return done, failed
+
+
+def _finish(done: Sequence[Any], failed: Sequence[dict[str, str]]) -> None:
+    """Reports the images that failed and ends with the code that says so."""
+    for each in failed:
+        about = "" if each["image"] in each["error"] else f"{each['image']}: "
+        _say((f"Error: {about}{each['error']}", "bold red"), err=True)
+    if failed and done:
+        total = len(done) + len(failed)
+        _say((f"{len(failed)} of {total} images failed; the others are done.", "red"), err=True)
+        raise typer.Exit(SOME_FAILED)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _rounded(values: Any) -> Any:
+    """Nested lists of numbers with six digits; None for what is no number, which JSON does not know."""
+    if isinstance(values, list):
+        return [_rounded(v) for v in values]
+    return float(f"{values:.6g}") if math.isfinite(values) else None
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+
+@app.command()
+@_command
+def demo(
+    output: Output = DEMO,
+    force: Force = False,
+    show: Show = False,
+) -> None:
+    """Explain two sample photos with a small EfficientNet; needs no network and no settings.
+
+    Writes the four panels for both photos, three classes of one of them side by side, and its view through the layers.
+
+    [bold]Example[/]
+      grad-cam demo
+    """
+    folder = _folder(output)
+    names = ["espresso.png", "cat.png", "cat-classes.png", "cat-layers.png", "cat-layers.gif"]
+    paths = {name: folder / name for name in names}
+    _free(list(paths.values()), force)
+    opened = _open("demo", None, None, True)
+    with _busy("explaining two photos"):
+        from .. import explain, rendering, sweep, targets, zoo
+        from ..images import load_image
+
+        samples = zoo.samples()
+        for name in ("espresso", "cat"):
+            tensor, _ = opened.prepare(load_image(samples[name]))
+            result = explain(opened.chain, tensor)
+            rendering.save(result.figure(threshold=1 / 8), paths[f"{name}.png"])
+            guesses = _predictions(opened, result.logits[0], SHOWN)
+            text = ", ".join(f"{g['class']} {_percent(g['probability'])}" for g in guesses)
+            _say((f"{name}", "bold"), f"  {text}")
+        three = explain(opened.chain, tensor, target=targets.top(3))
+        rendering.save(_side_by_side([three], opened, threshold=1 / 8), paths["cat-classes.png"])
+        layers = sweep(opened.chain, tensor)
+        rendering.save(layers.figure(threshold=1 / 8), paths["cat-layers.png"])
+        layers.animate(paths["cat-layers.gif"], threshold=1 / 8, force=True)
+    told = {
+        "espresso.png": "what the model saw in the espresso",
+        "cat.png": "and in the cat",
+        "cat-classes.png": "its three likeliest classes side by side",
+        "cat-layers.png": "the cat layer by layer",
+        "cat-layers.gif": "the same, moving",
+    }
+    _say()
+    for name, text in told.items():
+        _say("  ", (str(paths[name]), "green"), f"  {text}")
+    _say("\nNext: ", ("grad-cam layers demo", "cyan"), ", then ", ("grad-cam explain PHOTO --model demo --layer 4", "cyan"))
+    if show:
+        _open_viewer([paths[name] for name in names[:4]])
+
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+
+@app.command()
+@_command
+def layers(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="timm name, torchvision/NAME, hf:ID, demo or module:function.")],
+    depth: Annotated[int, typer.Option(min=1, help="1: the top-level stages; more opens them into blocks.")] = 1,
+    input_size: InputSize = None,
+    checkpoint: Checkpoint = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained/--no-pretrained", help="The layers are the same; random weights need no download.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the layers of a model, to choose one from.
+
+    Every line is a place where the model can be cut exactly. The number in the first column is its layer_idx: how many
+    stages are left after it.
+
+    [bold]Examples[/]
+      grad-cam layers resnet34
+      grad-cam layers vit_small_patch16_224 --depth 2
+      grad-cam layers torchvision/swin_t --input-size 256x320 --json
+    """
+    opened = _open(model, input_size, checkpoint, pretrained or model == "demo", depth)
+    links = opened.chain
+    try:
+        default = links.default_split().layer_idx
+    except ValueError:
+        default = None
+    if as_json:
+        _print_json(
+            [
+                {
+                    "layer_idx": s.layer_idx, "name": s.name, "type": s.type, "shape": list(s.shape),
+                    "layout": str(s.layout) if s.layout else None, "grid": list(s.layout.grid) if s.layout else None,
+                    "note": s.note, "default": s.layer_idx == default,
+                }
+                for s in links.stages
+            ]
+        )  # fmt: skip
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("layer_idx", "name", "type", "output", "layout", "map", "note"):
+        table.add_column(title, justify="right" if title == "layer_idx" else "left", overflow="fold")
+    for s in links.stages:
+        shape = " × ".join(map(str, s.shape)) or "scalar"
+        grid = " × ".join(map(str, s.layout.grid)) if s.layout else "–"
+        usable = s.layout is not None and not s.note
+        note = "default" if s.layer_idx == default else s.note
+        style = "bold green" if s.layer_idx == default else "" if usable else "dim"
+        cells = (str(s.layer_idx), s.name, s.type, shape, str(s.layout or "–"), grid, note)
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    size = " × ".join(map(str, links.size))
+    _say((f"{opened.name}", "bold"), f" ({type(links.model).__name__}), {len(links)} stages, input {size}")
+    _console().print(table)
+
+
+# -------------------------------------------------------------------------------------------------------------- explain
+
+
+@dataclass(frozen=True)
+class _Display:
+    """How a map is shown."""
+
+    threshold: float
+    smoothing: float | None
+    colormap: str
+    alpha: float
+
+    @property
+    def heat(self) -> dict[str, Any]:
+        return {"threshold": self.threshold, "smoothing": self.smoothing}
+
+    @property
+    def paint(self) -> dict[str, Any]:
+        return {"colormap": self.colormap, "alpha": self.alpha}
+
+    @property
+    def all(self) -> dict[str, Any]:
+        return {**self.heat, **self.paint}
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is to be explained, checked against the model."""
+
+    classes: tuple[int, ...]
+    top: int | None
+    why: int | None
+    rather_than: int | None
+    counterfactual: bool
+
+    @classmethod
+    def of(
+        cls, opened: _Opened, classes: Sequence[str] | None, top: int | None, why: str | None = None,
+        rather_than: str | None = None, counterfactual: bool = False,
+    ) -> _Question:  # fmt: skip
+        ways = [name for name, given in (("--class", classes), ("--top", top), ("--rather-than", rather_than)) if given is not None and given != []]
+        if len(ways) > 1:
+            raise typer.BadParameter(f"{' and '.join(ways)} ask for different things: give one of them")
+        if why is not None and rather_than is None:
+            raise typer.BadParameter("--why A needs --rather-than B")
+        if counterfactual and rather_than is not None:
+            raise typer.BadParameter("--counterfactual and --rather-than ask for different things: give one of them")
+        from .. import zoo
+
+        def index(name: str | None) -> int | None:
+            return None if name is None else zoo.class_index(opened.chain.model, int(name) if name.isdecimal() else name)
+
+        chosen = tuple(dict.fromkeys(k for k in map(index, classes or ()) if k is not None))
+        return cls(chosen, top, index(why), index(rather_than), counterfactual)
+
+    def target(self, logits: torch.Tensor) -> Any:
+        """The target for one image, from its logits (1, classes)."""
+        from .. import targets
+
+        if self.rather_than is not None:
+            return targets.difference(self.why, self.rather_than)
+        if self.top is None and not self.classes:
+            return targets.negative() if self.counterfactual else None
+        chosen = self.classes
+        if self.top is not None:
+            chosen = tuple(targets.resolve(targets.top(self.top), logits).classes[0].tolist())  # type: ignore[index]
+        return [[targets.negative(k) if self.counterfactual else k for k in chosen]]
+
+
+@app.command()
+@_command
+def explain(
+    images: Images,
+    model: ModelName,
+    layer: LayerName = None,
+    classes: Classes = None,
+    method: Annotated[str, typer.Option("--method", "-x", metavar="X[,Y...]", help="One or several (see grad-cam methods), compared in one figure.")] = "grad_cam",
+    top: Top = None,
+    why: Annotated[str | None, typer.Option(metavar="A", help="With --rather-than B: what speaks for A and not for B. Default: the predicted class.")] = None,
+    rather_than: Annotated[str | None, typer.Option(metavar="B", help="The class to compare with.")] = None,
+    counterfactual: Annotated[bool, typer.Option("--counterfactual", help="What speaks against the class.")] = False,
+    threshold: Threshold = 0.125,
+    smoothing: Smoothing = None,
+    colormap: Colormap = "bgr",
+    alpha: Alpha = 0.6,
+    input_size: InputSize = None,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = True,
+    output: Output = OUTPUT,
+    force: Force = False,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:
+    """Explain pictures: which parts speak for a class, at a layer of your choice.
+
+    Writes one figure for every image and class (image, overlay, heatmap, colormap), named after both. Several methods
+    are set side by side, and so are several classes in a further figure. An image that fails does not stop the others.
+
+    [bold]Examples[/]
+      grad-cam explain cat.jpg --model demo
+      grad-cam explain cat.jpg --model demo --class tabby --class "tiger cat"
+      grad-cam explain *.jpg --model resnet50 --layer layer3 --top 3 -o pictures
+      grad-cam explain cat.jpg --model demo --method grad_cam,hires_cam,eigen_cam
+      grad-cam explain cat.jpg --model demo --why tabby --rather-than "Egyptian cat"
+      grad-cam explain x.png --model mine.models:build --checkpoint best.pth --json
+    """
+    folder = _folder(output)
+    opened = _open(model, input_size, checkpoint, pretrained)
+    from .. import rendering
+    from ..methods import find
+
+    chosen = list(dict.fromkeys(find(name).name for name in method.split(",") if name.strip()))
+    if not chosen:
+        raise typer.BadParameter("--method names no method: see grad-cam methods")
+    several = [name for name in chosen if find(name).gives != "map"]
+    if several and len(chosen) > 1:
+        raise typer.BadParameter(f"{several[0]} makes several maps of its own and cannot be compared: give it alone")
+    rendering.palette(colormap)
+    if layer is not None:
+        opened.chain.split(layer)
+    question = _Question.of(opened, classes, top, why, rather_than, counterfactual)
+    display = _Display(threshold, smoothing, colormap, alpha)
+    tags = ([_slug(str(layer))] if layer is not None else []) + (["methods"] if len(chosen) > 1 else chosen if chosen != ["grad_cam"] else [])
+
+    def work(image: str, stem: str) -> dict[str, Any]:
+        return _explain_one(opened, image, stem, folder, layer, chosen, question, display, tags, force)
+
+    def told(result: dict[str, Any]) -> None:
+        if not as_json:
+            _tell(result)
+
+    done, failed = _for_each(images, work, told)
+    if as_json:
+        _print_json({"model": model, "images": done, "failed": failed})
+    if show:
+        _open_viewer([Path(path) for result in done for path in result["files"]])
+    _finish(done, failed)
+
+
+def _explain_one(
+    opened: _Opened, image: str, stem: str, folder: Path, layer: Any, methods: Sequence[str], question: _Question,
+    display: _Display, tags: Sequence[str], force: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Explains one image, writes its figures, and says in plain values what came out."""
+    import torch
+
+    from .. import explain as run
+    from .. import rendering, targets
+    from ..images import load_image
+    from ..methods import find
+    from ..tracing import logits_of
+
+    tensor, _ = opened.prepare(load_image(image))
+    with torch.inference_mode():
+        reference = next(opened.chain.model.parameters(), tensor)
+        logits = logits_of(opened.chain.model(tensor.to(reference)))
+    target = question.target(logits)
+    concepts = find(methods[0]).gives != "map"
+    # The names are known before the maps, so that a file in the way is found before the long computation.
+    words = ["concepts"] if concepts else targets.resolve(target, logits, opened.labels).names[0]
+    names = [_slug("-".join((stem, _slug(word), *tags))) for word in words]
+    names = [name if names.index(name) == i else f"{name}-{i}" for i, name in enumerate(names)]
+    paths = [folder / f"{name}.png" for name in names]
+    if len(paths) > 1:
+        paths.append(folder / f"{_slug('-'.join((stem, 'classes', *tags)))}.png")
+    _free(paths, force)
+    with _heard() as said:
+        results = [run(opened.chain, tensor, layer=layer, target=target, method=name) for name in methods]
+        figures: list[Any]
+        if concepts:
+            figures = [_side_by_side(results, opened, **display.all)]
+        elif len(methods) == 1:
+            figures = [results[0].figure(0, k, **display.all) for k in range(len(words))]
+        else:
+            figures = [_side_by_side(results, opened, [k], **display.all) for k in range(len(words))]
+        if len(words) > 1:
+            figures.append(_side_by_side(results, opened, **display.all))
+        for figure, path in zip(figures, paths, strict=True):
+            rendering.save(figure, path)
+    explanations = [_as_json(opened, e, k) for e in results for k in range(len(e.target[0]))]
+    return {
+        "image": image,
+        "predictions": _predictions(opened, logits[0], 5),
+        "explanations": explanations,
+        "warnings": said,
+        "files": [str(path) for path in paths],
+    }
+
+
+def _side_by_side(
+    results: Sequence[Explanation], opened: _Opened, which: Sequence[int] | None = None, *, threshold: float,
+    smoothing: float | None = None, colormap: str = "bgr", alpha: float = 0.6,
+) -> Any:  # fmt: skip
+    """One figure with all maps of one picture: a row for every class if there are several methods."""
+    from .. import rendering
+    from ..methods import METHODS
+
+    first = results[0]
+    pairs = [(e, k) for k in (range(len(first.target[0])) if which is None else which) for e in results]
+    size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
+    sigma = rendering.default_smoothing(size) if smoothing is None else smoothing
+    heats: list[NDArray[np.float32]] = []
+    titles: list[str] = []
+    for e, k in pairs:
+        one = e.map[0, k] if e.map.ndim == 4 else e.map[0]
+        heats.append(rendering.heatmap(one, size, threshold, sigma))
+        title = METHODS[e.method].title if e.method in METHODS else e.method
+        word = f"{e.target[0][k]}{_chance(e, k)}"
+        if len(results) == 1:
+            titles.append(word)
+        else:
+            titles.append(title if which is not None and len(which) == 1 else f"{title}\n{word}")
+    if len(results) == 1:
+        title = f"{METHODS[first.method].title if first.method in METHODS else first.method}\n{opened.name} at {first.layer}"
+    elif which is not None and len(which) == 1:
+        title = f"{first.target[0][which[0]]}{_chance(first, which[0])}\n{opened.name} at {first.layer}"
+    else:
+        title = f"{len(results)} methods\n{opened.name} at {first.layer}"
+    return rendering.comparison(
+        first.pictures[0], heats, titles, title=title, notes=[e.note(0, k) for e, k in pairs], colormap=colormap, alpha=alpha,
+    )  # fmt: skip
+
+
+def _chance(e: Explanation, k: int) -> str:
+    if e.classes is None:
+        return ""
+    chances = _probabilities(e.logits[0])
+    return f", {_percent(chances[int(e.classes[0, k])])}" if len(chances) > 1 else ""
+
+
+def _as_json(opened: _Opened, e: Explanation, k: int) -> dict[str, Any]:
+    one = (e.map[0, k] if e.map.ndim == 4 else e.map[0]).float().cpu()
+    index = None if e.classes is None else int(e.classes[0, k])
+    return {
+        "target": e.target[0][k],
+        "class": None if index is None else opened.label(index),
+        "index": index,
+        "method": e.method,
+        "layer": e.layer.name,
+        "layer_idx": e.layer.layer_idx,
+        "note": e.note(0, k),
+        "map": _rounded(one.tolist()),
+    }
+
+
+def _tell(result: dict[str, Any]) -> None:
+    """Prints what came out for one image."""
+    guesses = [f"{p['class']} {_percent(p['probability'])}" for p in result["predictions"][:SHOWN]]
+    _say((Path(result["image"]).name, "bold"), f"  {', '.join(guesses)}" if guesses else "")
+    first = result["explanations"][0]
+    where = first["layer"] if first["layer_idx"] is None else f"{first['layer']} (layer_idx {first['layer_idx']})"
+    grid = f"{len(first['map'])} × {len(first['map'][0])}"
+    methods = ", ".join(dict.fromkeys(e["method"] for e in result["explanations"]))
+    _say((f"  {methods} at {where}, map {grid}", "dim"))
+    for path in result["files"]:
+        _say("  ", (path, "green"))
+    for warning in result["warnings"]:
+        _say((f"  Note: {warning}", "yellow"), err=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- methods
+
+
+@app.command()
+@_command
+def methods(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+) -> None:
+    """List the methods, with what each is good for.
+
+    [bold]Example[/]
+      grad-cam methods
+    """
+    with _busy("loading"):
+        from .. import METHODS
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": m.name, "title": m.title, "kind": m.kind, "class_specific": m.class_specific,
+                    "advice": m.advice, "source": m.source, "link": m.link,
+                }
+                for m in METHODS.values()
+            ]
+        )  # fmt: skip
+        return
+    if markdown:
+        sys.stdout.write(methods_table())
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("name", no_wrap=True)
+    for title in ("kind", "advice", "source"):
+        table.add_column(title)
+    kind = ""
+    for m in METHODS.values():
+        if kind and m.kind != kind:
+            table.add_row()
+        table.add_row(Text(m.name, "cyan"), "" if m.kind == kind else m.kind, Text(m.advice), Text(m.source, "dim"))
+        kind = m.kind
+    _console().print(table)
+
+
+def methods_table() -> str:
+    """The table of methods in Markdown, as the README shows it."""
+    from .. import METHODS
+
+    rows = ["| `method=` | | kind | when |", "|---|---|---|---|"]
+    for m in METHODS.values():
+        source = f"[{m.source}]({m.link})" if m.link else m.source
+        rows.append(f"| `{m.name}` | {m.title}, {source} | {m.kind} | {m.advice} |")
+    return "\n".join(rows) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------- sweep
+
+Depth = Annotated[str, typer.Option("--depth", "-d", metavar="stages|blocks", help="Top-level stages, or the blocks inside them.")]
+OneMethod = Annotated[str, typer.Option("--method", "-x", metavar="X", help="See grad-cam methods.")]
+
+
+def _depth(depth: str) -> str:
+    if depth not in ("stages", "blocks"):
+        raise typer.BadParameter(f"--depth {depth}: give stages or blocks")
+    return depth
+
+
+@app.command()
+@_command
+def sweep(
+    image: OneImage,
+    model: ModelName,
+    depth: Depth = "stages",
+    classes: Classes = None,
+    top: Top = None,
+    method: OneMethod = "grad_cam",
+    threshold: Threshold = 0.125,
+    smoothing: Smoothing = None,
+    colormap: Colormap = "bgr",
+    alpha: Alpha = 0.6,
+    input_size: InputSize = None,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = True,
+    output: Output = OUTPUT,
+    force: Force = False,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:
+    """Go through a model layer by layer: one figure, an animation, and an overlay for every layer.
+
+    The pictures are put into a folder named after the image. Curves under the figure say how focused each layer's map
+    is and how far it agrees with the last one.
+
+    [bold]Examples[/]
+      grad-cam sweep cat.jpg --model demo
+      grad-cam sweep cat.jpg --model vit_small_patch16_224 --depth blocks --top 3
+    """
+    _depth(depth)
+    folder = _folder(output) / f"{_stems([image])[0]}-sweep"
+    opened = _open(model, input_size, checkpoint, pretrained)
+    from .. import rendering, targets
+    from .. import sweep as run
+    from ..images import load_image
+    from ..methods import find
+
+    name = find(method).name
+    rendering.palette(colormap)
+    question = _Question.of(opened, classes, top)
+    target = targets.top(question.top) if question.top else [list(question.classes)] if question.classes else None
+    tensor, _ = opened.prepare(load_image(image))
+    with _busy(f"going through {len(opened.chain)} stages"):
+        found = run(opened.chain, tensor, layers=depth, target=target, method=name)
+    words = found[0].target[0]
+    movies = [folder / (f"sweep-{k}.gif" if len(words) > 1 else "sweep.gif") for k in range(len(words))]
+    _free(movies, force)
+    display = _Display(threshold, smoothing, colormap, alpha).all
+    with _busy("drawing"):
+        files = found.save(folder, force=force, **display)
+        for k, path in enumerate(movies):
+            found.animate(path, 0, k, force=True, **display)
+    if as_json:
+        _print_json(
+            {
+                "model": model,
+                "image": image,
+                "predictions": _predictions(opened, found[0].logits[0], 5),
+                "sweeps": [{"target": word, **_curves(found, k)} for k, word in enumerate(words)],
+                "skipped": [{"layer": at.name, "layer_idx": at.layer_idx, "why": why} for at, why in found.skipped],
+                "files": [str(path) for path in (*files, *movies)],
+            }
+        )
+    else:
+        guesses = _predictions(opened, found[0].logits[0], SHOWN)
+        _say((Path(image).name, "bold"), "  " + ", ".join(f"{g['class']} {_percent(g['probability'])}" for g in guesses))
+        table = Table(box=None, padding=(0, 2, 0, 2), header_style="bold")
+        for title in ("layer_idx", "name", "map", "focus", "agreement"):
+            table.add_column(title, justify="left" if title == "name" else "right")
+        curves = list(found.curves().values())
+        for i, e in enumerate(found):
+            idx = "–" if e.layer.layer_idx is None else str(e.layer.layer_idx)
+            values = (f"{curve[i]:.2f}" for curve in curves)
+            table.add_row(idx, Text(e.layer.name), f"{e.map.shape[-2]} × {e.map.shape[-1]}", *values)
+        _console().print(table)
+        for at, why in found.skipped:
+            _say((f"  no map at {at.name}: {why}", "dim"))
+        for path in (*(f for f in files if f.stem.startswith("sweep")), *movies):
+            _say("  ", (str(path), "green"))
+        _say("  ", (f"{folder}{os.sep}00-…", "green"), f"  {len(files) - len(words)} overlays")
+    if show:
+        _open_viewer([*(f for f in files if f.stem.startswith("sweep")), *movies])
+
+
+def _curves(found: Any, k: int) -> dict[str, Any]:
+    """What a sweep says of one target, layer by layer."""
+    focus, agreement = found.curves(0, k).values()
+    return {
+        "layers": [
+            {
+                "layer": e.layer.name, "layer_idx": e.layer.layer_idx, "grid": list(e.map.shape[-2:]),
+                "focus": _rounded(float(focus[i])), "agreement": _rounded(float(agreement[i])), "note": e.note(0, k),
+            }
+            for i, e in enumerate(found)
+        ]
+    }  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------- report and web page
+
+
+@app.command()
+@_command
+def report(
+    images: Images,
+    model: ModelName,
+    depth: Depth = "stages",
+    classes: Classes = None,
+    top: Top = None,
+    method: OneMethod = "grad_cam",
+    threshold: Annotated[float, typer.Option(min=0, max=0.95, help="Where the page's slider starts.")] = 0.125,
+    smoothing: Annotated[float | None, typer.Option(min=0, max=20, help="Where the page's slider starts.", show_default=False)] = None,
+    colormap: Colormap = "bgr",
+    alpha: Alpha = 0.6,
+    input_size: InputSize = None,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = True,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")] = Path("report.html"),
+    force: Force = False,
+    show: Show = False,
+) -> None:
+    """Write one HTML page with every layer, class and image, to look through in a browser.
+
+    The page holds everything it shows and needs no network. It explains the three likeliest classes of every image
+    unless --class or --top says otherwise.
+
+    [bold]Example[/]
+      grad-cam report cat.jpg dog.jpg --model demo -o report.html
+    """
+    _depth(depth)
+    if output.is_dir():
+        raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as report.html")
+    _folder(output.parent)
+    _free([output], force)
+    opened = _open(model, input_size, checkpoint, pretrained, depth=1 if depth == "stages" else _BLOCKS)
+    from .. import rendering, targets
+    from .. import sweep as run
+    from ..images import load_image
+    from ..methods import find
+    from .report import Report, ReportImage, ReportLayer, ReportPrediction, write_report
+
+    entry = find(method)
+    rendering.palette(colormap)
+    question = _Question.of(opened, classes, top)
+
+    def work(image: str, stem: str) -> dict[str, Any]:
+        tensor, picture = opened.prepare(load_image(image))
+        count = question.top or min(3, len(opened.labels) if opened.labels else 3)
+        target = [list(question.classes)] if question.classes else targets.top(count)
+        found = run(opened.chain, tensor, target=target, method=entry.name)
+        at = {e.layer.name: e for e in found}
+        maps = [
+            [at[s.name].map[0, k].float().cpu().numpy() if s.name in at else None for s in opened.chain.stages]
+            for k in range(len(found[0].target[0]))
+        ]
+        guesses = [
+            ReportPrediction(p["index"], p["class"], p["probability"]) for p in _predictions(opened, found[0].logits[0], 5)
+        ]
+        import numpy as np
+
+        page = ReportImage(Path(image).name, np.asarray(picture), guesses, found[0].target[0], maps)
+        return {"image": image, "page": page}
+
+    done, failed = _for_each(images, work, lambda _: None)
+    if done:
+        rows = [
+            ReportLayer(s.layer_idx, s.name, s.type, s.shape, str(s.layout or ""), s.layout.grid if s.layout else None, s.note)
+            for s in opened.chain.stages
+        ]
+        write_report(
+            Report(
+                model=model, method=entry.title, layers=rows, images=[each["page"] for each in done], call=_own_call(),
+                versions=_versions(), threshold=threshold, smoothing=smoothing, alpha=alpha, colormap=colormap,
+            ),
+            output, force,
+        )  # fmt: skip
+        _say((str(output), "green"), f"  {len(done)} image{'s' * (len(done) > 1)}, {len(rows)} layers")
+        if show:
+            _open_viewer([output])
+    _finish(done, failed)
+
+
+_BLOCKS = 4  # as deep as `sweep(layers="blocks")` opens a model
+
+
+def _own_call() -> str:
+    """The command that was typed, as the shell would take it again."""
+    import shlex
+
+    return shlex.join(["grad-cam", *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("gradcam-layers", "torch", "timm", "transformers"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return {**found, "python": platform.python_version()}
+
+
+@app.command("app")
+@_command
+def web_page(
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model the page opens with.")] = "demo",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on this machine; default: a free one.", show_default=False)] = None,
+) -> None:
+    """Open a web page on this machine to explore models and pictures (needs the extra [cyan]app[/]).
+
+    [bold]Example[/]
+      grad-cam app --model resnet50 --port 7870
+    """
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise ImportError("the web page needs gradio: pip install 'gradcam-layers[app]'")
+    from .app import launch
+
+    launch(model=model, port=port)
