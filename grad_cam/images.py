@@ -1,0 +1,562 @@
+"""From a picture to what the model sees, and back.
+
+`load_image` turns any file, PIL picture or array into an upright, opaque RGB picture. `preprocessing(model)` reads from
+the model how it wants to be fed. The `view` it makes is exactly what the model sees, so that a heatmap drawn over the
+view lies where it belongs.
+
+Nothing of this package is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+MAX_PIXELS = 178_956_970
+"""Pictures with more pixels are refused: Pillow's own limit, above the largest camera pictures in common use."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+CROP_MODES = ("center", "squash", "border")
+
+Source: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
+
+_INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
+_VECTOR_FORMATS = frozenset({"EPS", "WMF"})  # Pillow would start another program to draw these
+
+
+class ImageError(ValueError):
+    """A picture cannot be read, or cannot be made into what the model takes."""
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads a picture as a person sees it: upright, opaque, RGB.
+
+    The rotation a camera noted (EXIF) is carried out. Transparent parts are shown over white. Grey, 1-bit, palette,
+    CMYK and 16-bit pictures become RGB; of an animation the first frame is taken. Brightness is scaled, never clipped:
+    16 bits from 0..65535; pictures of 32-bit integers or floats from the smallest of 0..1 (floats only), 0..255 and
+    0..65535 that holds all values, else from their own lowest to their own highest value.
+
+    Args:
+        source: A path, a PIL picture, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16, bool, or floats
+            in 0..1; four channels are RGB and alpha.
+        max_pixels: Pictures with more pixels than this are refused before they are decoded.
+
+    Returns:
+        A new PIL picture in mode RGB.
+
+    Raises:
+        ImageError: No such file, a directory, not a picture, damaged, too large, or an array of another shape, type or
+            range.
+        TypeError: `source` is none of the kinds above.
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "the given picture", max_pixels)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        return _from_file(source, max_pixels)
+    hint = ": hand tensors straight to grad_cam.explain()" if isinstance(source, Tensor) else ""
+    raise TypeError(f"A picture is a path, a PIL picture or a numpy array, not {type(source).__name__}{hint}.")
+
+
+def _from_file(source: str | os.PathLike[str], max_pixels: int) -> Image.Image:
+    name = os.fspath(source)
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    if "://" in name:
+        raise ImageError(f"{name} is an address, not a file: download the picture first.")
+    if os.path.isdir(name):
+        raise ImageError(f"{name} is a directory: name the pictures in it one by one.")
+    if not os.path.lexists(name):
+        raise ImageError(f"There is no file {name} (looked for in {Path.cwd()}).")
+    if not os.path.isfile(name):
+        raise ImageError(f"{name} is not a regular file (or a link that leads nowhere): name a picture.")
+    try:
+        if os.path.getsize(name) == 0:
+            raise ImageError(f"{name} is empty (0 bytes): it was probably not written to the end.")
+        with Image.open(name) as image:
+            return _decode(image, name, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _explained(error, name) from error
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    """Reads the pixels of an opened picture and makes them RGB."""
+    _check_pixels(image.width, image.height, name, max_pixels)
+    if image.format in _VECTOR_FORMATS:
+        raise ImageError(f"{name} is a drawing ({image.format}), not a picture of pixels: convert it to PNG first.")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as error:
+        raise _explained(error, name) from error
+
+
+def _explained(error: Exception, name: str) -> ImageError:
+    """Says in a sentence what Pillow (or the file system) meant."""
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return ImageError(f"{name} is too large a picture: {error} Scale it down first.")
+    if isinstance(error, Image.UnidentifiedImageError):
+        return ImageError(f"{name} is not a picture in a format that can be read, such as JPEG, PNG, WebP or TIFF.")
+    if isinstance(error, OSError) and error.errno is not None:
+        return ImageError(f"{name} cannot be read: {error.strerror or error}.")
+    return ImageError(f"{name} cannot be decoded, it is damaged, cut short or of an unusual kind: {error}.")
+
+
+def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} has no pixels: {width} x {height}.")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} is too large a picture: {width} x {height} is {width * height:,} pixels, at most {max_pixels:,} "
+            "are read. Scale it down first."
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data fails in many ways, and says nothing about the pixels
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _eight_bits(np.asarray(image), sixteen=image.mode.startswith("I;16"))
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[Any], *, sixteen: bool) -> NDArray[np.uint8]:
+    """Scales grey values of more than 8 bits to 0..255 without clipping any."""
+    numbers = values.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ImageError("its values are not all finite numbers (NaN or infinity)")
+    low, high = float(numbers.min()), float(numbers.max())
+    tops = [1.0] if np.issubdtype(values.dtype, np.floating) else []
+    top = 65535.0 if sixteen else next((top for top in [*tops, 255.0, 65535.0] if low >= 0 and high <= top), None)
+    if top is None:
+        numbers, top = numbers - low, (high - low) or 1.0
+    return np.round(numbers * (255.0 / top)).astype(np.uint8)
+
+
+def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
+    kind, shape = array.dtype, array.shape
+    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
+        hint = ""
+        if array.ndim == 3 and shape[0] in (1, 3, 4):
+            hint = ": channels come last, use array.transpose(1, 2, 0)"
+        elif array.ndim == 4:
+            hint = ": hand over one picture of the batch, array[0]"
+        raise ImageError(f"An array of shape {shape} is not a picture (H,W), (H,W,1), (H,W,3) or (H,W,4){hint}.")
+    _check_pixels(shape[1], shape[0], "the given array", max_pixels)
+    if kind == np.uint8:
+        pixels = array
+    elif kind == np.bool_:
+        pixels = array.astype(np.uint8) * 255
+    elif kind == np.uint16:
+        pixels = np.round(array / 257.0).astype(np.uint8)  # 65535 = 257 * 255
+    elif np.issubdtype(kind, np.floating):
+        low, high = float(array.min()), float(array.max())  # NaN, if there is one, comes out of both
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ImageError("The array holds NaN or infinity: replace them, e.g. with numpy.nan_to_num.")
+        if low < 0 or high > 1:
+            raise ImageError(
+                f"An array of floats goes from 0 to 1, this one from {low:g} to {high:g}: scale it first, "
+                "e.g. divide by 255."
+            )
+        pixels = np.round(array.astype(np.float64) * 255.0).astype(np.uint8)
+    else:
+        raise ImageError(
+            f"An array of {kind} is not a picture: use uint8, uint16, bool or floats in 0..1, "
+            "e.g. array.astype(numpy.uint8) for values from 0 to 255."
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+# --- what the model sees ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How one model is fed: picture -> view (what is shown) -> tensor (what is computed on).
+
+    Calling it with anything that `load_image` reads gives both, `(tensor, view)`. To feed a model of one's own in
+    one's own way, set `model.preprocessing = Preprocessing(...)`.
+
+    Attributes:
+        size: Height and width of the model's input in pixels.
+        mean: Mean of each channel, on a scale of 0..1.
+        std: Standard deviation of each channel, on the same scale.
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
+        crop_pct: The picture is resized to `floor(size / crop_pct)`, then `size` is cut from its centre.
+        crop_mode: What is resized: "center" the shorter edge; "squash" both edges, whatever the proportions; "border"
+            the longer edge, with the rest filled in the mean colour.
+        channels: 3, or 1 for models that take grey pictures.
+        bgr: Whether the model takes the channels in the order blue, green, red. Views are RGB all the same.
+
+    Note:
+        The numbers are those of timm's evaluation transform, which for square sizes are torchvision's too.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    channels: int = 3
+    bgr: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _size(self.size))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        if self.channels not in (1, 3):
+            raise ImageError(
+                f"The model takes {self.channels} channels, and a picture has 3 or 1: hand a tensor "
+                f"(B,{self.channels},H,W) to grad_cam.explain() instead."
+            )
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(
+                f"mean and std need one value for each of the {self.channels} channels, given: {self.mean}, {self.std}."
+            )
+        if not all(map(math.isfinite, self.mean + self.std)) or 0.0 in self.std:
+            raise ValueError(f"mean and std are finite and std is not 0, given: {self.mean}, {self.std}.")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ValueError(f"interpolation={self.interpolation!r} is not one of {', '.join(_INTERPOLATIONS)}.")
+        if self.crop_mode not in CROP_MODES:
+            raise ValueError(f"crop_mode={self.crop_mode!r} is not one of {', '.join(CROP_MODES)}.")
+        if not (math.isfinite(self.crop_pct) and self.crop_pct > 0):
+            raise ValueError(f"crop_pct={self.crop_pct} is not a positive number; 0.875 and 1.0 are usual.")
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """Resizes and crops a picture to what the model sees.
+
+        Args:
+            image: The whole picture, as `load_image` returns it.
+
+        Returns:
+            An RGB picture of exactly `size`.
+
+        Raises:
+            ImageError: The picture is so elongated that resizing it would take too much memory.
+        """
+        height, width = self.size
+        image = image.convert("RGB")
+        resized = self._resized(image.width, image.height)
+        if resized[0] * resized[1] > MAX_PIXELS:
+            raise ImageError(
+                f"The picture is too elongated: with {image.width} x {image.height} pixels it would be resized to "
+                f"{resized[0]} x {resized[1]}. Cut out the part of interest, or use crop_mode='squash'."
+            )
+        image = image.resize(resized, _INTERPOLATIONS[self.interpolation])
+        fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
+        image = _cut(image, width, height, fill if len(fill) == 3 else fill * 3)
+        return image.convert("L").convert("RGB") if self.channels == 1 else image
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after resizing, before the cut; rounded as timm and torchvision do."""
+        high, wide = (math.floor(side / self.crop_pct) or 1 for side in self.size)
+        if self.crop_mode == "squash":
+            return wide, high
+        if self.crop_mode == "center" and high == wide:
+            short, long = min(width, height), max(width, height)
+            long = int(wide * long / short)
+            return (wide, long) if width <= height else (long, wide)
+        choose = max if self.crop_mode == "border" else min
+        ratio = choose(height / high, width / wide)
+        return round(width / ratio) or 1, round(height / ratio) or 1
+
+    def tensor(self, view: Image.Image) -> Tensor:
+        """Normalises a view.
+
+        Args:
+            view: A picture of exactly `size`, as `view` returns it.
+
+        Returns:
+            A float32 tensor (1,C,H,W) on the CPU.
+        """
+        if (view.height, view.width) != self.size:
+            raise ValueError(
+                f"The view is {view.height} x {view.width}, the model takes {self.size[0]} x {self.size[1]}: make it "
+                "with view(image)."
+            )
+        pixels = np.array(view.convert("L" if self.channels == 1 else "RGB"))
+        batch = torch.from_numpy(pixels).reshape(1, *self.size, self.channels).permute(0, 3, 1, 2)  # (1, C, H, W)
+        batch = batch.flip(1) if self.bgr else batch.contiguous()
+        mean, std = self._moments()
+        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def __call__(self, source: Source) -> tuple[Tensor, Image.Image]:
+        """Reads a picture and returns what the model computes on, (1,C,H,W), and the view that shows it."""
+        view = self.view(load_image(source))
+        return self.tensor(view), view
+
+    def pictures(self, batch: Tensor) -> NDArray[np.uint8]:
+        """Turns a normalised batch back into pictures to show.
+
+        Args:
+            batch: (B,C,H,W) of any size and floating type, on any device.
+
+        Returns:
+            uint8 array (B,H,W,3); values outside the range of a picture are clipped, NaN becomes black.
+        """
+        if batch.ndim != 4 or batch.shape[1] != self.channels:
+            raise ValueError(f"A batch is (B,{self.channels},H,W) here, given: {tuple(batch.shape)}.")
+        mean, std = self._moments()
+        values = batch.detach().to("cpu", torch.float32) * std + mean  # (B, C, H, W)
+        values = (values * 255).nan_to_num(nan=0.0).round().clamp(0, 255).to(torch.uint8)
+        values = values.flip(1) if self.bgr else values
+        return values.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()  # (B, H, W, 3)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        mean, std = torch.tensor([self.mean, self.std], dtype=torch.float32).view(2, -1, 1, 1)
+        return mean, std
+
+
+def _size(size: int | Sequence[int]) -> tuple[int, int]:
+    """Checks an input size: one number for a square, or height and width."""
+    sides = (size, size) if isinstance(size, (int, np.integer)) else tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, (int, np.integer)) for side in sides):
+        raise ValueError(f"An input size is a number of pixels or (height, width), given: {size!r}.")
+    height, width = (int(side) for side in sides)
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"An input size of {height} x {width} pixels is not possible; 224 is usual.")
+    return height, width
+
+
+def _cut(image: Image.Image, width: int, height: int, fill: tuple[int, ...]) -> Image.Image:
+    """Cuts the centre out; where the picture is smaller than the cut, its border is filled."""
+    if image.width < width or image.height < height:
+        canvas = Image.new("RGB", (max(image.width, width), max(image.height, height)), fill)
+        canvas.paste(image, (max(0, width - image.width) // 2, max(0, height - image.height) // 2))
+        image = canvas
+    left, top = round((image.width - width) / 2.0), round((image.height - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))
+
+
+# --- what the model tells --------------------------------------------------------------------------------------------
+
+
+def preprocessing(model: nn.Module, input_size: int | tuple[int, int] | None = None) -> Preprocessing:
+    """Reads from a model how it wants to be fed.
+
+    Asked in this order: `model.preprocessing`, set by the user; timm's configuration; the `image_processor` (where one
+    is attached) and the configuration of a Hugging Face model; the transforms that torchvision has for the
+    architecture's default weights. Any other model gets 224 x 224 and the mean and standard deviation of ImageNet.
+    Nothing is downloaded.
+
+    Args:
+        model: The model; wrappers (DataParallel, torch.compile) are looked through.
+        input_size: Another size than the model's own: pixels, or (height, width).
+
+    Raises:
+        ValueError: An input size that cannot be one.
+        ImageError: The model takes something else than pictures of 1 or 3 channels.
+
+    Note:
+        torchvision's models do not remember which weights they carry; the default ones (the newest) are supposed.
+    """
+    found = _told(model)
+    return found if input_size is None else dataclasses.replace(found, size=_size(input_size))
+
+
+def _told(model: nn.Module) -> Preprocessing:
+    while True:
+        own = getattr(model, "preprocessing", None)
+        if isinstance(own, Preprocessing):
+            return own
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = inner
+        elif _is_wrapper(model):
+            model = model.module
+        else:
+            break
+    config = getattr(model, "config", None)
+    timm_config = getattr(model, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
+    if isinstance(timm_config, Mapping) and timm_config:
+        return _from_timm(model, timm_config)
+    if config is not None and (hasattr(config, "model_type") or hasattr(model, "image_processor")):
+        return _from_hugging_face(model, config)
+    origin = next((c.__module__ for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
+    found = _from_torchvision(model, origin) if origin else Preprocessing()
+    return _for_channels(found, _first_channels(model))
+
+
+def _is_wrapper(model: nn.Module) -> bool:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+    return isinstance(model, wrappers)
+
+
+def _for_channels(found: Preprocessing, channels: int) -> Preprocessing:
+    """The same for a model of one channel: its grey mean is the mean of the colours' means."""
+    if channels == found.channels:
+        return found
+    if channels == 1:
+        grey = {name: (float(np.mean(getattr(found, name))),) for name in ("mean", "std")}
+        return dataclasses.replace(found, channels=1, **grey)
+    return dataclasses.replace(found, channels=channels)
+
+
+def _first_channels(model: nn.Module) -> int:
+    """1 if the first convolution takes one channel, else 3: other numbers may come from pixels folded into channels."""
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    return 1 if first is not None and first.in_channels == 1 else 3
+
+
+def _from_timm(model: nn.Module, config: Mapping[str, Any]) -> Preprocessing:
+    size = tuple(config.get("input_size") or (3, 224, 224))[-2:]
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if isinstance(built_for, (tuple, list)) and len(built_for) == 2:  # follows img_size= and set_input_size()
+        size = tuple(built_for)
+    mean = tuple(config.get("mean") or IMAGENET_MEAN)
+    std = tuple(config.get("std") or IMAGENET_STD)
+    found = Preprocessing(
+        size=size,
+        mean=mean * 3 if len(mean) == 1 else mean,
+        std=std * 3 if len(std) == 1 else std,
+        interpolation=_known(config.get("interpolation")),
+        crop_pct=config.get("crop_pct") or 0.875,
+        crop_mode=config.get("crop_mode") or "center",
+    )
+    return _for_channels(found, _first_channels(model))
+
+
+def _known(interpolation: str | None) -> str:
+    return interpolation if interpolation in _INTERPOLATIONS else "bicubic"
+
+
+def _from_hugging_face(model: nn.Module, config: Any) -> Preprocessing:
+    size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
+    channels = getattr(config, "num_channels", None) or 3
+    processor = getattr(model, "image_processor", None)
+    if processor is None:
+        size = (224, 224) if size is None else _size(tuple(size) if isinstance(size, list) else size)
+        return _for_channels(Preprocessing(size=size, crop_mode="squash"), channels)
+
+    told = processor.to_dict() if hasattr(processor, "to_dict") else dict(vars(processor))
+    told = {name: value for name, value in told.items() if value is not None}
+    resize, crop = _sides(told.get("size")), _sides(told.get("crop_size"))
+    short = isinstance(told.get("size"), Mapping) and "shortest_edge" in told["size"]
+    crop_pct = 1.0
+    if told.get("do_center_crop") and crop is not None:
+        final = crop
+        if told.get("do_resize", True) and resize is not None:
+            crop_pct = _crop_pct(min(crop), min(resize))
+    else:
+        final = resize or _sides(size) or (224, 224)
+        if "crop_pct" in told and short:  # ConvNeXt: cropped when small, squashed from 384 on
+            if min(final) < 384:
+                crop_pct = float(told["crop_pct"])
+            else:
+                short = False
+    mean, std = (0.0,), (1.0,)
+    if told.get("do_normalize"):
+        mean, std = _per_channel(told.get("image_mean", 0.5)), _per_channel(told.get("image_std", 0.5))
+    # The processor computes (255 x f - offset - mean) / std with x in 0..1; ours is (x - mean') / std'.
+    factor = 255 * float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 255.0
+    offset = 1.0 if told.get("rescale_offset") else 0.0
+    found = Preprocessing(
+        size=final,
+        mean=_three([(value + offset) / factor for value in mean]),
+        std=_three([value / factor for value in std]),
+        interpolation=Image.Resampling(int(told["resample"])).name.lower() if "resample" in told else "bilinear",
+        crop_pct=crop_pct,
+        crop_mode="center" if short else "squash",
+        bgr=bool(told.get("do_flip_channel_order")),
+    )
+    return _for_channels(found, channels)
+
+
+def _sides(told: Any) -> tuple[int, int] | None:
+    """Height and width from the ways in which processors write a size."""
+    if isinstance(told, Mapping):
+        edge = told.get("shortest_edge")
+        told = (told.get("height") or edge, told.get("width") or edge)
+    elif isinstance(told, int):
+        told = (told, told)
+    if not told or len(told) != 2 or not all(told):
+        return None
+    return int(told[0]), int(told[1])
+
+
+def _per_channel(value: Any) -> tuple[float, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (float(value),)
+
+
+def _three(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(values) * 3 if len(values) == 1 else tuple(values)
+
+
+def _crop_pct(cut: int, resize: int) -> float:
+    """The fraction with which `floor(cut / fraction)` is `resize`, also where rounding would miss it."""
+    fraction = cut / resize
+    while math.floor(cut / fraction) < resize:
+        fraction = math.nextafter(fraction, 0.0)
+    return fraction
+
+
+def _from_torchvision(model: nn.Module, origin: str) -> Preprocessing:
+    """The transforms of the default weights of the architecture that has the model's number of parameters."""
+    from torchvision import models
+
+    count = _parameters_for_1000_classes(model)
+    known: list[Any] = []
+    matching: list[Any] = []
+    for name in models.list_models(module=models):
+        if models.get_model_builder(name).__module__ != origin:
+            continue
+        default = models.get_model_weights(name).DEFAULT
+        known.append(default)
+        others = [weights for weights in models.get_model_weights(name) if weights is not default]
+        matching += [weights for weights in [default, *others] if weights.meta["num_params"] == count]
+    found = {_from_preset(weights.transforms()) for weights in matching[:1] or known}
+    usual = Preprocessing(interpolation="bilinear", crop_pct=0.875)  # where torchvision has no weights for the model
+    preset = found.pop() if len(found) == 1 else usual
+    side = getattr(model, "image_size", None)
+    return dataclasses.replace(preset, size=(side, side)) if isinstance(side, int) else preset
+
+
+def _from_preset(preset: Any) -> Preprocessing:
+    cut, resize = preset.crop_size[0], preset.resize_size[0]
+    return Preprocessing(
+        size=(cut, cut),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+        crop_pct=_crop_pct(cut, resize),
+    )
+
+
+def _parameters_for_1000_classes(model: nn.Module) -> int:
+    """Counts the parameters as if the last layer had 1000 outputs."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    heads = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    if not heads:
+        return count
+    outputs = heads[-1].weight.shape[0]
+    per_output = sum(parameter.numel() for parameter in heads[-1].parameters()) // outputs
+    return count + (1000 - outputs) * per_output
