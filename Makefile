@@ -1,6 +1,7 @@
 # Everything is installed into .venv, once for each change of setup.cfg. PYTHON chooses the interpreter (3.10 or newer).
 PYTHON ?= python3
 VENV := .venv
+ARGS :=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -11,7 +12,7 @@ help:
 	@echo "make demo       install the package and explain the two sample photos (pictures in demo-output/)"
 	@echo "make test       install the test dependencies and run the tests"
 	@echo "make lint       check the style with ruff"
-	@echo "make check-all  the slow tests, every model family, and the wheel in a fresh environment"
+	@echo "make check-all  every model family, the slow tests, and the wheel in a fresh environment"
 	@echo "make clean      remove .venv and what was built"
 
 $(BIN)/python:
@@ -29,15 +30,16 @@ demo: $(VENV)/.installed-demo
 	@echo "The pictures are in $(CURDIR)/demo-output"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-check-all: lint test wheel-check
-	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]  # 5: no test is marked slow
+check-all: $(VENV)/.installed-test
 	$(BIN)/python -m tests.families
+	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: no test is marked slow
+	$(MAKE) wheel-check
 
 # The wheel has to work where there is neither the repository nor anything else installed.
 wheel-check: $(VENV)/.installed-dev
