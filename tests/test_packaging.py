@@ -87,8 +87,10 @@ def test_reading_of_imports(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / f"{name}.py").touch()
     (tmp_path / "methods").mkdir()
     path = tmp_path / "methods" / "odd.py"
-    path.write_text("import grad_cam.tracing\nfrom .. import layouts, explain\nfrom .common import f\n"
-                    "def g():\n    from ..rendering import x\nif TYPE_CHECKING:\n    from grad_cam.splitting import y\n")  # fmt: skip
+    path.write_text(
+        "import grad_cam.tracing\nfrom .. import layouts, explain\nfrom .common import f\n"
+        "def g():\n    from ..rendering import x\nif TYPE_CHECKING:\n    from grad_cam.splitting import y\n"
+    )
     assert _imports(path) == {"tracing", "layouts", "rendering", "splitting", "public"}
 
 
@@ -134,7 +136,7 @@ def test_every_folder_is_a_package() -> None:
 
 
 def test_extras_cover_the_imports() -> None:
-    """What the package imports from outside is the standard library, a base dependency, one that comes with it, or an extra."""
+    """What the package imports from outside is a base dependency, one that comes with it, or an extra."""
     config = _setup()
     wanted = _names(config["options"]["install_requires"])
     for extra, text in config["options.extras_require"].items():
