@@ -144,9 +144,8 @@ def test_extras_cover_the_imports() -> None:
             wanted |= _names(text)
     aliases = {"pillow": {"PIL"}, "ray": {"ray"}, "ipywidgets": {"ipywidgets", "IPython", "traitlets"},
                "timm": {"timm", "torchvision", "huggingface_hub", "safetensors"}, "typer": {"typer", "click"}}  # fmt: skip
-    known = set().union(*(aliases.get(name, {name.replace("-", "_")}) for name in wanted)) | set(
-        sys.stdlib_module_names
-    )
+    modules = [aliases.get(name, {name.replace("-", "_")}) for name in wanted]
+    known = set(sys.stdlib_module_names).union(*modules)
     outside: dict[str, set[str]] = {}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
