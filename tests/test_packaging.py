@@ -142,8 +142,12 @@ def test_extras_cover_the_imports() -> None:
     for extra, text in config["options.extras_require"].items():
         if extra not in ("test", "dev"):
             wanted |= _names(text)
-    aliases = {"pillow": {"PIL"}, "ray": {"ray"}, "ipywidgets": {"ipywidgets", "IPython", "traitlets"},
-               "timm": {"timm", "torchvision", "huggingface_hub", "safetensors"}, "typer": {"typer", "click"}}  # fmt: skip
+    aliases = {
+        "pillow": {"PIL"},
+        "ipywidgets": {"ipywidgets", "IPython", "traitlets"},
+        "timm": {"timm", "torchvision", "huggingface_hub", "safetensors"},
+        "typer": {"typer", "click"},
+    }
     modules = [aliases.get(name, {name.replace("-", "_")}) for name in wanted]
     known = set(sys.stdlib_module_names).union(*modules)
     outside: dict[str, set[str]] = {}
