@@ -186,39 +186,129 @@ def _size(text: str) -> Any:
     return height if height == width else (height, width)
 
 
+def _number(low: float, high: float | None = None) -> Callable[[str], float]:
+    """Reads a number of a range, so that the help can say it in few words."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value and (high is None or value <= high)) or math.isinf(value):
+            least = f"{low:g} or more" if high is None else f"from {low:g} to {high:g}"
+            raise typer.BadParameter(f"{str(text)!r} will not do: give a number {least}")
+        return value
+
+    return read
+
+
+_WHAT, _LOOK, _MODEL, _OUT = "What to explain", "How it looks", "The model", "Output"
+_FLAG: dict[str, Any] = {"metavar": " "}  # nothing, where some versions would say <bool>
+
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures: PNG, JPEG, WebP, TIFF, ...")]
 OneImage = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG, WebP, TIFF, ...")]
-ModelName = Annotated[
-    str, typer.Option("--model", "-m", metavar="MODEL", help="timm name, torchvision/NAME, hf:ID, demo or module:function.")
-]
+_NAMES = "timm name, torchvision/NAME, hf:ID, demo or module:function."
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_NAMES, rich_help_panel=_MODEL)]
+InputSize = Annotated[
+    Any,
+    typer.Option(
+        "--input-size", parser=_size, metavar="N|HxW", help="Size of its input; default: the model's own.",
+        rich_help_panel=_MODEL,
+    ),
+]  # fmt: skip
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", metavar="FILE", help="Your weights, .pth or .safetensors; nothing in them is run.",
+        rich_help_panel=_MODEL,
+    ),
+]  # fmt: skip
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained/--no-pretrained", help="The published weights, or random ones.", show_default=False,
+        rich_help_panel=_MODEL, **_FLAG,
+    ),
+]  # fmt: skip
 LayerName = Annotated[
     Any,
-    typer.Option("--layer", "-l", parser=_layer, metavar="LAYER", help="layer_idx or module path; default: the last map."),
-]
+    typer.Option(
+        "--layer", "-l", parser=_layer, metavar="LAYER", help="layer_idx or module path; default: the last map.",
+        rich_help_panel=_WHAT,
+    ),
+]  # fmt: skip
 Classes = Annotated[
     list[str] | None,
-    typer.Option("--class", "-c", metavar="CLASS", help="Class name or index; repeat it for several. Default: the predicted one."),
+    typer.Option(
+        "--class", "-c", metavar="CLASS", help="Name or index, repeat for several; default: the predicted.",
+        rich_help_panel=_WHAT,
+    ),
+]  # fmt: skip
+Top = Annotated[
+    int | None,
+    typer.Option("--top", "-k", metavar="K", help="The K likeliest classes.", rich_help_panel=_WHAT),
 ]
-Top = Annotated[int | None, typer.Option("--top", "-k", min=1, metavar="K", help="Explain the K likeliest classes.")]
+Methods = Annotated[
+    str,
+    typer.Option(
+        "--method", "-x", metavar="X[,Y...]", help="Several are compared; see [cyan]grad-cam methods[/].",
+        rich_help_panel=_WHAT,
+    ),
+]  # fmt: skip
+OneMethod = Annotated[
+    str, typer.Option("--method", "-x", metavar="X", help="See [cyan]grad-cam methods[/].", rich_help_panel=_WHAT)
+]
+Why = Annotated[
+    str | None,
+    typer.Option(metavar="A", help="With --rather-than B: what speaks for A and not for B.", rich_help_panel=_WHAT),
+]
+RatherThan = Annotated[
+    str | None,
+    typer.Option(metavar="B", help="The class to compare A, or the predicted one, with.", rich_help_panel=_WHAT),
+]
+Counterfactual = Annotated[
+    bool,
+    typer.Option("--counterfactual", help="What speaks against the class.", rich_help_panel=_WHAT, **_FLAG),
+]
+Depth = Annotated[
+    str,
+    typer.Option(
+        "--depth", "-d", metavar="stages|blocks", help="Top-level stages, or the blocks inside them.",
+        rich_help_panel=_WHAT,
+    ),
+]  # fmt: skip
 Threshold = Annotated[
-    float, typer.Option(min=0, max=0.99, help="Fraction of the maximum below which nothing is shown; 0 shows all that is positive.")
-]
+    float,
+    typer.Option(
+        metavar="0..1", parser=_number(0, 0.99), help="Share of the maximum under which nothing is shown.",
+        rich_help_panel=_LOOK,
+    ),
+]  # fmt: skip
 Smoothing = Annotated[
-    float | None, typer.Option(min=0, help="Gaussian sigma in pixels of the shown picture; default: 5 at 224.", show_default=False)
+    float | None,
+    typer.Option(
+        metavar="PIXELS", parser=_number(0), help="Gaussian sigma; default: 5 at 224.", rich_help_panel=_LOOK
+    ),
+]  # fmt: skip
+Colormap = Annotated[str, typer.Option(metavar="NAME", help="bgr, or any matplotlib colormap.", rich_help_panel=_LOOK)]
+Alpha = Annotated[
+    float,
+    typer.Option(metavar="0..1", parser=_number(0, 1), help="Opacity of the hottest spot.", rich_help_panel=_LOOK),
 ]
-Colormap = Annotated[str, typer.Option(help="bgr (blue, green, red) or any matplotlib colormap.")]
-Alpha = Annotated[float, typer.Option(min=0, max=1, help="Opacity of the hottest spot.")]
-InputSize = Annotated[
-    Any, typer.Option("--input-size", parser=_size, metavar="N|HxW", help="Size of the model's input; default: the model's own.")
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.", rich_help_panel=_OUT)
 ]
-Checkpoint = Annotated[
-    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Weights, .pth or .safetensors (nothing in them is executed).")
+OutputFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.", rich_help_panel=_OUT)
 ]
-Pretrained = Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load the published weights, or random ones.")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
-Show = Annotated[bool, typer.Option("--show", help="Open the pictures in the system's viewer.")]
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable results, and nothing else, to stdout.")]
+Force = Annotated[
+    bool, typer.Option("--force", "-f", help="Overwrite files that exist.", rich_help_panel=_OUT, **_FLAG)
+]
+Show = Annotated[bool, typer.Option("--show", help="Open what was made.", rich_help_panel=_OUT, **_FLAG)]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print results for programs, and only them.", rich_help_panel=_OUT, **_FLAG),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -234,7 +324,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.", **_FLAG)
+    ] = False,
 ) -> None:
     pass
 
@@ -273,7 +365,9 @@ def _folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise OSError(f"cannot write to the folder {str(path)!r} ({error.strerror or error}): choose another with -o") from None
+        raise OSError(
+            f"cannot write to the folder {str(path)!r} ({error.strerror or error}): choose another with -o"
+        ) from None
     return path
 
 
@@ -314,6 +408,10 @@ def _predictions(opened: _Opened, logits: torch.Tensor, count: int) -> list[dict
     chances = _probabilities(logits)
     best = sorted(range(len(chances)), key=chances.__getitem__, reverse=True)[:count]
     return [{"class": opened.label(k), "index": k, "probability": round(chances[k], 6)} for k in best]
+
+
+def _guesses(predictions: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{p['class']} {_percent(p['probability'])}" for p in predictions)
 
 
 def _percent(probability: float) -> str:
@@ -379,48 +477,43 @@ def demo(
     force: Force = False,
     show: Show = False,
 ) -> None:
-    """Explain two sample photos with a small EfficientNet; needs no network and no settings.
+    """Explain two sample photos with a small EfficientNet; needs no settings and no network.
 
-    Writes the four panels for both photos, three classes of one of them side by side, and its view through the layers.
+    Writes the four panels for both, three classes of the cat side by side, and the espresso layer by layer.
 
     [bold]Example[/]
       grad-cam demo
     """
-    folder = _folder(output)
-    names = ["espresso.png", "cat.png", "cat-classes.png", "cat-layers.png", "cat-layers.gif"]
-    paths = {name: folder / name for name in names}
+    told = {
+        "espresso.png": "what the model saw in the espresso",
+        "cat.png": "and in the cat",
+        "cat-classes.png": "the cat's three likeliest classes side by side",
+        "espresso-layers.png": "the espresso layer by layer",
+        "espresso-layers.gif": "the same, moving",
+    }
+    paths = {name: _folder(output) / name for name in told}
     _free(list(paths.values()), force)
     opened = _open("demo", None, None, True)
     with _busy("explaining two photos"):
         from .. import explain, rendering, sweep, targets, zoo
         from ..images import load_image
 
-        samples = zoo.samples()
+        inputs = {name: opened.prepare(load_image(path))[0] for name, path in zoo.samples().items()}
         for name in ("espresso", "cat"):
-            tensor, _ = opened.prepare(load_image(samples[name]))
-            result = explain(opened.chain, tensor)
+            result = explain(opened.chain, inputs[name])
             rendering.save(result.figure(threshold=1 / 8), paths[f"{name}.png"])
-            guesses = _predictions(opened, result.logits[0], SHOWN)
-            text = ", ".join(f"{g['class']} {_percent(g['probability'])}" for g in guesses)
-            _say((f"{name}", "bold"), f"  {text}")
-        three = explain(opened.chain, tensor, target=targets.top(3))
+            _say((name, "bold"), f"  {_guesses(_predictions(opened, result.logits[0], SHOWN))}")
+        three = explain(opened.chain, inputs["cat"], target=targets.top(3))
         rendering.save(_side_by_side([three], opened, threshold=1 / 8), paths["cat-classes.png"])
-        layers = sweep(opened.chain, tensor)
-        rendering.save(layers.figure(threshold=1 / 8), paths["cat-layers.png"])
-        layers.animate(paths["cat-layers.gif"], threshold=1 / 8, force=True)
-    told = {
-        "espresso.png": "what the model saw in the espresso",
-        "cat.png": "and in the cat",
-        "cat-classes.png": "its three likeliest classes side by side",
-        "cat-layers.png": "the cat layer by layer",
-        "cat-layers.gif": "the same, moving",
-    }
+        layers = sweep(opened.chain, inputs["espresso"], layers="blocks", method="hires_cam")
+        rendering.save(layers.figure(threshold=1 / 8), paths["espresso-layers.png"])
+        layers.animate(paths["espresso-layers.gif"], threshold=1 / 8, force=True)
     _say()
     for name, text in told.items():
         _say("  ", (str(paths[name]), "green"), f"  {text}")
-    _say("\nNext: ", ("grad-cam layers demo", "cyan"), ", then ", ("grad-cam explain PHOTO --model demo --layer 4", "cyan"))
+    _say("\nNext: ", ("grad-cam layers demo", "cyan"), ", then ", ("grad-cam explain PHOTO --model demo", "cyan"))
     if show:
-        _open_viewer([paths[name] for name in names[:4]])
+        _open_viewer([path for path in paths.values() if path.suffix == ".png"])
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
@@ -429,19 +522,24 @@ def demo(
 @app.command()
 @_command
 def layers(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="timm name, torchvision/NAME, hf:ID, demo or module:function.")],
-    depth: Annotated[int, typer.Option(min=1, help="1: the top-level stages; more opens them into blocks.")] = 1,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_NAMES)],
+    depth: Annotated[
+        int, typer.Option("--depth", "-d", metavar="N", min=1, help="1: top-level stages; more opens them into blocks.")
+    ] = 1,
     input_size: InputSize = None,
     checkpoint: Checkpoint = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained/--no-pretrained", help="The layers are the same; random weights need no download.")
+        bool,
+        typer.Option(
+            "--pretrained/--no-pretrained", help="Layers do not depend on it; random ones need no download.", **_FLAG
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """List the layers of a model, to choose one from.
 
-    Every line is a place where the model can be cut exactly. The number in the first column is its layer_idx: how many
-    stages are left after it.
+    Every line is a place where the model can be cut exactly. \
+The first number is its layer_idx: how many stages are left after it.
 
     [bold]Examples[/]
       grad-cam layers resnet34
@@ -522,7 +620,11 @@ class _Question:
         cls, opened: _Opened, classes: Sequence[str] | None, top: int | None, why: str | None = None,
         rather_than: str | None = None, counterfactual: bool = False,
     ) -> _Question:  # fmt: skip
-        ways = [name for name, given in (("--class", classes), ("--top", top), ("--rather-than", rather_than)) if given is not None and given != []]
+        ways = [
+            name
+            for name, given in (("--class", classes), ("--top", top), ("--rather-than", rather_than))
+            if given is not None and given != []
+        ]
         if len(ways) > 1:
             raise typer.BadParameter(f"{' and '.join(ways)} ask for different things: give one of them")
         if why is not None and rather_than is None:
@@ -531,8 +633,14 @@ class _Question:
             raise typer.BadParameter("--counterfactual and --rather-than ask for different things: give one of them")
         from .. import zoo
 
+        count = zoo.class_count(opened.chain.model)
+        if top is not None and not 1 <= top <= (count or top):
+            raise typer.BadParameter(
+                f"--top {top}: give 1 to {count}, the number of classes" if count else f"--top {top}: give 1 or more"
+            )
+
         def index(name: str | None) -> int | None:
-            return None if name is None else zoo.class_index(opened.chain.model, int(name) if name.isdecimal() else name)
+            return None if name is None else zoo.class_index(opened.chain.model, name)
 
         chosen = tuple(dict.fromkeys(k for k in map(index, classes or ()) if k is not None))
         return cls(chosen, top, index(why), index(rather_than), counterfactual)
@@ -558,11 +666,11 @@ def explain(
     model: ModelName,
     layer: LayerName = None,
     classes: Classes = None,
-    method: Annotated[str, typer.Option("--method", "-x", metavar="X[,Y...]", help="One or several (see grad-cam methods), compared in one figure.")] = "grad_cam",
+    method: Methods = "grad_cam",
     top: Top = None,
-    why: Annotated[str | None, typer.Option(metavar="A", help="With --rather-than B: what speaks for A and not for B. Default: the predicted class.")] = None,
-    rather_than: Annotated[str | None, typer.Option(metavar="B", help="The class to compare with.")] = None,
-    counterfactual: Annotated[bool, typer.Option("--counterfactual", help="What speaks against the class.")] = False,
+    why: Why = None,
+    rather_than: RatherThan = None,
+    counterfactual: Counterfactual = False,
     threshold: Threshold = 0.125,
     smoothing: Smoothing = None,
     colormap: Colormap = "bgr",
@@ -577,16 +685,17 @@ def explain(
 ) -> None:
     """Explain pictures: which parts speak for a class, at a layer of your choice.
 
-    Writes one figure for every image and class (image, overlay, heatmap, colormap), named after both. Several methods
-    are set side by side, and so are several classes in a further figure. An image that fails does not stop the others.
+    Writes one figure for every image and class (image, overlay, heatmap, colormap), named after both. \
+Several methods are compared in one figure, and several classes in a further one. \
+An image that fails does not stop the others.
 
     [bold]Examples[/]
       grad-cam explain cat.jpg --model demo
-      grad-cam explain cat.jpg --model demo --class tabby --class "tiger cat"
-      grad-cam explain *.jpg --model resnet50 --layer layer3 --top 3 -o pictures
-      grad-cam explain cat.jpg --model demo --method grad_cam,hires_cam,eigen_cam
-      grad-cam explain cat.jpg --model demo --why tabby --rather-than "Egyptian cat"
-      grad-cam explain x.png --model mine.models:build --checkpoint best.pth --json
+      grad-cam explain cat.jpg -m demo --class tabby --class "tiger cat"
+      grad-cam explain *.jpg -m resnet50 --layer layer3 --top 3 -o pictures
+      grad-cam explain cat.jpg -m demo --method grad_cam,hires_cam,eigen_cam
+      grad-cam explain cat.jpg -m demo --why tabby --rather-than "tiger cat"
+      grad-cam explain x.png -m my.models:build --checkpoint best.pth --json
     """
     folder = _folder(output)
     opened = _open(model, input_size, checkpoint, pretrained)
@@ -604,7 +713,9 @@ def explain(
         opened.chain.split(layer)
     question = _Question.of(opened, classes, top, why, rather_than, counterfactual)
     display = _Display(threshold, smoothing, colormap, alpha)
-    tags = ([_slug(str(layer))] if layer is not None else []) + (["methods"] if len(chosen) > 1 else chosen if chosen != ["grad_cam"] else [])
+    tags = ([_slug(str(layer))] if layer is not None else []) + (
+        ["methods"] if len(chosen) > 1 else chosen if chosen != ["grad_cam"] else []
+    )
 
     def work(image: str, stem: str) -> dict[str, Any]:
         return _explain_one(opened, image, stem, folder, layer, chosen, question, display, tags, force)
@@ -729,8 +840,7 @@ def _as_json(opened: _Opened, e: Explanation, k: int) -> dict[str, Any]:
 
 def _tell(result: dict[str, Any]) -> None:
     """Prints what came out for one image."""
-    guesses = [f"{p['class']} {_percent(p['probability'])}" for p in result["predictions"][:SHOWN]]
-    _say((Path(result["image"]).name, "bold"), f"  {', '.join(guesses)}" if guesses else "")
+    _say((Path(result["image"]).name, "bold"), f"  {_guesses(result['predictions'][:SHOWN])}")
     first = result["explanations"][0]
     where = first["layer"] if first["layer_idx"] is None else f"{first['layer']} (layer_idx {first['layer_idx']})"
     grid = f"{len(first['map'])} × {len(first['map'][0])}"
@@ -749,7 +859,7 @@ def _tell(result: dict[str, Any]) -> None:
 @_command
 def methods(
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.", **_FLAG)] = False,
 ) -> None:
     """List the methods, with what each is good for.
 
@@ -798,9 +908,6 @@ def methods_table() -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- sweep
 
-Depth = Annotated[str, typer.Option("--depth", "-d", metavar="stages|blocks", help="Top-level stages, or the blocks inside them.")]
-OneMethod = Annotated[str, typer.Option("--method", "-x", metavar="X", help="See grad-cam methods.")]
-
 
 def _depth(depth: str) -> str:
     if depth not in ("stages", "blocks"):
@@ -831,8 +938,8 @@ def sweep(
 ) -> None:
     """Go through a model layer by layer: one figure, an animation, and an overlay for every layer.
 
-    The pictures are put into a folder named after the image. Curves under the figure say how focused each layer's map
-    is and how far it agrees with the last one.
+    The pictures are put into a folder named after the image. \
+Curves under the figure say how focused each map is and how far it agrees with the last one.
 
     [bold]Examples[/]
       grad-cam sweep cat.jpg --model demo
@@ -873,8 +980,7 @@ def sweep(
             }
         )
     else:
-        guesses = _predictions(opened, found[0].logits[0], SHOWN)
-        _say((Path(image).name, "bold"), "  " + ", ".join(f"{g['class']} {_percent(g['probability'])}" for g in guesses))
+        _say((Path(image).name, "bold"), f"  {_guesses(_predictions(opened, found[0].logits[0], SHOWN))}")
         table = Table(box=None, padding=(0, 2, 0, 2), header_style="bold")
         for title in ("layer_idx", "name", "map", "focus", "agreement"):
             table.add_column(title, justify="left" if title == "name" else "right")
@@ -919,21 +1025,21 @@ def report(
     classes: Classes = None,
     top: Top = None,
     method: OneMethod = "grad_cam",
-    threshold: Annotated[float, typer.Option(min=0, max=0.95, help="Where the page's slider starts.")] = 0.125,
-    smoothing: Annotated[float | None, typer.Option(min=0, max=20, help="Where the page's slider starts.", show_default=False)] = None,
+    threshold: Threshold = 0.125,
+    smoothing: Smoothing = None,
     colormap: Colormap = "bgr",
     alpha: Alpha = 0.6,
     input_size: InputSize = None,
     checkpoint: Checkpoint = None,
     pretrained: Pretrained = True,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")] = Path("report.html"),
+    output: OutputFile = Path("report.html"),
     force: Force = False,
     show: Show = False,
 ) -> None:
     """Write one HTML page with every layer, class and image, to look through in a browser.
 
-    The page holds everything it shows and needs no network. It explains the three likeliest classes of every image
-    unless --class or --top says otherwise.
+    The page holds everything it shows and needs no network. \
+It explains the three likeliest classes of every image unless --class or --top says otherwise.
 
     [bold]Example[/]
       grad-cam report cat.jpg dog.jpg --model demo -o report.html
@@ -965,7 +1071,8 @@ def report(
             for k in range(len(found[0].target[0]))
         ]
         guesses = [
-            ReportPrediction(p["index"], p["class"], p["probability"]) for p in _predictions(opened, found[0].logits[0], 5)
+            ReportPrediction(p["index"], p["class"], p["probability"])
+            for p in _predictions(opened, found[0].logits[0], 5)
         ]
         import numpy as np
 
@@ -975,7 +1082,9 @@ def report(
     done, failed = _for_each(images, work, lambda _: None)
     if done:
         rows = [
-            ReportLayer(s.layer_idx, s.name, s.type, s.shape, str(s.layout or ""), s.layout.grid if s.layout else None, s.note)
+            ReportLayer(
+                s.layer_idx, s.name, s.type, s.shape, str(s.layout or ""), s.layout.grid if s.layout else None, s.note
+            )
             for s in opened.chain.stages
         ]
         write_report(
@@ -1015,8 +1124,12 @@ def _versions() -> dict[str, str]:
 @app.command("app")
 @_command
 def web_page(
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model the page opens with.")] = "demo",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on this machine; default: a free one.", show_default=False)] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="The model the page opens with.")
+    ] = "demo",
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=65535, help="Port on this machine; default: a free one.")
+    ] = None,
 ) -> None:
     """Open a web page on this machine to explore models and pictures (needs the extra [cyan]app[/]).
 
