@@ -122,7 +122,7 @@ class Explanation:
 
     def title(self, image: int = 0, target: int = 0) -> str:
         """What a figure of this explanation says above the picture."""
-        return f"{self.target[image][target]}{self._confidence(image, target)}\n{self.method} at {self.layer}"
+        return f"{self.target[image][target]}{self._confidence(image, target)}\n{_title(self.method)} at {self.layer}"
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False, **display: Any) -> list[pathlib.Path]:
         """Writes the four panels, one file per image and target.
@@ -180,6 +180,12 @@ class Explanation:
             return ""
         probability = self.logits[image].float().softmax(-1)[self.classes[image, target]]
         return f", {100 * float(probability):.0f} %"
+
+
+def _title(method: str) -> str:
+    """A method's name as figures show it; what wraps or fuses it stays as it is."""
+    name = next((n for n in sorted(METHODS, key=len, reverse=True) if method.startswith(n)), "")
+    return METHODS[name].title + method[len(name) :] if name else method
 
 
 def refuse_existing(paths: Sequence[pathlib.Path], force: bool) -> None:
@@ -601,7 +607,7 @@ class Sweep(Sequence[Explanation]):
         first = self.explanations[0]
         return rendering.sweep_figure(
             first.pictures[image], self._heats(image, target, threshold, smoothing), self._titles(),
-            self.curves(image, target), title=f"{first.target[image][target]}, {first.method}",
+            self.curves(image, target), title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], **display,
         )  # fmt: skip
 

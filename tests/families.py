@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 import grad_cam
+from grad_cam.splitting import default_size, input_channels
+from grad_cam.tracing import logits_of
 
 TIMM = {
     "beit": "beit_base_patch16_224",
@@ -136,16 +138,12 @@ def build(family: str) -> nn.Module:
 
 def example(model: nn.Module, batch: int) -> torch.Tensor:
     """A random batch of the model's own size."""
-    from grad_cam.splitting import default_size, input_channels
-
     shape = (batch, input_channels(model), *default_size(model))
     return torch.randn(shape, generator=torch.Generator().manual_seed(batch))
 
 
 def logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The model's own score tensor."""
-    from grad_cam.tracing import logits_of
-
     with torch.no_grad():
         return logits_of(model(x))
 

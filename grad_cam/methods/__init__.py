@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any, Literal
 
-from . import factorization, gradient
+from . import factorization, gradient, perturbation
 from .combinators import aug_smooth, eigen_smooth, fuse
 from .common import MethodError
 
@@ -21,8 +21,9 @@ Needs = Literal[
     "gradients",  # function(activations, gradients)
     "tail_gradient",  # function(activations, gradient: gradient.TailGradient), see gradient.gradient_of
     "noisy_gradients",  # function(activations, gradients of noisy inputs, one after another), see gradient.noisy_copies
-    "tail",  # see perturbation
-    "score",  # see perturbation
+    "tail",  # function(activations, tail), see perturbation.Score
+    "score",  # function(activations, images, score), likewise
+    "images",  # function(images, score), likewise
     "attention",  # see attention
     "network",  # see network
 ]
@@ -154,6 +155,7 @@ _TABLE = (
 )  # fmt: skip
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}
+METHODS |= {name: Method(name, **entry) for name, entry in perturbation.ENTRIES.items()}
 
 
 def find(name: str) -> Method:
