@@ -718,6 +718,11 @@ class _Cache:
             close = difflib.get_close_matches(path, dict.fromkeys([*known, *record.names]), n=4, cutoff=0.5)
             hint = f"; closest: {', '.join(close)}" if close else ""
             raise ValueError(f"there is no module '{path}' in {type(model).__name__}{hint} (see model.named_modules())")
+        opened, place = self._find(record, path)
+        return self._cut(model, opened, place, path)
+
+    def _find(self, record: _Record, path: str) -> tuple[_Record, int]:
+        """A record opened down to a module, and the border after that module's output."""
         with _TRACING:
             opened = self.named(record, path)
             plan = opened.plan
@@ -750,7 +755,7 @@ class _Cache:
                     f"'{path.rpartition('.')[0]}' instead"
                 )
             plan.live[place] = [activation, *(n for n in live if n is not activation)]
-            return self._cut(model, opened, place, path)
+            return opened, place
 
     def _cut(self, model: nn.Module, record: _Record, border: int, name: str) -> Split:
         plan = record.plan
@@ -837,13 +842,21 @@ class _Cache:
                 if any(path.startswith(c + ".") for c in calls)
                 and isinstance(modules[path.rpartition(".")[0]], (nn.Sequential, nn.ModuleList))
             ]  # fmt: skip
-        for path in list(dict.fromkeys(reversed(calls)))[:24]:
+        tried = 0
+        for path in dict.fromkeys(reversed(calls)):
             try:
+                opened, place = self._find(record, path)
+                layout = opened.layout_of(opened.plan.live[place][0], path)
+                if isinstance(layout, str) or min(layout.grid) < 2:
+                    continue
                 cut = self.split(model, record, path)
             except ValueError:
                 continue
-            if cut.layout is not None and min(cut.layout.grid) > 1 and _reaches(cut, record.example[0][:1]):
+            if _reaches(cut, record.example[0][:1]):
                 return cut
+            tried += 1
+            if tried == 6:
+                break
         return None
 
 
