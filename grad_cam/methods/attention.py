@@ -356,9 +356,8 @@ def gradients(score: Tensor, attentions: Sequence[Tensor], *, keep_graph: bool =
     """
     if not score.requires_grad:
         raise MethodError("the score does not depend on the model's attention, so it has no gradient there")
-    return list(
-        torch.autograd.grad(score.sum(), list(attentions), retain_graph=keep_graph, materialize_grads=True)
-    )
+    ones = torch.ones_like(score)
+    return list(torch.autograd.grad(score, attentions, ones, retain_graph=keep_graph, materialize_grads=True))
 
 
 @torch.enable_grad()
