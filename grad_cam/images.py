@@ -174,7 +174,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
         pixels = array
     elif kind == np.bool_:
         pixels = array.astype(np.uint8) * 255
-    elif kind == np.uint16:
+    elif kind.kind == "u" and kind.itemsize == 2:  # of either byte order
         pixels = np.round(array / 257.0).astype(np.uint8)  # 65535 = 257 * 255
     elif np.issubdtype(kind, np.floating):
         low, high = float(array.min()), float(array.max())  # NaN, if there is one, comes out of both
@@ -479,10 +479,11 @@ def _from_hugging_face(model: nn.Module, config: Any) -> Preprocessing:
     # The processor computes (255 x f - offset - mean) / std with x in 0..1; ours is (x - mean') / std'.
     factor = 255 * float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 255.0
     offset = 1.0 if told.get("rescale_offset") else 0.0
+    scale = [value**2 for value in std] if told.get("include_top") else std  # EfficientNet divides twice
     found = Preprocessing(
         size=final,
         mean=_three([(value + offset) / factor for value in mean]),
-        std=_three([value / factor for value in std]),
+        std=_three([value / factor for value in scale]),
         interpolation=Image.Resampling(int(told["resample"])).name.lower() if "resample" in told else "bilinear",
         crop_pct=crop_pct,
         crop_mode="center" if short else "squash",
