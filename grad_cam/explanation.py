@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import math
 import os
 import pathlib
 import sys
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from . import layouts, metrics, rendering, targets
 from .layouts import Layout
-from .methods import METHODS, Method, find
+from .methods import METHODS, Method, attention, find
 from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
 from .methods import fuse as _fuse
@@ -227,7 +228,7 @@ class _Pass:
                     if total.requires_grad else (None,)
                 )  # fmt: skip
             gradient = torch.zeros_like(self.raw) if gradient is None else gradient
-            _require_finite(gradient, f"the gradient at '{self.split.name}'", self)
+            _require_finite(gradient, f"the gradient at '{self.split.name}'", self.split, self.images)
             out.append(self.layout.to_map(gradient))
         return out
 
@@ -272,7 +273,7 @@ def _forward(
         logits = _columns(_classify(split, activation, context))
     resolved = target if isinstance(target, targets.Resolved) else targets.resolve(target, logits.detach(), names)
     out = _Pass(split, images, found, activation, context, logits, resolved, names)
-    _require_finite(logits.detach(), "the logits", out)
+    _require_finite(logits.detach(), "the logits", split, images)
     return out
 
 
@@ -293,20 +294,21 @@ def _layout(split: Split, activation: Tensor, images: Tensor, asked: Any) -> Lay
     return split.layout
 
 
-def _require_finite(values: Tensor, what: str, at: _Pass) -> None:
+def _require_finite(values: Tensor, what: str, split: Split, images: Tensor) -> None:
+    """Raises ValueError that says where NaN or infinite values come from."""
     if bool(torch.isfinite(values).all()):
         return
-    if not bool(torch.isfinite(at.images).all()):
+    if not bool(torch.isfinite(images).all()):
         raise ValueError("the images hold NaN or infinite values; check their preprocessing")
-    for half in at.split.engine:
+    for half in split.engine:
         for name, tensor in (*half.named_parameters(), *half.named_buffers()):
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ValueError(
                     f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint"
                 )
     with torch.no_grad():
-        x: Any = at.images
-        for half in at.split.engine:
+        x: Any = images
+        for half in split.engine:
             for name, module in half.named_children():
                 x = module(x)
                 if isinstance(x, Tensor) and x.is_floating_point() and not bool(torch.isfinite(x).all()):
@@ -449,19 +451,64 @@ class _Ask:
 def _explain(links: Chain, images: Tensor, layer: Any, ask: _Ask) -> Explanation:
     cut = links.default_split() if layer is None else links.split(layer)
     names = class_names(links.model)
-    run = _forward(cut, images, ask.layout, _indexed(ask.target, links.model), names)
-    if ask.entry.gives == "concepts":
-        return _concepts(links, run, ask)
-    if not ask.aug_smooth:
-        maps = _maps(run, ask)
+    target = _indexed(ask.target, links.model)
+    where = Layer(cut.name, cut.layer_idx)
+    if ask.entry.needs in _WHOLE:
+        maps_of = functools.partial(_whole_maps, links, cut, ask)
+        where = Layer("the whole network", None)
+        with torch.no_grad():
+            logits = _columns(cut.engine[1](cut.engine[0](images)))
+        _require_finite(logits, "the logits", cut, images)
+        resolved = targets.resolve(target, logits, names)
     else:
-        fixed = run.resolved
+        run = _forward(cut, images, ask.layout, target, names)
+        if ask.entry.gives == "concepts":
+            return _concepts(links, run, ask)
+        logits, resolved = run.logits, run.resolved
 
-        def maps_of(changed: Tensor) -> Tensor:
-            return _maps(_forward(cut, changed, ask.layout, fixed, names), ask)
+        def maps_of(images: Tensor, resolved: targets.Resolved) -> Tensor:
+            return _maps(run if images is run.images else _forward(cut, images, ask.layout, resolved, names), ask)
 
-        maps = _aug_smooth(maps_of, images)
-    return _result(links, run, maps, ask)
+    if ask.aug_smooth:
+        maps = _aug_smooth(lambda changed: maps_of(changed, resolved), images)
+    else:
+        maps = maps_of(images, resolved)
+    _require_finite(maps, "the map", cut, images)
+    return _result(links, images, logits, resolved, maps, where, ask)
+
+
+_WHOLE = ("attention", "block_attention", "network")
+"""Needs of the methods that read the whole network and know no cut."""
+
+
+def _whole_maps(links: Chain, cut: Split, ask: _Ask, images: Tensor, resolved: targets.Resolved) -> Tensor:
+    """The maps of methods that read the whole network, (B,K,h,w)."""
+    entry, options = ask.entry, ask.options
+    scores = [functools.partial(_score, score) for score in resolved.scores]
+    if entry.needs == "network":
+        return torch.stack([entry.function(_model(links), images, score, **options) for score in scores], 1)
+    if cut.layout is None:
+        raise layouts.LayoutError(f"no grid of positions is known at '{cut.name}': {cut.note}")
+    grid = cut.layout.grid
+    if entry.needs == "block_attention":
+        deep = chain(links.model, tuple(images.shape[1:]), depth=BLOCKS)
+        attentions, each = attention.block_gradients(deep.engine[0], images, scores, math.prod(grid))
+        return torch.stack([entry.function(attentions, g, grid, **options) for g in each], 1)
+    maps = []
+    with torch.enable_grad():
+        with attention.Capture(len(images), math.prod(grid)) as capture:
+            logits = _columns(cut.engine[1](cut.engine[0](images)))
+        seen = capture.attentions()
+        for k, score in enumerate(scores):
+            gradients = attention.gradients(score(logits), seen, keep_graph=k + 1 < len(scores))
+            maps.append(entry.function([a.detach() for a in seen], gradients, grid, **options))
+    return torch.stack(maps, 1)
+
+
+def _model(links: Chain) -> Callable[[Tensor], Tensor]:
+    """The stand-in of the whole model, as a function from images to logits."""
+    modules, _ = links.engine
+    return lambda images: _columns(functools.reduce(lambda x, module: module(x), modules, images))
 
 
 def _indexed(target: Target, model: nn.Module) -> Target:
@@ -475,14 +522,13 @@ def _indexed(target: Target, model: nn.Module) -> Target:
     return target
 
 
-def _result(links: Chain, run: _Pass, maps: Tensor, ask: _Ask) -> Explanation:
-    maps = maps.detach()  # (B,K,h,w)
-    _require_finite(maps, "the map", run)
+def _result(
+    links: Chain, images: Tensor, logits: Tensor, resolved: targets.Resolved, maps: Tensor, layer: Layer, ask: _Ask
+) -> Explanation:
     name = ask.entry.name + " + eigen_smooth" * ask.eigen_smooth + " + aug_smooth" * ask.aug_smooth
     return Explanation(
-        map=maps if run.resolved.several else maps[:, 0], logits=run.logits.detach(), target=run.resolved.names,
-        classes=run.resolved.classes, layer=Layer(run.split.name, run.split.layer_idx), method=name,
-        images=run.images, pictures=_pictures(links.model, run.images),
+        map=maps.detach() if resolved.several else maps.detach()[:, 0], logits=logits.detach(), target=resolved.names,
+        classes=resolved.classes, layer=layer, method=name, images=images, pictures=_pictures(links.model, images),
     )  # fmt: skip
 
 
@@ -490,7 +536,7 @@ def _maps(run: _Pass, ask: _Ask) -> Tensor:
     """The maps of all targets, (B,K,h,w)."""
     entry, options, scores = ask.entry, dict(ask.options), run.resolved.scores
     activations = run.activations
-    _require_finite(activations, f"the activations at '{run.split.name}'", run)
+    _require_finite(activations, f"the activations at '{run.split.name}'", run.split, run.images)
     if entry.needs == "activations":
         return torch.stack([entry.function(activations, **options)] * len(scores), 1)
     if entry.needs == "gradients":
@@ -762,13 +808,13 @@ def _one_pass(links: Chain, images: Tensor, wanted: list[int], ask: _Ask) -> lis
         cut = links.split(len(modules) - 1 - i)
         run = _Pass(cut, images, _layout(cut, raw, images, ask.layout), raw.detach(), (), logits, resolved, names)
         for tensor, what in ((logits, "the logits"), (run.activations, f"the activations at '{cut.name}'")):
-            _require_finite(tensor, what, run)
+            _require_finite(tensor, what, cut, images)
         if ask.entry.needs == "activations":
             maps = [ask.entry.function(run.activations, **ask.options)] * len(resolved.scores)
         else:
             maps = [ask.entry.function(run.activations, run.layout.to_map(g[n]), **ask.options) for g in gradients]
         one = torch.stack(maps, 1)
-        _require_finite(one, f"the map at '{cut.name}'", run)
+        _require_finite(one, f"the map at '{cut.name}'", cut, images)
         found.append(
             Explanation(
                 map=one if resolved.several else one[:, 0],

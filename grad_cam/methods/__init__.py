@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any, Literal
 
-from . import factorization, gradient, perturbation
+from . import attention, factorization, gradient, perturbation
 from .combinators import aug_smooth, eigen_smooth, fuse
 from .common import MethodError
 
@@ -24,7 +24,8 @@ Needs = Literal[
     "tail",  # function(activations, tail), see perturbation.Score
     "score",  # function(activations, images, score), likewise
     "images",  # function(images, score), likewise
-    "attention",  # see attention
+    "attention",  # function(attentions, gradients, grid), see attention.Capture
+    "block_attention",  # likewise, see attention.block_gradients
     "network",  # see network
 ]
 
@@ -155,7 +156,9 @@ _TABLE = (
 )  # fmt: skip
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}
-METHODS |= {name: Method(name, **entry) for name, entry in perturbation.ENTRIES.items()}
+METHODS |= {
+    name: Method(name, **entry) for part in (perturbation, attention) for name, entry in part.ENTRIES.items()
+}
 
 
 def find(name: str) -> Method:
