@@ -191,10 +191,15 @@ class Capture(TorchFunctionMode):
         self.batch, self.positions = batch, positions
         self.found: list[Tensor] = []
         self.others: list[tuple[int, ...]] = []
+        self._value: Tensor | None = None
+        self._twins = False  # whether two attentions share their values
         self._open = 0  # attentions at the end of `found` whose matrix product is still to come
 
     def attentions(self) -> list[Tensor]:
         """What was captured, one (B, heads, queries, keys) for each attention, in order.
+
+        A few blocks with attention of another kind (VOLO's outlook attention, TNT's inner one) are left out, as if they
+        passed every token on.
 
         Raises:
             MethodError: The model has no self-attention over all positions, or most of its attention is over
@@ -210,6 +215,17 @@ class Capture(TorchFunctionMode):
                 f"of the model's {total} attentions {len(square)} are self-attention over all {self.positions} "
                 f"positions; the others ({shapes or 'single queries'}) are over windows, channels or "
                 f"pooled keys, through which relevance cannot be followed; {_INSTEAD}"
+            )
+        if self._twins:
+            raise MethodError(
+                "the model subtracts one fused attention from another (differential attention), which cannot be "
+                "followed in one map; build it unfused (timm.layers.set_fused_attn(False)), or use grad_cam instead"
+            )
+        last = max(i for i, a in enumerate(self.found) if a.shape[-1] == a.shape[-2])
+        if any(_pools(a[:, 0], self.found) for a in self.found[:last]):
+            raise MethodError(
+                "the model mixes several sets of tokens by cross-attention, which cannot be followed in one map; "
+                f"{_INSTEAD}"
             )
         return self.found
 
@@ -234,6 +250,7 @@ class Capture(TorchFunctionMode):
     ) -> Tensor:  # fmt: skip
         if not self._fits((*query.shape[:-1], key.shape[-2])):
             return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        self._twins, self._value = self._twins or value is self._value, value
         if enable_gqa:  # fewer heads of keys and values, shared by groups of queries
             groups = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -401,7 +418,8 @@ def block_gradients(
     crowded = next((i for i, square, _ in blocks if len(square) > 1), None)
     if crowded is not None:
         raise MethodError(
-            f"stage {crowded} of {len(stages)} holds several blocks, and LeGrad scores each block: cut the model deeper"
+            f"stage {crowded} of {len(stages)} holds several blocks, and LeGrad scores each block: cut the model "
+            "deeper, or use gradient_rollout"
         )
     head = stages[blocks[-1][0] + 1 :]
     attentions, found = [], [[] for _ in scores]  # type: ignore[var-annotated]
