@@ -31,7 +31,8 @@ from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
 from .methods import fuse as _fuse
 from .methods.gradient import gradient_of, noisy_copies
-from .splitting import Chain, Split, chain
+from .splitting import Chain, Links, Split, StageInfo
+from .splitting import links as links_of
 from .tracing import unwrap
 
 if TYPE_CHECKING:
@@ -241,7 +242,6 @@ class _Pass:
         )
         return _columns(_classify(self.split, raw, context))
 
-
     def whole(self, images: Tensor, index: Tensor) -> Tensor:
         """Logits of images."""
         with torch.no_grad():
@@ -288,8 +288,8 @@ def _layout(split: Split, activation: Tensor, images: Tensor, asked: Any) -> Lay
         return layouts.named(asked, activation, size, prefix)
     if split.layout is None:
         raise layouts.LayoutError(
-            f"no map can be drawn after '{split.name}': {split.note} (activation {tuple(activation.shape)}); choose another "
-            "layer (see print(grad_cam.chain(model))) or give reshape_transform"
+            f"no map can be drawn after '{split.name}': {split.note} (activation {tuple(activation.shape)}); choose "
+            "another layer (see print(grad_cam.chain(model))) or give reshape_transform"
         )
     return split.layout
 
@@ -324,7 +324,8 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     inner = unwrap(model.model if isinstance(model, Chain) else model)
     if not isinstance(images, Tensor):
         raise TypeError(
-            f"images must be a tensor (B, C, H, W), got {type(images).__name__}; for files and pictures use grad_cam.GradCAM"
+            f"images must be a tensor (B, C, H, W), got {type(images).__name__}; for files and pictures use "
+            "grad_cam.GradCAM"
         )
     if images.ndim != 4 or 0 in images.shape:
         hint = "; add the batch axis with images[None]" if images.ndim == 3 else ""
@@ -340,12 +341,12 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     return inner, images
 
 
-def _chain_for(model: nn.Module, inner: nn.Module, images: Tensor) -> Chain:
-    """The chain for images of this size; the one given, if it is for this size."""
-    channels, *size = (int(n) for n in images.shape[1:])
+def _links(model: nn.Module, inner: nn.Module, images: Tensor) -> Links:
+    """The chain for images of this shape; the one given, if it is for this shape."""
+    shape = tuple(int(n) for n in images.shape[1:])
     if isinstance(model, Chain):
-        return model if model.fits(images) else chain(inner, (channels, *size), depth=model.depth)
-    return chain(inner, (channels, *size))
+        return model.links if model.links.fits(images) else links_of(inner, shape, depth=model.depth)
+    return links_of(inner, shape)
 
 
 def class_names(model: nn.Module) -> list[str] | None:
@@ -385,8 +386,8 @@ def explain(
         target: What to explain: None (the predicted class), class index or name, a list with one per image (or one list
             per image), `targets.top(k)`, or a callable from logits (B, classes) to scores (B,).
         method: A name from `METHODS`.
-        reshape_transform: Layout of the activation if it is not found by itself: "NCHW", "NHWC", "tokens", or a callable
-            from the activation to (B, C, H, W).
+        reshape_transform: Layout of the activation if it is not found by itself: "NCHW", "NHWC", "tokens", or a
+            callable from the activation to (B, C, H, W).
         fuse: With a list of layers: join their maps into one, "mean", "max" or "product".
         aug_smooth: Average over mirrored and brightened copies of the images.
         eigen_smooth: First principal component of the method's terms instead of their sum.
@@ -406,7 +407,7 @@ def explain(
         raise ValueError(f"fuse={fuse!r} joins the maps of several layers: give layer=[...]")
     inner, images = _prepared(model, images)
     with torch.inference_mode(False), torch.no_grad():
-        links = _chain_for(model, inner, images)
+        links = _links(model, inner, images)
         if not several:
             return _explain(links, images, layer, ask)
         assert isinstance(layer, (list, tuple))
@@ -448,7 +449,7 @@ class _Ask:
         return cls(entry, target, layout, aug, eigen, options)
 
 
-def _explain(links: Chain, images: Tensor, layer: Any, ask: _Ask) -> Explanation:
+def _explain(links: Links, images: Tensor, layer: Any, ask: _Ask) -> Explanation:
     cut = links.default_split() if layer is None else links.split(layer)
     names = class_names(links.model)
     target = _indexed(ask.target, links.model)
@@ -477,21 +478,35 @@ def _explain(links: Chain, images: Tensor, layer: Any, ask: _Ask) -> Explanation
     return _result(links, images, logits, resolved, maps, where, ask)
 
 
-_WHOLE = ("attention", "block_attention", "network")
+_WHOLE = ("attention", "block_attention", "network", "network_cam")
 """Needs of the methods that read the whole network and know no cut."""
 
 
-def _whole_maps(links: Chain, cut: Split, ask: _Ask, images: Tensor, resolved: targets.Resolved) -> Tensor:
+def _whole_maps(links: Links, cut: Split, ask: _Ask, images: Tensor, resolved: targets.Resolved) -> Tensor:
     """The maps of methods that read the whole network, (B,K,h,w)."""
-    entry, options = ask.entry, ask.options
+    entry, options = ask.entry, dict(ask.options)
     scores = [functools.partial(_score, score) for score in resolved.scores]
-    if entry.needs == "network":
-        return torch.stack([entry.function(_model(links), images, score, **options) for score in scores], 1)
+    if entry.needs in ("network", "network_cam"):
+        whole = _model(links)
+        extra: list[tuple[Tensor, ...]] = [()] * len(scores)
+        if entry.needs == "network_cam":
+            cam = dataclasses.replace(ask, entry=METHODS["grad_cam"], options={})
+            maps = _maps(_forward(cut, images, ask.layout, resolved, None), cam)
+            extra = [(one,) for one in maps.unbind(1)]
+        if "grid" in inspect.signature(entry.function).parameters and cut.layout is not None:
+            options = {"grid": cut.layout.grid, **options}
+        return torch.stack(
+            [
+                entry.function(images, lambda x, s=s: s(whole(x)), *more, **options)
+                for s, more in zip(scores, extra, strict=True)
+            ],
+            1,
+        )
     if cut.layout is None:
         raise layouts.LayoutError(f"no grid of positions is known at '{cut.name}': {cut.note}")
     grid = cut.layout.grid
     if entry.needs == "block_attention":
-        deep = chain(links.model, tuple(images.shape[1:]), depth=BLOCKS)
+        deep = links_of(links.model, tuple(images.shape[1:]), depth=BLOCKS)
         attentions, each = attention.block_gradients(deep.engine[0], images, scores, math.prod(grid))
         return torch.stack([entry.function(attentions, g, grid, **options) for g in each], 1)
     maps = []
@@ -505,14 +520,14 @@ def _whole_maps(links: Chain, cut: Split, ask: _Ask, images: Tensor, resolved: t
     return torch.stack(maps, 1)
 
 
-def _model(links: Chain) -> Callable[[Tensor], Tensor]:
+def _model(links: Links) -> Callable[[Tensor], Tensor]:
     """The stand-in of the whole model, as a function from images to logits."""
     modules, _ = links.engine
     return lambda images: _columns(functools.reduce(lambda x, module: module(x), modules, images))
 
 
 def _indexed(target: Target, model: nn.Module) -> Target:
-    """Class names, also in lists, as indices: synonyms count, and a name that is not there is named with its closest."""
+    """Class names, also in lists, as indices: synonyms count; for an unknown name the closest are offered."""
     if isinstance(target, str):
         from . import zoo
 
@@ -523,7 +538,7 @@ def _indexed(target: Target, model: nn.Module) -> Target:
 
 
 def _result(
-    links: Chain, images: Tensor, logits: Tensor, resolved: targets.Resolved, maps: Tensor, layer: Layer, ask: _Ask
+    links: Links, images: Tensor, logits: Tensor, resolved: targets.Resolved, maps: Tensor, layer: Layer, ask: _Ask
 ) -> Explanation:
     name = ask.entry.name + " + eigen_smooth" * ask.eigen_smooth + " + aug_smooth" * ask.aug_smooth
     return Explanation(
@@ -591,7 +606,7 @@ def _progress(entry: Method, options: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _concepts(links: Chain, run: _Pass, ask: _Ask) -> Explanation:
+def _concepts(links: Links, run: _Pass, ask: _Ask) -> Explanation:
     """Concept maps, each named after the class that the tail gives to a grid full of that concept."""
     found = ask.entry.function(run.activations, **ask.options)
     rows = torch.zeros(len(found.concepts), dtype=torch.long, device=run.raw.device)
@@ -626,11 +641,13 @@ class Sweep(Sequence[Explanation]):
         explanations: In order of depth.
         skipped: The other cuts, with the reason why they carry no map.
         model: Name of the model's class.
+        stages: The whole layer table.
     """
 
     explanations: tuple[Explanation, ...]
     skipped: tuple[tuple[Layer, str], ...]
     model: str
+    stages: tuple[StageInfo, ...] = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return len(self.explanations)
@@ -745,19 +762,19 @@ def sweep(
     if isinstance(layers, str) and layers not in ("stages", "blocks"):
         raise ValueError(f'layers={layers!r}: give "stages", "blocks" or a list of layers')
     with torch.inference_mode(False), torch.no_grad():
-        links = _chain_for(model, inner, images)
+        links = _links(model, inner, images)
         if layers == "blocks" and links.depth < BLOCKS:
-            links = chain(inner, tuple(images.shape[1:]), depth=BLOCKS)
+            links = links_of(inner, tuple(images.shape[1:]), depth=BLOCKS)
         wanted, skipped = _wanted(links, layers, reshape_transform)
         if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map" and wanted is not None:
             found = _one_pass(links, images, wanted, ask)
         else:
-            cuts = list(layers) if wanted is None else [len(links) - 1 - i for i in wanted]
+            cuts = list(layers) if wanted is None else [len(links.names) - 1 - i for i in wanted]
             found = [_explain(links, images, cut, ask) for cut in cuts]
-    return Sweep(tuple(found), tuple(skipped), type(links.model).__name__)
+    return Sweep(tuple(found), tuple(skipped), type(links.model).__name__, links.stages)
 
 
-def _wanted(links: Chain, layers: Any, layout: Any) -> tuple[list[int] | None, list[tuple[Layer, str]]]:
+def _wanted(links: Links, layers: Any, layout: Any) -> tuple[list[int] | None, list[tuple[Layer, str]]]:
     """The stages to explain after (None: not all of them are borders of the chain), and the others with the reason."""
     stages = links.stages
     if not isinstance(layers, str):
@@ -780,7 +797,7 @@ def _wanted(links: Chain, layers: Any, layout: Any) -> tuple[list[int] | None, l
     return usable, skipped
 
 
-def _one_pass(links: Chain, images: Tensor, wanted: list[int], ask: _Ask) -> list[Explanation]:
+def _one_pass(links: Links, images: Tensor, wanted: list[int], ask: _Ask) -> list[Explanation]:
     modules, mutates = links.engine
     kept: dict[int, Tensor] = {}
     x: Any = images

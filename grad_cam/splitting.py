@@ -9,6 +9,7 @@ token, position embedding, flatten, pooling) belongs to the stage it feeds.
 from __future__ import annotations
 
 import difflib
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -335,17 +336,65 @@ class Split:
         yield self.classifier
 
 
+@dataclass(frozen=True, eq=False)
+class Links:
+    """What a `Chain` knows of a model, without the modules put together: all that the engine needs."""
+
+    model: nn.Module
+    depth: int
+    cache: _Cache
+    record: _Record
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Module paths of the stages."""
+        return tuple(self.record.names)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return self.record.size
+
+    @property
+    def stages(self) -> tuple[StageInfo, ...]:
+        """The table of stages, from the picture to the logits."""
+        return self.record.stages()
+
+    @property
+    def engine(self) -> tuple[list[nn.Module], list[bool]]:
+        """The stages of the stand-in, as the engine runs them, and which of them write into what they are handed."""
+        return self.record.modules, self.record.mutates
+
+    def split(self, layer: int | str | nn.Module) -> Split:
+        """Cuts the chain; see the function `split`."""
+        return self.cache.split(self.model, self.record, layer)
+
+    def default_split(self) -> Split:
+        """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
+        return self.cache.default(self.model, self.record)
+
+    def fits(self, images: Tensor) -> bool:
+        """Whether they are for images of this shape and the model has not changed since."""
+        current = self.cache.signature == signature(self.model)
+        return current and self.record.example[0].shape[1:] == images.shape[1:]
+
+
 class Chain(Stages):
     """A model as named stages, `nn.Sequential`-like; made by `chain`.
 
     ``print(chain)`` shows the table one looks a `layer_idx` up in; `stages` holds the same as `StageInfo` objects.
+
+    Attributes:
+        depth: How deep the stages are opened.
+        names: Module paths of the stages.
+        size: Height and width of the input it was made for.
     """
 
-    def __init__(self, cache: _Cache, model: nn.Module, record: _Record, depth: int) -> None:
-        super().__init__(list(zip(record.names, record.build(model, model), strict=True)))
-        self.__dict__["_model"], self._cache, self._record, self.depth = model, cache, record, depth
-        self.size, self.names = record.size, tuple(record.names)
-        self.training = model.training
+    def __init__(self, links: Links) -> None:
+        super().__init__(list(zip(links.record.names, links.record.build(links.model), strict=True)))
+        self.__dict__["links"] = links  # not a submodule: the model would appear in it a second time
+        self.depth, self.size, self.names = links.depth, links.size, links.names
+        self.training = links.model.training
 
     def forward(self, x: Tensor) -> Tensor:
         """The model's logits."""
@@ -354,30 +403,20 @@ class Chain(Stages):
     @property
     def model(self) -> nn.Module:
         """The model this chain was made of."""
-        return self.__dict__["_model"]
+        return self.__dict__["links"].model
 
     @property
     def stages(self) -> tuple[StageInfo, ...]:
         """The table that `print` shows, from the picture to the logits."""
-        return self._record.stages(self.model)
+        return self.__dict__["links"].stages
 
     def split(self, layer: int | str | nn.Module) -> Split:
         """Cuts the chain; see the function `split`."""
-        return self._cache.split(self.model, self._record, layer)
+        return self.__dict__["links"].split(layer)
 
     def default_split(self) -> Split:
         """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
-        return self._cache.default(self.model, self._record)
-
-    def fits(self, images: Tensor) -> bool:
-        """Whether the chain was made for images of this shape and the model has not changed since."""
-        current = self._cache.signature == signature(self.model)
-        return current and self._record.example[0].shape[1:] == images.shape[1:]
-
-    @property
-    def engine(self) -> tuple[list[nn.Module], list[bool]]:
-        """The stages of the stand-in, as the engine runs them, and which of them write into what they are handed."""
-        return self._record.modules, self._record.mutates
+        return self.__dict__["links"].default_split()
 
     def __str__(self) -> str:
         rows = [("layer_idx", "name", "type", "output", "layout", "grid", "note")]
@@ -392,6 +431,21 @@ class Chain(Stages):
         return "\n".join([head, *lines])
 
     __repr__ = __str__
+
+
+def links(model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: int = 1) -> Links:
+    """What `chain` knows of a model; the arguments and errors are those of `chain`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise ValueError(f"depth={depth!r} is not a depth; give 1 (top-level children) or more (blocks inside them)")
+    model = unwrap(model.model if isinstance(model, Chain) else model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SplitError(
+            "the model is a ScriptModule, whose forward cannot be followed; load it as an ordinary nn.Module"
+        )
+    cache = _cache(model)
+    return Links(model, depth, cache, cache.record(model, example, depth))
 
 
 def chain(model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: int = 1) -> Chain:
@@ -412,20 +466,7 @@ def chain(model: nn.Module, example: Tensor | tuple[int, ...] | int | None = Non
         SplitError: The model cannot be followed, or the chain differs from it.
         ValueError: The example does not fit the model.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        raise ValueError(f"depth={depth!r} is not a depth; give 1 (top-level children) or more (blocks inside them)")
-    if isinstance(model, Chain):
-        model = model.model
-    model = unwrap(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise SplitError(
-            "the model is a ScriptModule, whose forward cannot be followed; load it as an ordinary nn.Module"
-        )
-    cache = _cache(model)
-    record = cache.record(model, example, depth)
-    return Chain(cache, model, record, depth)
+    return Chain(links(model, example, depth))
 
 
 def split(
@@ -470,17 +511,17 @@ class _Record:
     base: _Record | None = None  # of a record opened for one named module: the chain it was asked of
     splits: dict[Any, Split] = field(default_factory=dict)
 
-    def build(self, root: nn.Module, model: nn.Module, borders: list[int] | None = None) -> list[nn.Module]:
+    def build(self, root: nn.Module, borders: list[int] | None = None) -> list[nn.Module]:
         names = dict(root.named_modules())
         starts = [-1, *(borders or self.borders)]
         return [self.plan.build(root, a, b, names) for a, b in zip(starts, starts[1:], strict=False)]
 
-    def stages(self, model: nn.Module) -> tuple[StageInfo, ...]:
+    def stages(self) -> tuple[StageInfo, ...]:
         if self.infos is None:
-            self.infos = tuple(self._describe(model))
+            self.infos = tuple(self._describe())
         return self.infos
 
-    def _describe(self, model: nn.Module) -> list[StageInfo]:
+    def _describe(self) -> list[StageInfo]:
         found = self.layouts()
         dead = self.dead(found)
         infos = []
@@ -539,7 +580,7 @@ class _Record:
                     if weight is not None and weight.ndim > 1 and not weight.count_nonzero():
                         noise = torch.randn(weight.shape, generator=generator).to(weight)
                         module._parameters[name] = nn.Parameter(noise, requires_grad=False)
-            reach = self._reach(found, self.build(filled, filled))
+            reach = self._reach(found, self.build(filled))
         return {i for i, (grid, _) in reach.items() if not grid} if any(s for _, s in reach.values()) else set()
 
     def _reach(self, found: Sequence[Layout | str], modules: Sequence[nn.Module]) -> dict[int, tuple[bool, bool]]:
@@ -664,7 +705,7 @@ class _Cache:
         size = (int(example[0].shape[-2]), int(example[0].shape[-1]))
         record = _Record(plan, borders, names, size, example, self.shadow)
         with torch.no_grad():
-            record.modules = record.build(self.shadow, self.shadow)
+            record.modules = record.build(self.shadow)
             if verify:
                 _verify(self.shadow, record.modules, record.names, record)
                 record.mutates = _mutations(record.modules, record.example[0])
@@ -768,7 +809,7 @@ class _Cache:
 
         def halves(root: nn.Module, modules: list[nn.Module] | None) -> tuple[nn.Sequential, nn.Sequential]:
             if modules is None:
-                modules = record.build(root, model, [*before, border, *after])
+                modules = record.build(root, [*before, border, *after])
             cut = len(before) + 1
             first = Stages(list(zip(names, modules[:cut], strict=True)))
             last = Stages(list(zip(_distinct(rest), modules[cut:], strict=True)))
@@ -1031,8 +1072,8 @@ def _verify(model: nn.Module, modules: Sequence[nn.Module], names: Sequence[str]
         if problem:
             if exact and _differs(logits_of(model(batch.clone())), wanted, True):
                 raise SplitError(
-                    f"{type(model).__name__} gives different logits for the same batch, even in eval mode, so a split of "
-                    "it cannot be checked; make its forward deterministic"
+                    f"{type(model).__name__} gives different logits for the same batch, even in eval mode, so a split "
+                    "of it cannot be checked; make its forward deterministic"
                 )
             where = _first_difference(model, modules, names, record, batch)
             raise SplitError(
@@ -1087,8 +1128,8 @@ def _require_accepted(model: nn.Module, stand_in: nn.Module, batch: Tensor) -> N
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{type(model).__name__} refuses a batch of shape {tuple(batch.shape)}: {reason[:300]}; its own configuration "
-            f"says {input_channels(model)} channels, {'x'.join(map(str, default_size(model)))}"
+            f"{type(model).__name__} refuses a batch of shape {tuple(batch.shape)}: {reason[:300]}; its own "
+            f"configuration says {input_channels(model)} channels, {'x'.join(map(str, default_size(model)))}"
         ) from error
 
 
@@ -1127,7 +1168,7 @@ def input_channels(model: nn.Module) -> int:
 
 
 def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
         if tensor.dtype.is_floating_point:
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import timm
 import torch
@@ -253,16 +256,28 @@ def test_wrong_types_are_named(cnn: nn.Module) -> None:
 def test_the_record_is_kept_and_renewed_when_the_model_changes(cnn: nn.Module, batch: Tensor) -> None:
     """The same model is recorded once; weights changed in place are seen, exchanged modules recorded anew."""
     first = grad_cam.chain(cnn, (64, 64))
-    assert grad_cam.chain(cnn, (64, 64))._record is first._record
+    assert grad_cam.chain(cnn, (64, 64)).links.record is first.links.record
     with torch.no_grad():
         cnn.fc.weight.mul_(2)
         assert torch.equal(grad_cam.chain(cnn, (64, 64))(batch.clone()), logits(cnn, batch))
     assert torch.allclose(grad_cam.explain(cnn, batch).logits, logits(cnn, batch), atol=1e-6)
     cnn.fc = nn.Linear(12, 3)
-    assert grad_cam.chain(cnn, (64, 64))._record is not first._record
+    assert grad_cam.chain(cnn, (64, 64)).links.record is not first.links.record
     assert grad_cam.explain(cnn, batch).logits.shape == (3, 3)
     cnn.double()
     assert grad_cam.chain(cnn, (64, 64))(batch.double()).dtype == torch.float64
+
+
+def test_a_model_that_is_gone_is_not_kept_alive(batch: Tensor) -> None:
+    """What is remembered of a model goes with it."""
+    model = timm.models.VisionTransformer(img_size=64, patch_size=16, embed_dim=24, depth=2, num_heads=2).eval()
+    gone = weakref.ref(model)
+    grad_cam.explain(model, batch)
+    grad_cam.split(model, "blocks.1.norm1")
+    grad_cam.sweep(model, batch, layers="blocks")
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_model_is_left_as_found(cnn: nn.Module) -> None:
@@ -299,7 +314,7 @@ def test_print_shows_what_one_needs_to_choose(vit: nn.Module) -> None:
 
 
 def test_default_split_is_the_last_map_with_a_gradient(cnn: nn.Module, vit: nn.Module) -> None:
-    """For a CNN the last feature map; for a class-token ViT the cut before the last block; average pooling: the norm."""
+    """The last feature map of a CNN, the cut before the last block of a class-token ViT, the norm before a mean."""
     assert grad_cam.chain(cnn, (64, 64)).default_split().name == "layer2"
     assert grad_cam.chain(vit).default_split().name == "blocks.1"
     pooled = timm.models.VisionTransformer(

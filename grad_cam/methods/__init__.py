@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any, Literal
 
-from . import attention, factorization, gradient, perturbation
+from . import attention, factorization, gradient, network, perturbation
 from .combinators import aug_smooth, eigen_smooth, fuse
 from .common import MethodError
 
@@ -26,7 +26,8 @@ Needs = Literal[
     "images",  # function(images, score), likewise
     "attention",  # function(attentions, gradients, grid), see attention.Capture
     "block_attention",  # likewise, see attention.block_gradients
-    "network",  # see network
+    "network",  # function(images, score) with score from images to (B,)
+    "network_cam",  # function(images, score, Grad-CAM's map of the same score)
 ]
 
 
@@ -157,7 +158,7 @@ _TABLE = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}
 METHODS |= {
-    name: Method(name, **entry) for part in (perturbation, attention) for name, entry in part.ENTRIES.items()
+    name: Method(name, **entry) for part in (perturbation, attention, network) for name, entry in part.ENTRIES.items()
 }
 
 
