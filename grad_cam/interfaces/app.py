@@ -51,7 +51,7 @@ HOST, PORT, PORTS = "127.0.0.1", 7860, 20
 SCALES = ("blocks", "stages")
 TABS = ("layer", "methods", "layers")
 COLORMAPS = (rendering.COLORMAP, "turbo", "viridis", "inferno", "magma", "cividis", "gray")
-COMPARED = ("grad_cam", "hires_cam", "layer_cam", "grad_cam_plus_plus", "eigen_cam")
+COMPARED = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam")
 SUGGESTED = (
     "demo", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv3_large_100", "vit_small_patch16_224",
     "deit3_small_patch16_224", "swin_tiny_patch4_window7_224", "torchvision/resnet50", "hf:microsoft/resnet-18",
@@ -354,7 +354,12 @@ def _pixels(path: pathlib.Path) -> tuple[int, int] | None:
 
 
 def look(
-    asked: Asked, opened: Opened, before: View | None = None, *, limits: Limits | None = None, progress: Progress | None = None
+    asked: Asked,
+    opened: Opened,
+    before: View | None = None,
+    *,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
 ) -> View:
     """Answers what a visitor asks, with as much of what was there before as still holds.
 
@@ -378,7 +383,9 @@ def look(
     rungs = opened.rungs[asked.scale]
     same_model = before is not None and before.opened is opened
     same_scale = same_model and before.scale == asked.scale
-    position = min(max(asked.position, 0), len(rungs) - 1) if same_scale or before is None else opened.start[asked.scale]
+    position = (
+        min(max(asked.position, 0), len(rungs) - 1) if same_scale or before is None else opened.start[asked.scale]
+    )
     if before is not None and same_model and before.asked.photo == asked.photo:
         target = before.target if asked.target in (None, "") else zoo.class_index(opened.model, asked.target)
         view = dataclasses.replace(before, target=target)
@@ -486,7 +493,7 @@ def photo_html(view: View) -> str:
     return (
         f'<figure class="gc-picture"><img id="gc-photo" src="{data_uri(Image.fromarray(view.seen), "jpeg")}" '
         f'alt="{_text(view.name)} as the model sees it">'
-        f'<figcaption>What the model sees, {width} × {height} pixels</figcaption></figure>'
+        f"<figcaption>What the model sees, {width} × {height} pixels</figcaption></figure>"
     )
 
 
@@ -506,8 +513,12 @@ def overlay_html(view: View, display: Display) -> str:
     return (
         f'<figure class="gc-picture"><img id="gc-overlay" src="{data_uri(draw(view.seen, map, display))}" '
         f'alt="{_text(alt)}"><figcaption><span class="gc-scale">low{_ramp(display.colormap)}high</span>'
-        f'<span class="gc-links">Download {links}</span></figcaption></figure>'
-        + (f'<p class="gc-note" role="status">This map is {_text(note)}: nothing here speaks for {_text(view.word)}.</p>' if _nothing(note) else "")
+        f'<span class="gc-links"><span>Download</span>{links}</span></figcaption></figure>'
+        + (
+            f'<p class="gc-note" role="status">This map is {_text(note)}: nothing here speaks for {_text(view.word)}.</p>'
+            if _nothing(note)
+            else ""
+        )
     )
 
 
@@ -561,7 +572,7 @@ def methods_html(view: View, display: Display) -> str:
     for method in view.chosen:
         map = view.maps.get((method, view.rung.layer_idx), "not computed yet")
         entry = METHODS[method]
-        about = entry.source if entry.class_specific else f"{entry.source}; the same for every class"
+        about = _text(entry.source if entry.class_specific else f"{entry.source}; the same for every class")
         cards.append(_card(view, map, display, entry.title, about, method, method == view.method))
     return f'<div class="gc-grid">{"".join(cards)}</div>'
 
@@ -573,28 +584,33 @@ def layers_html(view: View, display: Display) -> str:
     cards = []
     for position, (rung, key) in enumerate(zip(view.rungs, keys, strict=True)):
         map = view.maps.get(key, "not computed yet")
-        about = rung.size
+        about = f"<span>{rung.size}"
         if isinstance(map, np.ndarray) and isinstance(last, np.ndarray):
             agreement = metrics.agreement(torch.from_numpy(map), torch.from_numpy(last))
-            about += "" if math.isnan(agreement) else f" · agreement {agreement:.2f}".replace("-", "−")
+            about += "" if math.isnan(agreement) else f"</span><span>{agreement:.2f}".replace("-", "−")
+        about += "</span>"
         cards.append(_card(view, map, display, rung.name, about, str(position), position == view.position))
     skipped = view.opened.skipped[view.scale]
     rest = "".join(f"<li><code>{_text(name)}</code> {_text(note)}</li>" for name, note in skipped)
-    more = f'<details class="gc-skipped"><summary>{len(skipped)} without a map</summary><ul>{rest}</ul></details>' if skipped else ""
+    more = (
+        f'<details class="gc-skipped"><summary>{len(skipped)} without a map</summary><ul>{rest}</ul></details>'
+        if skipped
+        else ""
+    )
     return (
-        f'<div class="gc-grid">{"".join(cards)}</div><p class="gc-quiet">Shallow to deep. A click shows a layer large; '
-        f"agreement is the correlation with the last layer's map.</p>{more}"
+        f'<div class="gc-grid">{"".join(cards)}</div><p class="gc-quiet">From shallow to deep. The number at '
+        f"the right is the agreement with the last layer's map, a correlation. A click moves the slider.</p>{more}"
     )
 
 
 def _card(view: View, map: Map | str, display: Display, title: str, about: str, pick: str, current: bool) -> str:
     if isinstance(map, str):
-        return f'<div class="gc-card">{_lack(map)}<b>{_text(title)}</b><small>{_text(about)}</small></div>'
+        return f'<div class="gc-card">{_lack(map)}<b>{_text(title)}</b><small>{about}</small></div>'
     note = rendering.describe(map)
     return (
         f'<button type="button" class="gc-card" data-pick="{_text(pick)}" aria-pressed="{str(current).lower()}">'
         f'<img src="{data_uri(draw(view.seen, map, display), "jpeg")}" alt="{_text(f"{title}, {view.word}")}">'
-        f"<b>{_text(title)}</b><small>{_text(note if _nothing(note) else about)}</small></button>"
+        f"<b>{_text(title)}</b><small>{_text(note) if _nothing(note) else about}</small></button>"
     )
 
 
@@ -756,20 +772,21 @@ def build(
         part = _layout(gr, first, methods)
         tabs = {name: part.pop(f"tab {name}") for name in TABS}
         controls = [
-            part[name]
-            for name in ("picked", "model", "scale", "position", "target", "method", "chosen", "tab")
+            part[name] for name in ("picked", "model", "scale", "position", "target", "method", "chosen", "tab")
         ]
         display = [part[name] for name in Display._fields]
 
         def told(updates: dict[str, Any]) -> dict[Any, Any]:
-            return {part[name]: gr.update(**value) if isinstance(value, dict) else value for name, value in updates.items()}
+            return {
+                part[name]: gr.update(**value) if isinstance(value, dict) else value for name, value in updates.items()
+            }
 
         def refresh(
             before: Any, picked: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any, tab: Any,
             threshold: Any, smoothing: Any, alpha: Any, colormap: Any, request: Any, progress: Any = gr.Progress(),
         ) -> dict[Any, Any]:  # fmt: skip
             asked = Asked(
-                picked, str(model or "").strip(), scale, int(position), target, method, tuple(chosen or ()), tab
+                picked, str(model or "").strip(), scale.lower(), int(position), target, method, tuple(chosen or ()), tab
             )
 
             def step(done: int, total: int) -> None:
@@ -838,7 +855,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
     scale, suits = SCALES[0], round(rendering.default_smoothing(first.prepare.size), 1)
     gr.HTML('<header class="gc-header"><h1>Grad-CAM, layer by layer</h1><p>See what a vision model saw</p></header>')
     with gr.Row(elem_classes="gc-main"):
-        with gr.Column(scale=0, min_width=290, elem_classes="gc-side"):
+        with gr.Column(scale=0, min_width=250, elem_classes="gc-side"):
             gr.HTML("<h3>Photo</h3>")
             with gr.Row(elem_classes="gc-source"):
                 part["samples"] = gr.HTML(samples_html(), js_on_load=_PICK, elem_id="gc-samples")
@@ -868,32 +885,33 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
                         label="Methods to compare", show_label=False, container=False, elem_id="gc-chosen",
                     )  # fmt: skip
                     part["methods"] = gr.HTML(js_on_load=_PICK, elem_id="gc-methods")
-            with gr.Row(elem_classes="gc-along"):
-                part["position"] = gr.Slider(
-                    0, max(len(first.rungs[scale]) - 1, 1), first.start[scale], step=1, label="Layer", scale=4,
-                    elem_id="gc-position", buttons=[],
-                )  # fmt: skip
-                part["scale"] = gr.Radio(
-                    [("Blocks", "blocks"), ("Stages", "stages")], value=scale, label="Detail", scale=1, min_width=190,
-                    elem_id="gc-scale",
-                )  # fmt: skip
-            part["where"] = gr.HTML(elem_id="gc-where")
-            with gr.Row(elem_classes="gc-controls"):
-                part["method"] = gr.Dropdown(methods, value="grad_cam", label="Method", min_width=190, elem_id="gc-method")
-                part["threshold"] = gr.Slider(
-                    0, 0.95, THRESHOLD, step=0.005, label="Threshold", min_width=130, elem_id="gc-threshold", buttons=[]
-                )
-                part["smoothing"] = gr.Slider(
-                    0, 4 * suits, suits, step=0.1, label="Smoothing (pixels)", min_width=130, elem_id="gc-smoothing",
-                    buttons=[],
-                )  # fmt: skip
-                part["alpha"] = gr.Slider(
-                    0, 1, rendering.ALPHA, step=0.01, label="Opacity", min_width=130, elem_id="gc-alpha", buttons=[]
-                )
-                part["colormap"] = gr.Dropdown(
-                    list(COLORMAPS), value=COLORMAPS[0], label="Colours", min_width=110, elem_id="gc-colormap"
-                )
+            with gr.Column(elem_classes="gc-panel"):
+                with gr.Row(elem_classes="gc-along"):
+                    part["position"] = gr.Slider(
+                        0, max(len(first.rungs[scale]) - 1, 1), first.start[scale], step=1, label="Layer", scale=4,
+                        elem_id="gc-position", buttons=[],
+                    )  # fmt: skip
+                    part["scale"] = gr.Radio(
+                        [name.capitalize() for name in SCALES], value=scale.capitalize(), label="Detail", scale=0, min_width=190,
+                        elem_id="gc-scale",
+                    )  # fmt: skip
+                part["where"] = gr.HTML(elem_id="gc-where")
+        with gr.Column(scale=0, min_width=210, elem_classes="gc-controls"):
+            part["method"] = gr.Dropdown(methods, value="grad_cam", label="Method", min_width=190, elem_id="gc-method")
             part["advice"] = gr.HTML(method_html("grad_cam"), elem_id="gc-advice")
+            part["threshold"] = gr.Slider(
+                0, 0.95, THRESHOLD, step=0.005, label="Threshold", min_width=130, elem_id="gc-threshold", buttons=[]
+            )
+            part["smoothing"] = gr.Slider(
+                0, 4 * suits, suits, step=0.1, label="Smoothing (pixels)", min_width=130, elem_id="gc-smoothing",
+                buttons=[],
+            )  # fmt: skip
+            part["alpha"] = gr.Slider(
+                0, 1, rendering.ALPHA, step=0.01, label="Opacity", min_width=130, elem_id="gc-alpha", buttons=[]
+            )
+            part["colormap"] = gr.Dropdown(
+                list(COLORMAPS), value=COLORMAPS[0], label="Colours", min_width=110, elem_id="gc-colormap"
+            )
     return part
 
 
@@ -1019,7 +1037,9 @@ def bind(host: str = HOST, port: int | None = None) -> socket.socket:
             found.close()
             if port is not None:
                 why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror or error})"
-                raise AppError(f"port {port} of {host} {why}: choose another with --port (port=...), or give none") from None
+                raise AppError(
+                    f"port {port} of {host} {why}: choose another with --port (port=...), or give none"
+                ) from None
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise AppError(f"cannot listen at {host!r}: {error.strerror or error}") from None
     raise AppError(f"ports {PORT} to {PORT + PORTS - 1} of {host} are in use: choose another with --port (port=...)")
