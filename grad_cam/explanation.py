@@ -642,12 +642,14 @@ class Sweep(Sequence[Explanation]):
         skipped: The other cuts, with the reason why they carry no map.
         model: Name of the model's class.
         stages: The whole layer table.
+        labels: Names of the model's classes, if known.
     """
 
     explanations: tuple[Explanation, ...]
     skipped: tuple[tuple[Layer, str], ...]
     model: str
     stages: tuple[StageInfo, ...] = dataclasses.field(repr=False)
+    labels: Sequence[str] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.explanations)
@@ -706,6 +708,24 @@ class Sweep(Sequence[Explanation]):
         refuse_existing([path for path, _ in jobs], force)
         folder.mkdir(parents=True, exist_ok=True)
         return [rendering.save(make(), path) for path, make in jobs]
+
+    def report(
+        self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, force: bool = False, **display: Any
+    ) -> pathlib.Path:
+        """Writes one self-contained HTML page with every image, target and layer, to look through in a browser.
+
+        Args:
+            path: The file to write.
+            names: What to call the images; their numbers by default.
+            force: Overwrite a file that exists.
+            **display: threshold, smoothing, alpha, colormap the page opens with.
+
+        Returns:
+            The path.
+        """
+        from .interfaces.report import report_of, write_report  # the only step upwards, taken when it is asked for
+
+        return write_report(report_of(self, names=names, **display), path, force)
 
     def _heats(self, image: int, target: int, threshold: float, smoothing: float | None) -> list[NDArray[np.float32]]:
         if smoothing is None:
@@ -771,7 +791,7 @@ def sweep(
         else:
             cuts = list(layers) if wanted is None else [len(links.names) - 1 - i for i in wanted]
             found = [_explain(links, images, cut, ask) for cut in cuts]
-    return Sweep(tuple(found), tuple(skipped), type(links.model).__name__, links.stages)
+    return Sweep(tuple(found), tuple(skipped), type(links.model).__name__, links.stages, class_names(links.model))
 
 
 def _wanted(links: Links, layers: Any, layout: Any) -> tuple[list[int] | None, list[tuple[Layer, str]]]:

@@ -13,19 +13,26 @@ import html
 import io
 import json
 import os
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from .. import rendering
+from ..methods import find
 
-__all__ = ["Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction", "report_html", "write_report"]
+if TYPE_CHECKING:
+    from ..explanation import Explanation, Sweep
+
+__all__ = [
+    "Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction", "report_html", "report_of", "write_report",
+]  # fmt: skip
 
 COLORMAPS = (rendering.COLORMAP, "turbo", "viridis", "inferno", "cividis", "gray")
 SIZE_LIMIT = 4_900_000  # bytes of a report of up to three pictures; more pictures may take more in proportion
@@ -136,6 +143,82 @@ class Report:
                 raise ReportError(f"{name}={value!r} is out of the range of the report's slider; use {low:g}..{high:g}")
         for image in self.images:
             _check(image, len(self.layers))
+
+
+def report_of(
+    *sweeps: Sweep, names: Sequence[str] | None = None, model: str | None = None, call: str | None = None, **display: Any
+) -> Report:
+    """Puts sweeps of one model into a report.
+
+    Args:
+        *sweeps: One or more, each of one or more images, at the same layers.
+        names: What to call the images, in order; their numbers by default.
+        model: Name of the model; by default its class.
+        call: The code that makes the maps again.
+        **display: threshold, smoothing, alpha, colormap the page opens with.
+
+    Returns:
+        What `write_report` takes.
+
+    Raises:
+        ReportError: Another number of names than of images.
+    """
+    first = sweeps[0]
+    used = {e.layer.name for e in first}
+    known = {s.name for s in first.stages}
+    layers = [
+        ReportLayer(s.layer_idx, s.name, s.type, s.shape, str(s.layout or ""), s.layout and s.layout.grid, s.note)
+        for s in first.stages
+    ]
+    layers += [
+        ReportLayer(e.layer.layer_idx, e.layer.name, grid=tuple(e.map.shape[-2:])) for e in first if e.layer.name not in known
+    ]
+    images = []
+    count = sum(len(sweep[0].map) for sweep in sweeps)
+    names = [f"image {i + 1}" for i in range(count)] if names is None else list(names)
+    if len(names) != count:
+        raise ReportError(f"{len(names)} names for {count} images; give one for each")
+    for sweep in sweeps:
+        at = {e.layer.name: e for e in sweep}
+        one = sweep[0]
+        for b in range(len(one.map)):
+            maps = [
+                [_one_map(at[row.name], b, k) if row.name in used else None for row in layers]
+                for k in range(len(one.target[b]))
+            ]
+            guesses = _guesses(one.logits[b].float(), sweep.labels)
+            images.append(ReportImage(names[len(images)], one.pictures[b], guesses, one.target[b], maps))
+    method = find(first[0].method).title
+    call = call or f"grad_cam.sweep(model, images, method={first[0].method!r})"
+    return Report(model or first.model, method, layers, images, call, versions(), **display)
+
+
+def _one_map(explanation: Explanation, image: int, target: int) -> np.ndarray:
+    maps = explanation.map[image].float().cpu().numpy()
+    return maps[target] if maps.ndim == 3 else maps
+
+
+def _guesses(logits: Any, labels: Sequence[str] | None) -> list[ReportPrediction]:
+    if logits.ndim != 1 or len(logits) < 2:
+        return []
+    best = logits.softmax(0).topk(min(5, len(logits)))
+    return [
+        ReportPrediction(c, labels[c] if labels else f"class {c}", p)
+        for p, c in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """The versions of what maps are made with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"Python": platform.python_version()}
+    for name in ("gradcam-layers", "torch", "timm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def report_html(report: Report) -> str:
