@@ -1,6 +1,6 @@
 """The whole of it in one short script: a model, a picture, what the model saw.
 
-    python test.py [PICTURE [MODEL]]        # without arguments: the sample cat and the demo model, no network needed
+Run it as `python test.py` (the sample cat and the demo model, no network) or as `python test.py PICTURE MODEL`.
 """
 
 import sys
@@ -9,7 +9,10 @@ import grad_cam
 from grad_cam import zoo
 
 picture = sys.argv[1] if len(sys.argv) > 1 else zoo.samples()["cat"]
-model = zoo.load(sys.argv[2] if len(sys.argv) > 2 else "demo")  # any torch.nn.Module will do here
+try:
+    model = zoo.load(sys.argv[2] if len(sys.argv) > 2 else "demo")  # or any torch.nn.Module of your own
+except zoo.ModelError as error:
+    sys.exit(f"{error}\nOr name another model: python test.py PICTURE resnet18")
 
 print(grad_cam.chain(model))  # choose a layer_idx from the first column
 
@@ -18,4 +21,4 @@ heatmap = cam()  # (H, W), 0..1
 
 cam.origin_cam_visualization("cam-map.png", force=True)  # the map at the layer's own size
 cam.imposing_visualization("cam.png", force=True)  # image, overlay, heatmap, colormap
-print(f"{cam.explanation.title()}\ncam.png, cam-map.png and the four pictures cam-*.png are here")
+print(f"\n{cam.explanation.title()}\nThe pictures are cam.png, cam-map.png and cam-*.png, here.")

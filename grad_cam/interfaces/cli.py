@@ -29,9 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from rich.progress import Progress
 
     from .. import Chain, Explanation
@@ -331,7 +329,7 @@ def _top(
     pass
 
 
-# --------------------------------------------------------------------------------------------------- what commands share
+# -------------------------------------------------------------------------------------------------- what commands share
 
 
 @dataclass(frozen=True)
@@ -423,9 +421,12 @@ def _open_viewer(paths: Sequence[Path]) -> None:
         typer.launch(str(path))
 
 
-def _for_each(images: Sequence[str], work: Callable[[str, str], dict[str, Any]], told: Callable[[dict[str, Any]], None]) -> tuple[
-    list[dict[str, Any]], list[dict[str, str]]
-]:  # fmt: skip
+_Result = dict[str, Any]
+
+
+def _for_each(
+    images: Sequence[str], work: Callable[[str, str], _Result], told: Callable[[_Result], None]
+) -> tuple[list[_Result], list[dict[str, str]]]:
     """Does the work on every image; one that fails is kept for the end and does not stop the others."""
     done: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -791,29 +792,29 @@ def _side_by_side(
     from ..methods import METHODS
 
     first = results[0]
-    pairs = [(e, k) for k in (range(len(first.target[0])) if which is None else which) for e in results]
+    chosen = range(len(first.target[0])) if which is None else which
+    pairs = [(e, k) for k in chosen for e in results]
     size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
     sigma = rendering.default_smoothing(size) if smoothing is None else smoothing
-    heats: list[NDArray[np.float32]] = []
-    titles: list[str] = []
-    for e, k in pairs:
-        one = e.map[0, k] if e.map.ndim == 4 else e.map[0]
-        heats.append(rendering.heatmap(one, size, threshold, sigma))
-        title = METHODS[e.method].title if e.method in METHODS else e.method
-        word = f"{e.target[0][k]}{_chance(e, k)}"
-        if len(results) == 1:
-            titles.append(word)
-        else:
-            titles.append(title if which is not None and len(which) == 1 else f"{title}\n{word}")
+    heats = [rendering.heatmap(_map(e, k), size, threshold, sigma) for e, k in pairs]
+    ways = [METHODS[e.method].title if e.method in METHODS else e.method for e, _ in pairs]
+    words = [f"{e.target[0][k]}{_chance(e, k)}" for e, k in pairs]
     if len(results) == 1:
-        title = f"{METHODS[first.method].title if first.method in METHODS else first.method}\n{opened.name} at {first.layer}"
-    elif which is not None and len(which) == 1:
-        title = f"{first.target[0][which[0]]}{_chance(first, which[0])}\n{opened.name} at {first.layer}"
+        title, captions = ways[0], words
+    elif len(chosen) == 1:
+        title, captions = words[0], ways
     else:
-        title = f"{len(results)} methods\n{opened.name} at {first.layer}"
+        title, captions = f"{len(results)} methods", [f"{way}\n{word}" for way, word in zip(ways, words, strict=True)]
     return rendering.comparison(
-        first.pictures[0], heats, titles, title=title, notes=[e.note(0, k) for e, k in pairs], colormap=colormap, alpha=alpha,
+        first.pictures[0], heats, captions, title=f"{title}\n{opened.name} at {first.layer}",
+        notes=[e.note(0, k) for e, k in pairs],
+        colormap=colormap, alpha=alpha,
     )  # fmt: skip
+
+
+def _map(e: Explanation, k: int) -> torch.Tensor:
+    """The raw map (h, w) of target k of the only image."""
+    return (e.map[0, k] if e.map.ndim == 4 else e.map[0]).float().cpu()
 
 
 def _chance(e: Explanation, k: int) -> str:
@@ -824,7 +825,6 @@ def _chance(e: Explanation, k: int) -> str:
 
 
 def _as_json(opened: _Opened, e: Explanation, k: int) -> dict[str, Any]:
-    one = (e.map[0, k] if e.map.ndim == 4 else e.map[0]).float().cpu()
     index = None if e.classes is None else int(e.classes[0, k])
     return {
         "target": e.target[0][k],
@@ -834,7 +834,7 @@ def _as_json(opened: _Opened, e: Explanation, k: int) -> dict[str, Any]:
         "layer": e.layer.name,
         "layer_idx": e.layer.layer_idx,
         "note": e.note(0, k),
-        "map": _rounded(one.tolist()),
+        "map": _rounded(_map(e, k).tolist()),
     }
 
 
