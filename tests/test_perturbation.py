@@ -331,6 +331,17 @@ def test_lack_of_memory_lowers_the_chunk(name: str) -> None:
         METHODS[name](1, lambda v, i: (_ for _ in ()).throw(RuntimeError("another error")))
 
 
+@EVERY
+def test_models_that_need_contiguous_rows(name: str) -> None:
+    """Rows come with channels last on a CPU; a model that flattens them with `view` still gets its map."""
+    every = tail if name in ("ablation_cam", "activation_occlusion") else score
+
+    def viewing(v: Tensor, i: Tensor) -> Tensor:
+        return every(v.view(len(v), -1).reshape(v.shape), i)
+
+    close(METHODS[name](2, viewing, chunk=3), METHODS[name](2, None))
+
+
 def test_constant_channels_share_one_forward_pass() -> None:
     """Score-CAM sends the empty mask through the network once, however many channels have it."""
     a, rows = activations(1), []
