@@ -809,8 +809,13 @@ def _wanted(links: Links, layers: Any, layout: Any) -> tuple[list[int] | None, l
                 return None, []  # `split` and `explain` have the words for what is wrong
             found.append(index)
         return sorted(dict.fromkeys(found)), []
-    usable = [i for i, s in enumerate(stages) if s.layout is not None and not s.note]
-    skipped = [(Layer(s.name, s.layer_idx), s.note) for s in stages[:-1] if s.layout is None or s.note]
+    modules, _ = links.engine
+    notes = {i: s.note for i, s in enumerate(stages[:-1])}
+    for i in notes:
+        if i and isinstance(modules[i], (nn.Identity, nn.Dropout)):  # in eval mode both hand on what they are handed
+            notes[i] = notes[i] or f"the same as after {stages[i - 1].name}"
+    usable = [i for i, note in notes.items() if stages[i].layout is not None and not note]
+    skipped = [(Layer(stages[i].name, stages[i].layer_idx), note) for i, note in notes.items() if note]
     if not usable:
         why = "; ".join(f"{layer.name}: {note}" for layer, note in skipped)
         raise ValueError(f"no cut of {type(links.model).__name__} carries a map ({why or 'it has one stage'})")
