@@ -214,8 +214,9 @@ class Preprocessing:
         crop_pct: The picture is resized to `floor(size / crop_pct)`, then `size` is cut from its centre.
         crop_mode: What is resized: "center" the shorter edge; "squash" both edges, whatever the proportions; "border"
             the longer edge, with the rest filled in the mean colour.
-        channels: 3, or 1 for models that take grey pictures.
+        channels: 3, or 1 for models that take grey pictures. With any other number, tensors are one's own to make.
         bgr: Whether the model takes the channels in the order blue, green, red. Views are RGB all the same.
+        assumed: Whether mean and std are a guess, as the model tells none.
 
     Note:
         The numbers are those of timm's evaluation transform, which for square sizes are torchvision's too.
@@ -229,16 +230,14 @@ class Preprocessing:
     crop_mode: str = "center"
     channels: int = 3
     bgr: bool = False
+    assumed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _size(self.size))
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        if self.channels not in (1, 3):
-            raise ImageError(
-                f"The model takes {self.channels} channels, and a picture has 3 or 1: hand a tensor "
-                f"(B,{self.channels},H,W) to grad_cam.explain() instead."
-            )
+        if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
+            raise ValueError(f"channels={self.channels!r} is not a number of channels; 3 and 1 are usual.")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(
                 f"mean and std need one value for each of the {self.channels} channels, given: {self.mean}, {self.std}."
@@ -298,7 +297,16 @@ class Preprocessing:
 
         Returns:
             A float32 tensor (1,C,H,W) on the CPU.
+
+        Raises:
+            ImageError: The model takes another number of channels than 1 or 3.
+            ValueError: The view has another size.
         """
+        if self.channels not in (1, 3):
+            raise ImageError(
+                f"The model takes {self.channels} channels, and a picture has 3 or 1: hand a tensor "
+                f"(B,{self.channels},H,W) to grad_cam.explain() instead."
+            )
         if (view.height, view.width) != self.size:
             raise ValueError(
                 f"The view is {view.height} x {view.width}, the model takes {self.size[0]} x {self.size[1]}: make it "
@@ -318,23 +326,43 @@ class Preprocessing:
     def pictures(self, batch: Tensor) -> NDArray[np.uint8]:
         """Turns a normalised batch back into pictures to show.
 
+        The normalisation is undone where it can be. Where it cannot (other than 1 or 3 channels, or an assumed
+        normalisation that leads far outside the range of a picture), the first three channels are shown, or the first
+        alone if there are fewer, each picture from its own lowest to its own highest value.
+
         Args:
             batch: (B,C,H,W) of any size and floating type, on any device.
 
         Returns:
             uint8 array (B,H,W,3); values outside the range of a picture are clipped, NaN becomes black.
         """
-        if batch.ndim != 4 or batch.shape[1] != self.channels:
+        if batch.ndim != 4 or batch.shape[1] < 1:
             raise ValueError(f"A batch is (B,{self.channels},H,W) here, given: {tuple(batch.shape)}.")
-        mean, std = self._moments()
-        values = batch.detach().to("cpu", torch.float32) * std + mean  # (B, C, H, W)
-        values = (values * 255).nan_to_num(nan=0.0).round().clamp(0, 255).to(torch.uint8)
-        values = values.flip(1) if self.bgr else values
-        return values.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()  # (B, H, W, 3)
+        values = batch.detach().to("cpu", torch.float32)  # (B, C, H, W)
+        channels = values.shape[1]
+        if channels in (1, 3) and self.channels in (1, 3):
+            mean, std = _for_channels(self, channels)._moments()
+            shown = values * std + mean
+            if self.assumed:
+                far = ((shown < -1) | (shown > 2)).flatten(1).any(dim=1)  # (B,)
+                shown = torch.where(far.view(-1, 1, 1, 1), _spread(values), shown)
+        else:
+            shown = _spread(values[:, :3] if channels >= 3 else values[:, :1])
+        shown = (shown * 255).nan_to_num(nan=0.0).round().clamp(0, 255).to(torch.uint8)
+        shown = shown.flip(1) if self.bgr and channels == 3 else shown
+        return shown.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()  # (B, H, W, 3)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, std = torch.tensor([self.mean, self.std], dtype=torch.float32).view(2, -1, 1, 1)
         return mean, std
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Scales each picture (B,C,H,W) from its own lowest and highest finite value to 0..1."""
+    finite = values.isfinite()
+    low = torch.where(finite, values, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    high = torch.where(finite, values, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
+    return (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
@@ -366,16 +394,15 @@ def preprocessing(model: nn.Module, input_size: int | tuple[int, int] | None = N
 
     Asked in this order: `model.preprocessing`, set by the user; timm's configuration; the `image_processor` (where one
     is attached) and the configuration of a Hugging Face model; the transforms that torchvision has for the
-    architecture's default weights. Any other model gets 224 x 224 and the mean and standard deviation of ImageNet.
-    Nothing is downloaded.
+    architecture's default weights. A model of one's own around one of these is fed as the inner one. Any other model
+    gets 224 x 224 and the mean and standard deviation of ImageNet, marked as `assumed`. Nothing is downloaded.
 
     Args:
-        model: The model; wrappers (DataParallel, torch.compile) are looked through.
+        model: The model, or a chain of it; wrappers (DataParallel, torch.compile) are looked through.
         input_size: Another size than the model's own: pixels, or (height, width).
 
     Raises:
         ValueError: An input size that cannot be one.
-        ImageError: The model takes something else than pictures of 1 or 3 channels.
 
     Note:
         torchvision's models do not remember which weights they carry; the default ones (the newest) are supposed.
@@ -389,12 +416,31 @@ def _told(model: nn.Module) -> Preprocessing:
         own = getattr(model, "preprocessing", None)
         if isinstance(own, Preprocessing):
             return own
+        chained = getattr(model, "model", None)
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
             model = inner
         elif _is_wrapper(model):
             model = model.module
+        elif isinstance(chained, nn.Module) and "model" not in model._modules:  # a chain is not the model's owner
+            model = chained
         else:
             break
+    found = _configured(model)
+    if found is None:
+        inside = (_set_or_configured(part) for part in model.modules() if part is not model)
+        found = next((told for told in inside if told is not None), None)
+    if found is None:
+        found = _for_channels(Preprocessing(size=_built_for(model) or (224, 224), assumed=True), _first_channels(model))
+    return found
+
+
+def _set_or_configured(model: nn.Module) -> Preprocessing | None:
+    own = getattr(model, "preprocessing", None)
+    return own if isinstance(own, Preprocessing) else _configured(model)
+
+
+def _configured(model: nn.Module) -> Preprocessing | None:
+    """What timm, Hugging Face or torchvision say of a model; None if it is of none of them."""
     config = getattr(model, "config", None)
     timm_config = getattr(model, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
     if isinstance(timm_config, Mapping) and timm_config:
@@ -402,8 +448,18 @@ def _told(model: nn.Module) -> Preprocessing:
     if config is not None and (hasattr(config, "model_type") or hasattr(model, "image_processor")):
         return _from_hugging_face(model, config)
     origin = next((c.__module__ for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
-    found = _from_torchvision(model, origin) if origin else Preprocessing()
-    return _for_channels(found, _first_channels(model))
+    return _for_channels(_from_torchvision(model, origin), _first_channels(model)) if origin else None
+
+
+def _built_for(model: nn.Module) -> tuple[int, int] | None:
+    """The size a model was built for, or later set to (timm's `img_size=` and `set_input_size`), if it says so."""
+    stems = [part for name, part in model.named_children() if "embed" in name or name == "stem"]
+    for part in [model, *stems]:
+        first = part[0] if isinstance(part, nn.ModuleList) and len(part) else part
+        size = getattr(first, "img_size", None) or getattr(first, "image_size", None)
+        if isinstance(size, (int, tuple, list)) and (sides := _sides(size)) is not None:
+            return sides
+    return None
 
 
 def _is_wrapper(model: nn.Module) -> bool:
@@ -412,26 +468,28 @@ def _is_wrapper(model: nn.Module) -> bool:
 
 
 def _for_channels(found: Preprocessing, channels: int) -> Preprocessing:
-    """The same for a model of one channel: its grey mean is the mean of the colours' means."""
+    """The same for another number of channels: all but three get the mean of the colours' means."""
     if channels == found.channels:
         return found
-    if channels == 1:
-        grey = {name: (float(np.mean(getattr(found, name))),) for name in ("mean", "std")}
-        return dataclasses.replace(found, channels=1, **grey)
-    return dataclasses.replace(found, channels=channels)
+    alike = {name: (float(np.mean(getattr(found, name))),) * channels for name in ("mean", "std")}
+    return dataclasses.replace(found, channels=channels, **alike)
 
 
 def _first_channels(model: nn.Module) -> int:
-    """1 if the first convolution takes one channel, else 3: other numbers may come from pixels folded into channels."""
+    """The channels a model says it takes, else those of its first convolution unless that looks at folded pixels."""
+    told = getattr(model, "in_chans", None)
+    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
+        return told
     first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
-    return 1 if first is not None and first.in_channels == 1 else 3
+    if first is None:
+        return 3
+    folds = (3 * side * side for side in range(2, 9))  # space-to-depth turns side x side pixels into channels
+    return 3 if first.in_channels in folds else first.in_channels
 
 
 def _from_timm(model: nn.Module, config: Mapping[str, Any]) -> Preprocessing:
     size = tuple(config.get("input_size") or (3, 224, 224))[-2:]
-    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if isinstance(built_for, (tuple, list)) and len(built_for) == 2:  # follows img_size= and set_input_size()
-        size = tuple(built_for)
+    size = _built_for(getattr(model, "timm_model", model)) or size
     mean = tuple(config.get("mean") or IMAGENET_MEAN)
     std = tuple(config.get("std") or IMAGENET_STD)
     found = Preprocessing(
@@ -449,13 +507,20 @@ def _known(interpolation: str | None) -> str:
     return interpolation if interpolation in _INTERPOLATIONS else "bicubic"
 
 
+_HALF_TYPES = frozenset({"vit", "beit", "data2vec-vision", "mobilenet_v1", "mobilenet_v2"})
+"""Hugging Face types whose published models take pictures from -1 to 1 (most others: ImageNet's mean and std)."""
+
+
 def _from_hugging_face(model: nn.Module, config: Any) -> Preprocessing:
     size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
     channels = getattr(config, "num_channels", None) or 3
-    processor = getattr(model, "image_processor", None)
+    processor, model_type = getattr(model, "image_processor", None), getattr(config, "model_type", None)
     if processor is None:
         size = (224, 224) if size is None else _size(tuple(size) if isinstance(size, list) else size)
-        return _for_channels(Preprocessing(size=size, crop_mode="squash"), channels)
+        if model_type in _HALF_TYPES:
+            half = Preprocessing(size, (0.5,) * 3, (0.5,) * 3, "bilinear", crop_mode="squash")
+            return _for_channels(half, channels)
+        return _for_channels(Preprocessing(size=size, crop_mode="squash", assumed=True), channels)
 
     told = processor.to_dict() if hasattr(processor, "to_dict") else dict(vars(processor))
     told = {name: value for name, value in told.items() if value is not None}

@@ -606,10 +606,66 @@ def test_hugging_face_models_without_a_processor(size: object) -> None:
     assert preprocessing(Told()).size == (224, 224)
 
 
-def test_models_of_many_channels() -> None:
-    """A model that takes more channels than a picture has says so and what to do."""
+def test_hugging_face_types_that_are_known() -> None:
+    """Without a processor a ViT is fed -1..1, another type ImageNet's normalisation, marked as assumed."""
+    vit, other = preprocessing(Told(model_type="vit")), preprocessing(Told(model_type="resnet"))
+    assert vit.mean == vit.std == (0.5,) * 3 and not vit.assumed
+    assert other.mean == IMAGENET_MEAN and other.assumed
+
+
+@pytest.mark.parametrize("kind", ["hugging face", "timm", "own"])
+def test_models_of_many_channels(kind: str) -> None:
+    """A model of more channels than a picture says so when fed one, and its batches are shown all the same."""
+    model = {
+        "hugging face": lambda: Told(num_channels=13),
+        "timm": lambda: timm.create_model("resnet18", in_chans=13),
+        "own": lambda: nn.Sequential(nn.Conv2d(13, 2, 3)),
+    }[kind]()
+    found = preprocessing(model)
+    assert found.channels == 13
     with pytest.raises(ImageError, match=r"13 channels.*explain"):
-        preprocessing(Told(num_channels=13))
+        found(photo())
+    assert found.pictures(torch.randn(2, 13, 8, 8)).shape == (2, 8, 8, 3)
+
+
+def test_pixels_folded_into_channels_are_pictures() -> None:
+    """A stem that turns 4x4 pixels into 48 channels still takes a picture of three."""
+    assert preprocessing(nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 3))).channels == 3
+
+
+@pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "mixer_s16_224", "visformer_tiny", "twins_pcpvt_small"])
+def test_other_families_built_for_another_size(name: str) -> None:
+    """The size a model was built for wins over its configuration, wherever the family keeps it."""
+    with torch.device("meta"):
+        model = timm.create_model(name, img_size=256)
+    assert model.pretrained_cfg["input_size"][-1] == 224 and preprocessing(model).size == (256, 256)
+
+
+def test_a_known_network_inside_ones_own() -> None:
+    """A classifier of one's own around a timm network, or around one with a preprocessing set, is fed as that one."""
+
+    class Own(nn.Module):
+        def __init__(self, backbone: nn.Module) -> None:
+            super().__init__()
+            self.backbone, self.head = backbone, nn.Linear(8, 2)
+
+    backbone = timm.create_model("tf_efficientnet_b2", num_classes=0)
+    assert preprocessing(Own(backbone)) == preprocessing(backbone)
+    backbone.preprocessing = Preprocessing((32, 40))
+    assert preprocessing(nn.DataParallel(Own(backbone))) is backbone.preprocessing
+
+
+def test_chains_are_fed_as_their_model() -> None:
+    """A chain knows its model without owning it."""
+
+    class Chain(nn.Sequential):
+        @property
+        def model(self) -> nn.Module:
+            return self.__dict__["held"]
+
+    chain = Chain()
+    chain.__dict__["held"] = timm.create_model("tf_efficientnet_lite0")
+    assert preprocessing(chain) == preprocessing(chain.model)
 
 
 # --- views and batches -----------------------------------------------------------------------------------------------
@@ -646,6 +702,39 @@ def test_pictures_of_half_precision_and_other_sizes() -> None:
         Preprocessing().pictures(torch.zeros(3, 5, 7))
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_pictures_of_other_channels(channels: int) -> None:
+    """The first three channels (or the first of fewer) are spread from lowest to highest, picture by picture."""
+    batch = torch.randn(2, channels, 6, 7, generator=torch.Generator().manual_seed(0))
+    batch[1] = batch[1] * 100 + 7
+    shown = Preprocessing().pictures(batch)
+    assert shown.shape == (2, 6, 7, 3)
+    for picture, values in zip(shown, batch, strict=True):
+        first = values[:3] if channels >= 3 else values[:1].expand(3, -1, -1)
+        wanted = (first - first.min()) / (first.max() - first.min()) * 255
+        assert np.abs(picture - wanted.permute(1, 2, 0).numpy()).max() <= 0.51
+    assert Preprocessing().pictures(torch.full((1, channels, 2, 2), 3.0)).max() == 0
+
+
+def test_pictures_of_one_channel_from_a_colour_model() -> None:
+    """A grey batch is shown by the mean of the colours' normalisation."""
+    shown = Preprocessing().pictures(torch.zeros(1, 1, 2, 2))
+    assert np.all(shown == round(255 * float(np.mean(IMAGENET_MEAN))))
+
+
+def test_pictures_of_an_unknown_normalisation() -> None:
+    """Where the normalisation is a guess, a batch of 0..255 is still seen, and one that fits the guess is undone."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    found = preprocessing(model)
+    assert found.assumed
+    raw = torch.from_numpy(pixels(photo()).copy()).permute(2, 0, 1)[None].float()
+    raw[0, 0, 0, 0], raw[0, 0, 0, 1] = 0, 255
+    tensor, view = preprocessing(model, (60, 90))(photo())
+    both = found.pictures(torch.cat([raw, tensor]))
+    assert np.array_equal(both[0], raw[0].permute(1, 2, 0).numpy().astype(np.uint8))
+    assert np.array_equal(both[1], pixels(view))
+
+
 def test_the_tensor_of_a_foreign_view() -> None:
     """A picture that was not made by `view` is refused."""
     with pytest.raises(ValueError, match="60 x 90"):
@@ -672,6 +761,7 @@ def test_elongated_pictures() -> None:
     [
         {"mean": (0.5,)}, {"std": (0.0, 1, 1)}, {"std": (float("nan"), 1, 1)}, {"interpolation": "cubic"},
         {"crop_mode": "middle"}, {"crop_pct": 0}, {"crop_pct": float("nan")}, {"size": (0, 1)}, {"channels": 2},
+        {"channels": 0}, {"mean": (0.5,) * 3, "channels": 1},
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense(wrong: dict) -> None:
