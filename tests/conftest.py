@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 SIZE = 64
 
+torch.set_num_threads(1)  # small tensors gain nothing from threads, and on a busy machine they wait for each other
+
 
 class Residual(nn.Module):
     """A residual block with an in-place activation, written as torchvision writes it."""
