@@ -1,11 +1,11 @@
 """The web page: a photo, a model, and what it saw at every layer.
 
 `launch` serves the page, `build` makes it without a server. What the page computes and shows is made by functions that
-know nothing of gradio: `look` and `settle` compute maps, the functions in *_html turn them into text. gradio is imported
-when a page is built.
+know nothing of gradio: `look` and `settle` compute maps, those named *_html turn them into text, `answer` puts both
+together. gradio is imported when a page is built.
 
-Each visitor has a `View` of their own, kept by the server for their session; models are shared. Maps are computed when a
-picture, model, class, method or layer is new, and a display control only draws the maps that are there once more.
+Each visitor has a `View` of their own, kept by the server for their session; models are shared. Maps are computed when
+a picture, model, class, method or layer is new; a display control only draws the maps that are there once more.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ __all__ = ["AppError", "Limits", "Page", "build", "launch"]
 HOST, PORT, PORTS = "127.0.0.1", 7860, 20
 SCALES = ("blocks", "stages")
 TABS = ("layer", "methods", "layers")
-COLORMAPS = (rendering.COLORMAP, "turbo", "viridis", "inferno", "magma", "cividis", "gray")
+COLORMAPS = {"Blue, green, red": rendering.COLORMAP} | {
+    name.capitalize(): name for name in ("turbo", "viridis", "inferno", "magma", "cividis", "gray")
+}
 COMPARED = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam")
 SUGGESTED = (
-    "demo", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv3_large_100", "vit_small_patch16_224",
-    "deit3_small_patch16_224", "swin_tiny_patch4_window7_224", "torchvision/resnet50", "hf:microsoft/resnet-18",
+    "demo", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv3_large_100",
+    "vit_small_patch16_224", "deit3_small_patch16_224", "swin_tiny_patch4_window7_224", "torchvision/resnet50",
+    "hf:microsoft/resnet-18",
 )  # fmt: skip
 THRESHOLD = 0.125
 CHANGED = (
@@ -333,8 +336,8 @@ def read(path: pathlib.Path, limits: Limits) -> Image.Image:
         pixels = _pixels(path)
         if pixels is not None and pixels[0] * pixels[1] > limits.pixels:
             raise ImageError(
-                f"{path} has {pixels[0]} × {pixels[1]} pixels, at most {limits.pixels / 1e6:g} million are taken: scale it "
-                "down first."
+                f"{path} has {pixels[0]} × {pixels[1]} pixels, at most {limits.pixels / 1e6:g} million are taken: "
+                "scale it down first."
             )
         return load_image(path)
     except FileNotFoundError:
@@ -344,7 +347,7 @@ def read(path: pathlib.Path, limits: Limits) -> Image.Image:
 
 
 def _pixels(path: pathlib.Path) -> tuple[int, int] | None:
-    """Width and height from the header of a picture, without decoding it; None if it is none (`load_image` has the words)."""
+    """Width and height from the header of a picture, without decoding it; None if it cannot be read."""
     try:
         with warnings.catch_warnings(), Image.open(path) as header:
             warnings.simplefilter("ignore")
@@ -505,28 +508,28 @@ def overlay_html(view: View, display: Display) -> str:
     note = rendering.describe(map)
     title = METHODS[view.method].title
     alt = f"{title} for {view.word} at {view.rung.name}, over the picture"
+    picture, raw = (_text(file_name(view, ending)) for ending in (".png", ".npy"))
     links = (
-        f'<a class="gc-link" id="gc-save-picture" download="{_text(file_name(view, ".png"))}" href="#" '
+        f'<a class="gc-link" id="gc-save-picture" download="{picture}" href="#" '
         "onclick=\"this.href=document.getElementById('gc-overlay').src\">Picture</a>"
-        f'<a class="gc-link" id="gc-save-map" download="{_text(file_name(view, ".npy"))}" href="{npy_uri(map)}">Raw map</a>'
+        f'<a class="gc-link" id="gc-save-map" download="{raw}" href="{npy_uri(map)}">Raw map</a>'
     )
-    return (
+    figure = (
         f'<figure class="gc-picture"><img id="gc-overlay" src="{data_uri(draw(view.seen, map, display))}" '
         f'alt="{_text(alt)}"><figcaption><span class="gc-scale">low{_ramp(display.colormap)}high</span>'
         f'<span class="gc-links"><span>Download</span>{links}</span></figcaption></figure>'
-        + (
-            f'<p class="gc-note" role="status">This map is {_text(note)}: nothing here speaks for {_text(view.word)}.</p>'
-            if _nothing(note)
-            else ""
-        )
     )
+    if not _nothing(note):
+        return figure
+    warning = f"This map is {note}: nothing speaks for {view.word}."
+    return f'{figure}<p class="gc-note" role="status">{_text(warning)}</p>'
 
 
 def headline_html(view: View) -> str:
     """What is explained, by which method, where."""
     chance = ""
     if view.target is not None and view.logits.size > 1:
-        chance = f' <span class="gc-quiet">{percent(float(view.probabilities[view.target]))}</span>'
+        chance = f' <span class="gc-quiet">{_text(percent(float(view.probabilities[view.target])))}</span>'
     at = f"{METHODS[view.method].title} at <code>{_text(view.rung.name)}</code>, {view.rung.size}"
     return f'<div class="gc-headline"><h2>{_text(view.word)}{chance}</h2><p>{at}</p></div>'
 
@@ -550,7 +553,8 @@ def predictions_html(view: View) -> str:
         best.append(view.target)
     rows = [
         f'<button type="button" class="gc-bar" data-pick="{k}" aria-pressed="{str(k == view.target).lower()}">'
-        f'<span class="gc-name">{_text(view.opened.label(k))}</span><span class="gc-number">{percent(float(chances[k]))}</span>'
+        f'<span class="gc-name">{_text(view.opened.label(k))}</span>'
+        f'<span class="gc-number">{_text(percent(float(chances[k])))}</span>'
         f'<span class="gc-track"><i style="width:{100 * float(chances[k]):.1f}%"></i></span></button>'
         for k in best
     ]
@@ -674,9 +678,14 @@ def _one_line(error: BaseException) -> str:
 
 
 def answer(
-    before: View | None, asked: Asked, display: Display, models: Callable[[str], Opened], *, limits: Limits | None = None,
+    before: View | None,
+    asked: Asked,
+    display: Display,
+    models: Callable[[str], Opened],
+    *,
+    limits: Limits | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What changes on the page when the controls have changed; a text or a dict of settings for each part of it.
 
     Whatever goes wrong becomes the notice, and the page stays as it is.
@@ -737,7 +746,8 @@ def _gradio() -> Any:
         raise AppError("the web page needs gradio: pip install 'gradcam-layers[app]'") from None
     if int(gradio.__version__.split(".")[0]) < 6:
         raise AppError(
-            f"the web page needs gradio 6 or newer, {gradio.__version__} is installed: pip install -U 'gradcam-layers[app]'"
+            f"the web page needs gradio 6 or newer, {gradio.__version__} is installed: "
+            "pip install -U 'gradcam-layers[app]'"
         )
     return gradio
 
@@ -781,9 +791,11 @@ def build(
                 part[name]: gr.update(**value) if isinstance(value, dict) else value for name, value in updates.items()
             }
 
+        busy = gr.Progress()
+
         def refresh(
-            before: Any, picked: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any, tab: Any,
-            threshold: Any, smoothing: Any, alpha: Any, colormap: Any, request: Any, progress: Any = gr.Progress(),
+            before: Any, picked: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any,
+            tab: Any, threshold: Any, smoothing: Any, alpha: Any, colormap: Any, request: Any, progress: Any = busy,
         ) -> dict[Any, Any]:  # fmt: skip
             asked = Asked(
                 picked, str(model or "").strip(), scale.lower(), int(position), target, method, tuple(chosen or ()), tab
@@ -892,8 +904,8 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
                         elem_id="gc-position", buttons=[],
                     )  # fmt: skip
                     part["scale"] = gr.Radio(
-                        [name.capitalize() for name in SCALES], value=scale.capitalize(), label="Detail", scale=0, min_width=190,
-                        elem_id="gc-scale",
+                        [name.capitalize() for name in SCALES], value=scale.capitalize(), label="Detail", scale=0,
+                        min_width=190, elem_id="gc-scale",
                     )  # fmt: skip
                 part["where"] = gr.HTML(elem_id="gc-where")
         with gr.Column(scale=0, min_width=210, elem_classes="gc-controls"):
@@ -910,7 +922,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
                 0, 1, rendering.ALPHA, step=0.01, label="Opacity", min_width=130, elem_id="gc-alpha", buttons=[]
             )
             part["colormap"] = gr.Dropdown(
-                list(COLORMAPS), value=COLORMAPS[0], label="Colours", min_width=110, elem_id="gc-colormap"
+                list(COLORMAPS.items()), value=rendering.COLORMAP, label="Colours", min_width=110, elem_id="gc-colormap"
             )
     return part
 
@@ -968,8 +980,8 @@ def launch(
     Args:
         model: Name (see `zoo.load`) or model that the page opens with.
         port: Where; None takes the first free port from 7860 on, 0 any free one.
-        host: Address to listen at. The default can only be reached from this computer; "0.0.0.0" from everywhere, without
-            a password.
+        host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
+            everywhere, without a password.
         limits: What a visitor may ask of the server.
         input_size: Size of the model's pictures instead of its own.
         checkpoint: File with the model's weights.
