@@ -105,9 +105,14 @@
   const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   const percent = (p) => (p > 0 && p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 
+  function short(name) {
+    const letters = Array.from(name);
+    return letters.length <= 26 ? name : [...letters.slice(0, 10), "…", ...letters.slice(-14)].join("");
+  }
+
   function number(value) {
     if (value === 0) return "0";
-    const text = Math.abs(value) >= 1e4 || Math.abs(value) < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+    const text = Math.abs(value) >= 1e4 || Math.abs(value) < 1e-4 ? value.toExponential(2) : String(Number(value.toPrecision(3)));
     return text.replace("e+", "e").replace(/-/g, "−");
   }
 
@@ -117,9 +122,9 @@
     if (m.why === "nan") return ["NaN", "This map holds values that are not finite (NaN or infinite), so there is nothing to show."];
     if (m.up > 0) return null;
     if (m.down > 0) {
-      return ["negative", "All of this map is negative or zero: at this layer nothing in the picture speaks for the class."];
+      return ["negative", "All of this map is negative or zero: at this layer it holds no evidence for the class."];
     }
-    return ["zero", "This map is zero everywhere: the score does not depend on where anything is at this layer."];
+    return ["zero", "This map is zero everywhere: at this layer it points at nothing in the picture."];
   }
 
   function place(heat, H, W) {
@@ -226,6 +231,8 @@
       if (!empty) {
         const map = gaussian(resize(values(i), m.h, m.w, H, W), H, W, state.smoothing * scale);
         blend(out.data, picture.data, stretch(map, state.threshold).heat, tables.get(state.colormap), Math.max(state.opacity, 0.5));
+      } else {
+        for (let k = 0; k < out.data.length; k += 4) out.data.fill((out.data[k] + out.data[k + 1] + out.data[k + 2]) / 6, k, k + 3);
       }
       canvas.getContext("2d").putImageData(out, 0, 0);
     });
@@ -248,6 +255,8 @@
       tab.addEventListener("click", () => set({ target: i }));
       return tab;
     }));
+    $("classes-key").hidden = image.classes.length < 2;
+    $("last-class").textContent = String(Math.min(9, image.classes.length));
     const most = Math.max(...image.predictions.map((p) => p.probability), 1e-9);
     $("predictions").parentElement.hidden = image.predictions.length === 0;
     $("predictions").replaceChildren(...image.predictions.map((p) => {
@@ -289,7 +298,7 @@
       const facts = [["layer_idx", layer.index === null ? "–" : String(layer.index)], ["type", layer.type], ["output", size(layer.shape)]];
       if (layer.grid) facts.push(["grid", `${size(layer.grid)}${layer.layout ? `, ${layer.layout}` : ""}`]);
       if (m && m.why !== "nan") facts.push(["range", `${number(m.min)} … ${number(m.max)}`]);
-      $("here-facts").replaceChildren(...facts.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
+      $("here-facts").replaceChildren(...facts.map(([term, text]) => make("div", {}, make("dt", {}, term), make("dd", {}, text))));
       const flat = m && m.up > 0 && m.min === m.max ? "The map has the same value everywhere: it does not point at any place." : "";
       const note = m ? [layer.note, flat].filter(Boolean).join(" ") : "";
       $("here-note").textContent = note;
@@ -349,8 +358,8 @@
     $("storage").textContent = report.storage;
 
     $("pictures").replaceChildren(...images.map((image, i) => {
-      const button = make("button", { type: "button", title: image.name },
-        make("img", { src: image.source, alt: "", width: 36, height: 36 }), make("bdi", {}, image.name));
+      const button = make("button", { type: "button", title: image.name, "aria-label": image.name },
+        make("img", { src: image.source, alt: "", width: 36, height: 36 }), make("bdi", {}, short(image.name)));
       button.addEventListener("click", () => chooseImage(i));
       return button;
     }));
@@ -371,7 +380,7 @@
       const button = make("button", { type: "button", class: "link" }, make("bdi", {}, layer.name));
       const row = make("tr", { role: "row" },
         cell("layer_idx", layer.index === null ? "–" : String(layer.index)), cell("name", button), cell("type", layer.type),
-        cell("output", size(layer.shape)), cell("layout", layer.layout || "–"), cell("grid", layer.grid ? size(layer.grid) : "–"),
+        cell("output", size(layer.shape)), cell("layout", layer.layout || "–"), cell(layer.grid ? "grid" : "grid none", layer.grid ? size(layer.grid) : "–"),
         cell("note", layer.note));
       row.addEventListener("click", () => chooseLayer(i));
       return row;
