@@ -134,7 +134,7 @@ class _Plan:
 
     @classmethod
     def of(cls, trace: Trace) -> _Plan:
-        nodes = trace.nodes
+        nodes = trace.nodes = _sizes_first(trace.nodes)
         index = {node: i for i, node in enumerate(nodes)}
         wanted: set[Node] = set()
         stack = [trace.output, nodes[0], *(n for n in nodes if n.effect)]
@@ -261,6 +261,29 @@ class _Plan:
             stage.steps.append(_Step(run, args, kwargs, out, frees))
         stage.train(root.training)
         return stage
+
+
+def _sizes_first(nodes: Sequence[Node]) -> list[Node]:
+    """Moves questions for a tensor's size to where the tensor is made, so that asking late does not keep it alive."""
+    parts: dict[Node, list[Node]] = {}
+    for node in nodes:
+        if node.kind == "item":
+            parts.setdefault(node.args[0], []).append(node)
+    early: dict[Node, list[Node]] = {}
+    moved: set[Node] = set()
+    for node in nodes:
+        answers = [node] if node.is_int else parts.get(node, [])
+        if node.kind == "call" and not node.effect and answers and all(a.is_int for a in answers):
+            sources = node.inputs()
+            if len(sources) == 1 and _is_tensor(sources[0]):
+                block = list(dict.fromkeys([node, *answers]))
+                early.setdefault(sources[0], []).extend(block)
+                moved.update(block)
+    out: list[Node] = []
+    for node in nodes:
+        if node not in moved:
+            out += [node, *early.get(node, [])]
+    return out
 
 
 def _is_tensor(node: Node) -> bool:

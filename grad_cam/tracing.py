@@ -17,9 +17,12 @@ Nothing of this package is imported here.
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import dataclasses
 import functools
 import operator
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -316,16 +319,32 @@ class Tracer(TorchFunctionMode):
     # -- running
 
     def run(self, first: Tensor, second: Tensor) -> tuple[Any, Node]:
-        """Runs the model on `first`, recording, with `second` carried along; returns its output and the logits' step."""
+        """Runs the model on `first`, recording, `second` carried along; returns its output and the logits' step."""
         node = Node("input", "x", depends=True)
         self._register(node, first, second)
         prepared = self._prepare()
-        with torch.no_grad(), self:
+        with torch.no_grad(), self._counting(), self:
             output = prepared(first)
         logits = self.by_id.get(id(logits_of(output)))
         if logits is None or not logits.depends:
             raise SplitError("the output was not computed by recorded operations")
         return output, logits
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Lets `len` of a tensor give a `BatchInt` in this thread: Python itself would make a plain number of it."""
+        plain, thread = builtins.len, threading.get_ident()
+
+        def length(thing: Any, /) -> int:
+            if isinstance(thing, Tensor) and threading.get_ident() == thread and not self.resting and thing.ndim:
+                return thing.shape[0]
+            return plain(thing)
+
+        builtins.len = length  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            builtins.len = plain
 
     def _prepare(self) -> nn.Module:
         """A copy of the model whose opened modules run as they are and whose other modules report to `call_module`."""
@@ -381,8 +400,8 @@ class Tracer(TorchFunctionMode):
                 node = self.by_id.get(id(tensor))
                 if node is not None and node.depends:
                     raise SplitError(
-                        f"its forward turns tensor values into Python values ({getattr(func, '__name__', func)}), so what "
-                        "it computes depends on the picture in a way no fixed chain can follow"
+                        f"its forward turns tensor values into Python values ({getattr(func, '__name__', func)}), so "
+                        "what it computes depends on the picture in a way no fixed chain can follow"
                     )
         return self._record("call", func, args, kwargs, func)
 

@@ -132,7 +132,7 @@ class Reordered(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
         batch = x.shape[0]
-        x = self.act(self.first(x)) * self.scale
+        x = self.act(self.first(x)) * self.scale.expand(len(x), -1, -1, -1)
         if x.shape[2] > 1:
             x = self.act(self.second(x))
         return self.head(x.view(batch, 6, -1).mean(-1))
