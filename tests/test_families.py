@@ -104,6 +104,9 @@ def test_hugging_face_classifiers_are_exact(number: int) -> None:
     name, build, default = list(hugging_face())[number]
     torch.manual_seed(0)
     model = build().eval()
+    for weight in model.parameters():  # their own initialisation is so small that a tiny model's logits vanish
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=0.15)
     size = families.default_size(model)
     for depth in (1, 2, 4):
         stages, off = families.check(model, depth)
