@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from ..explanation import Explanation, Sweep
 
 __all__ = [
-    "Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction", "report_html", "report_of", "write_report",
+    "Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction",
+    "report_html", "report_of", "write_report",
 ]  # fmt: skip
 
 COLORMAPS = (rendering.COLORMAP, "turbo", "viridis", "inferno", "cividis", "gray")
@@ -134,9 +135,9 @@ class Report:
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise ReportError("a report needs at least one layer, but layers is empty; give one ReportLayer a cut")
+            raise ReportError("a report needs at least one layer, but layers is empty; give a ReportLayer for each cut")
         if not self.images:
-            raise ReportError("a report needs at least one picture, but images is empty; give one ReportImage a picture")
+            raise ReportError("a report needs at least one picture, but images is empty; give a ReportImage for each")
         for name, low, high in (("threshold", 0.0, 0.95), ("smoothing", 0.0, 20.0), ("alpha", 0.0, 1.0)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -146,7 +147,11 @@ class Report:
 
 
 def report_of(
-    *sweeps: Sweep, names: Sequence[str] | None = None, model: str | None = None, call: str | None = None, **display: Any
+    *sweeps: Sweep,
+    names: Sequence[str] | None = None,
+    model: str | None = None,
+    call: str | None = None,
+    **display: Any,
 ) -> Report:
     """Puts sweeps of one model into a report.
 
@@ -171,7 +176,9 @@ def report_of(
         for s in first.stages
     ]
     layers += [
-        ReportLayer(e.layer.layer_idx, e.layer.name, grid=tuple(e.map.shape[-2:])) for e in first if e.layer.name not in known
+        ReportLayer(e.layer.layer_idx, e.layer.name, grid=tuple(e.map.shape[-2:]))
+        for e in first
+        if e.layer.name not in known
     ]
     images = []
     count = sum(len(sweep[0].map) for sweep in sweeps)
@@ -237,7 +244,10 @@ def report_html(report: Report) -> str:
         ValueError: a colormap that does not exist.
     """
     limit = SIZE_LIMIT * max(1.0, len(report.images) / 3)
+    coarsest = STORAGE[-1]
     for bits, side in STORAGE:
+        if _weight(report, bits, side) > limit and (bits, side) != coarsest:
+            continue  # the maps alone are too much
         text = _document(report, bits, side)
         if len(text) <= limit:
             break
@@ -260,10 +270,11 @@ def write_report(report: Report, path: str | os.PathLike[str], force: bool = Fal
         ReportError: the folder does not exist, or `path` is a folder.
     """
     path = Path(path)
+    cannot = f"cannot write the report to {str(path)!r}"
     if path.is_dir():
-        raise ReportError(f"cannot write the report to {str(path)!r}: it is a folder; give a file name, e.g. report.html")
+        raise ReportError(f"{cannot}: it is a folder; give a file name, e.g. report.html")
     if not path.parent.is_dir():
-        raise ReportError(f"cannot write the report to {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
+        raise ReportError(f"{cannot}: there is no folder {str(path.parent)!r}; make it first")
     if path.exists() and not force:
         raise FileExistsError(_exists(path))
     text = report_html(report)  # before the file is opened: what fails leaves nothing behind
@@ -281,11 +292,14 @@ def _exists(path: Path) -> str:
 
 def _check(image: ReportImage, layers: int) -> None:
     picture = image.picture
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+    fits = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3
+    if not fits or picture.shape[2] != 3 or not picture.size:
         given = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
         raise ReportError(f"the picture of {image.name!r} is {given}; give a uint8 array (height, width, 3)")
     if len(image.classes) != len(image.maps):
-        raise ReportError(f"{image.name!r} has {len(image.classes)} classes but maps for {len(image.maps)}; give maps[class][layer]")
+        raise ReportError(
+            f"{image.name!r} has {len(image.classes)} classes but maps for {len(image.maps)}; give maps[class][layer]"
+        )
     for label, maps in zip(image.classes, image.maps, strict=True):
         if len(maps) != layers:
             raise ReportError(
@@ -294,16 +308,24 @@ def _check(image: ReportImage, layers: int) -> None:
             )
         for layer, values in enumerate(maps):
             if values is not None and (np.ndim(values) != 2 or 0 in np.shape(values)):
-                raise ReportError(f"map {layer} of {image.name!r} for {label!r} has shape {tuple(np.shape(values))}; give (rows, columns)")
+                shape = tuple(np.shape(values))
+                raise ReportError(
+                    f"map {layer} of {image.name!r} for {label!r} has shape {shape}; give (rows, columns)"
+                )
     for prediction in image.predictions:
         if not 0 <= prediction.probability <= 1:
-            raise ReportError(f"{prediction.label!r} has probability {prediction.probability!r} for {image.name!r}; give 0..1")
+            raise ReportError(
+                f"{prediction.label!r} has probability {prediction.probability!r} for {image.name!r}; give 0..1"
+            )
 
 
 def _document(report: Report, bits: int, side: int | None) -> str:
     folder = files(__package__) / "templates"
     css, js = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    policy = f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     parts = {
         "title": html.escape(_plain(f"{report.model}: {report.method} layer by layer")),
         "policy": html.escape(policy, quote=False).replace('"', "&quot;"),
@@ -364,7 +386,8 @@ def _data(report: Report, bits: int, side: int | None) -> dict[str, Any]:
                 "height": image.picture.shape[0],
                 "source": _jpeg(image.picture),
                 "predictions": [
-                    {"index": int(p.class_index), "label": p.label, "probability": float(p.probability)} for p in image.predictions
+                    {"index": int(p.class_index), "label": p.label, "probability": float(p.probability)}
+                    for p in image.predictions
                 ],
                 "classes": [str(label) for label in image.classes],
                 "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
@@ -380,8 +403,23 @@ def _smoothing(report: Report) -> float:
     return min(rendering.default_smoothing(report.images[0].picture.shape[:2]), 20.0)
 
 
+def _weight(report: Report, bits: int, side: int | None) -> float:
+    """Bytes of all maps in base64."""
+    cells = 0.0
+    for h, w in _grids(report):
+        cells += h * w * (1.0 if side is None else min(1.0, side / max(h, w)) ** 2)
+    return cells * bits / 8 * 4 / 3
+
+
+def _grids(report: Report) -> Iterator[tuple[int, int]]:
+    """Rows and columns of every map."""
+    for image in report.images:
+        for maps in image.maps:
+            yield from (np.shape(values) for values in maps if values is not None)
+
+
 def _storage(report: Report, bits: int, side: int | None) -> str:
-    largest = max((max(np.shape(m)) for i in report.images for maps in i.maps for m in maps if m is not None), default=0)
+    largest = max((max(grid) for grid in _grids(report)), default=0)
     text = f"In this file the maps are stored in {bits} bits a value"
     if side is not None and largest > side:
         text += f", and maps of more than {side} cells a side are averaged down to {side}, to keep the file small"
@@ -389,7 +427,7 @@ def _storage(report: Report, bits: int, side: int | None) -> str:
 
 
 def _map(values: Any, bits: int, side: int | None) -> dict[str, Any] | None:
-    """A raw map (h, w) as whole numbers, values above and below zero each in their own unit: zero and signs stay exact."""
+    """A raw map (h, w) as whole numbers; values above and below zero have units of their own, so zero stays exact."""
     if values is None:
         return None
     raw = np.asarray(values, dtype=np.float64)  # (h, w)
@@ -401,17 +439,19 @@ def _map(values: Any, bits: int, side: int | None) -> dict[str, Any] | None:
         scale = side / max(h, w)
         h, w = max(1, round(h * scale)), max(1, round(w * scale))
         peak = max(high, -low) or 1.0  # Pillow works in float32: keep tiny maps clear of its limits
-        raw = np.asarray(Image.fromarray((raw / peak).astype(np.float32)).resize((w, h), Image.Resampling.BOX), np.float64) * peak
+        small = Image.fromarray((raw / peak).astype(np.float32)).resize((w, h), Image.Resampling.BOX)
+        raw = np.asarray(small, np.float64) * peak
     steps = 2 ** (bits - 1) - 1
     up, down = max(float(raw.max()), 0.0) / steps, max(-float(raw.min()), 0.0) / steps
     whole = np.rint(np.divide(raw, np.where(raw > 0, up, down), out=np.zeros_like(raw), where=raw != 0))
-    return {"h": h, "w": w, "bits": bits, "up": up, "down": down, "min": low, "max": high, "data": _text(whole.astype(f"<i{bits // 8}").tobytes())}
+    data = _text(whole.astype(f"<i{bits // 8}").tobytes())
+    return {"h": h, "w": w, "bits": bits, "up": up, "down": down, "min": low, "max": high, "data": data}
 
 
 def _jpeg(picture: np.ndarray) -> str:
     """A picture (H, W, 3) as a data address."""
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=92, subsampling=0, optimize=True)
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=92, subsampling=0)
     return "data:image/jpeg;base64," + _text(buffer.getvalue())
 
 
