@@ -16,6 +16,7 @@ import os
 import pathlib
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -356,11 +357,19 @@ def class_names(model: nn.Module) -> list[str] | None:
     return zoo.labels(model)
 
 
+_PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
 def _pictures(model: nn.Module, images: Tensor) -> NDArray[np.uint8]:
+    """What the model saw, for display; how it was normalised is worked out once per model and size."""
     from .images import preprocessing
 
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    return preprocessing(model, size).pictures(images.float().cpu())
+    known = _PREPARED.setdefault(model, {})
+    key = (size, id(getattr(model, "preprocessing", None)), id(getattr(model, "image_processor", None)))
+    if key not in known:
+        known[key] = preprocessing(model, size)
+    return known[key].pictures(images.float().cpu())
 
 
 def explain(
