@@ -461,6 +461,16 @@ def _finish(done: Sequence[Any], failed: Sequence[dict[str, str]]) -> None:
         raise typer.Exit(1)
 
 
+def _silent(method: str) -> dict[str, Any]:
+    """The option that keeps a method from drawing a bar of its own inside another."""
+    import inspect
+
+    from ..methods import find
+
+    reports = "progress" in inspect.signature(find(method).function).parameters
+    return {"progress": lambda done, total: None} if reports else {}
+
+
 def _rounded(values: Any) -> Any:
     """Nested lists of numbers with six digits; None for what is no number, which JSON does not know."""
     if isinstance(values, list):
@@ -550,16 +560,17 @@ The first number is its layer_idx: how many stages are left after it.
     opened = _open(model, input_size, checkpoint, pretrained or model == "demo", depth)
     links = opened.chain
     try:
-        default = links.default_split().layer_idx
+        default = links.default_split()
     except ValueError:
-        default = None
+        default = None  # no cut carries a map
+    chosen = default.name if default else None
     if as_json:
         _print_json(
             [
                 {
                     "layer_idx": s.layer_idx, "name": s.name, "type": s.type, "shape": list(s.shape),
                     "layout": str(s.layout) if s.layout else None, "grid": list(s.layout.grid) if s.layout else None,
-                    "note": s.note, "default": s.layer_idx == default,
+                    "note": s.note, "default": s.name == chosen,
                 }
                 for s in links.stages
             ]
@@ -572,13 +583,17 @@ The first number is its layer_idx: how many stages are left after it.
         shape = " × ".join(map(str, s.shape)) or "scalar"
         grid = " × ".join(map(str, s.layout.grid)) if s.layout else "–"
         usable = s.layout is not None and not s.note
-        note = "default" if s.layer_idx == default else s.note
-        style = "bold green" if s.layer_idx == default else "" if usable else "dim"
+        note = "default" if s.name == chosen else s.note
+        style = "bold green" if s.name == chosen else "" if usable else "dim"
         cells = (str(s.layer_idx), s.name, s.type, shape, str(s.layout or "–"), grid, note)
         table.add_row(*(Text(cell) for cell in cells), style=style)
     size = " × ".join(map(str, links.size))
     _say((f"{opened.name}", "bold"), f" ({type(links.model).__name__}), {len(links)} stages, input {size}")
     _console().print(table)
+    if chosen is None:
+        _say(("No layer of this model carries a map.", "yellow"))
+    elif chosen not in links.names:
+        _say(("default", "bold green"), f": {chosen}, inside a stage (--depth {depth + 1} opens them)")
 
 
 # -------------------------------------------------------------------------------------------------------------- explain
@@ -718,14 +733,14 @@ An image that fails does not stop the others.
         ["methods"] if len(chosen) > 1 else chosen if chosen != ["grad_cam"] else []
     )
 
-    def work(image: str, stem: str) -> dict[str, Any]:
-        return _explain_one(opened, image, stem, folder, layer, chosen, question, display, tags, force)
+    quiet = len(images) > 1  # there is a bar for the images then
+    job = _Job(opened, folder, layer, tuple(chosen), question, display, tuple(tags), force, quiet)
 
     def told(result: dict[str, Any]) -> None:
         if not as_json:
             _tell(result)
 
-    done, failed = _for_each(images, work, told)
+    done, failed = _for_each(images, job.explain, told)
     if as_json:
         _print_json({"model": model, "images": done, "failed": failed})
     if show:
@@ -733,54 +748,75 @@ An image that fails does not stop the others.
     _finish(done, failed)
 
 
-def _explain_one(
-    opened: _Opened, image: str, stem: str, folder: Path, layer: Any, methods: Sequence[str], question: _Question,
-    display: _Display, tags: Sequence[str], force: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Explains one image, writes its figures, and says in plain values what came out."""
-    import torch
+@dataclass(frozen=True)
+class _Job:
+    """What `explain` does with every image."""
 
-    from .. import explain as run
-    from .. import rendering, targets
-    from ..images import load_image
-    from ..methods import find
-    from ..tracing import logits_of
+    opened: _Opened
+    folder: Path
+    layer: Any
+    methods: tuple[str, ...]
+    question: _Question
+    display: _Display
+    tags: tuple[str, ...]
+    force: bool
+    quiet: bool
 
-    tensor, _ = opened.prepare(load_image(image))
-    with torch.inference_mode():
-        reference = next(opened.chain.model.parameters(), tensor)
-        logits = logits_of(opened.chain.model(tensor.to(reference)))
-    target = question.target(logits)
-    concepts = find(methods[0]).gives != "map"
-    # The names are known before the maps, so that a file in the way is found before the long computation.
-    words = ["concepts"] if concepts else targets.resolve(target, logits, opened.labels).names[0]
-    names = [_slug("-".join((stem, _slug(word), *tags))) for word in words]
-    names = [name if names.index(name) == i else f"{name}-{i}" for i, name in enumerate(names)]
-    paths = [folder / f"{name}.png" for name in names]
-    if len(paths) > 1:
-        paths.append(folder / f"{_slug('-'.join((stem, 'classes', *tags)))}.png")
-    _free(paths, force)
-    with _heard() as said:
-        results = [run(opened.chain, tensor, layer=layer, target=target, method=name) for name in methods]
-        figures: list[Any]
-        if concepts:
-            figures = [_side_by_side(results, opened, **display.all)]
-        elif len(methods) == 1:
-            figures = [results[0].figure(0, k, **display.all) for k in range(len(words))]
-        else:
-            figures = [_side_by_side(results, opened, [k], **display.all) for k in range(len(words))]
-        if len(words) > 1:
-            figures.append(_side_by_side(results, opened, **display.all))
-        for figure, path in zip(figures, paths, strict=True):
-            rendering.save(figure, path)
-    explanations = [_as_json(opened, e, k) for e in results for k in range(len(e.target[0]))]
-    return {
-        "image": image,
-        "predictions": _predictions(opened, logits[0], 5),
-        "explanations": explanations,
-        "warnings": said,
-        "files": [str(path) for path in paths],
-    }
+    def explain(self, image: str, stem: str) -> _Result:
+        """Explains one image, writes its figures, and says in plain values what came out."""
+        import torch
+
+        from .. import explain as run
+        from .. import rendering, targets
+        from ..images import load_image
+        from ..methods import find
+        from ..tracing import logits_of
+
+        tensor, _ = self.opened.prepare(load_image(image))
+        with torch.inference_mode():
+            reference = next(self.opened.chain.model.parameters(), tensor)
+            logits = logits_of(self.opened.chain.model(tensor.to(reference)))
+        target = self.question.target(logits)
+        concepts = find(self.methods[0]).gives != "map"
+        # The names are known before the maps, so that a file in the way is found before the long computation.
+        words = ["concepts"] if concepts else targets.resolve(target, logits, self.opened.labels).names[0]
+        names = ["-".join((stem, _slug(word), *self.tags)) for word in words]
+        names = [name if names.index(name) == i else f"{name}-{i}" for i, name in enumerate(names)]
+        paths = [self.folder / f"{name}.png" for name in names]
+        if len(paths) > 1:
+            paths.append(self.folder / f"{'-'.join((stem, 'classes', *self.tags))}.png")
+        _free(paths, self.force)
+        with _heard() as said:
+            results = [
+                run(
+                    self.opened.chain,
+                    tensor,
+                    layer=self.layer,
+                    target=target,
+                    method=name,
+                    **(_silent(name) if self.quiet else {}),
+                )
+                for name in self.methods
+            ]
+            figures: list[Any]
+            if concepts:
+                figures = [_side_by_side(results, self.opened, **self.display.all)]
+            elif len(self.methods) == 1:
+                figures = [results[0].figure(0, k, **self.display.all) for k in range(len(words))]
+            else:
+                figures = [_side_by_side(results, self.opened, [k], **self.display.all) for k in range(len(words))]
+            if len(words) > 1:
+                figures.append(_side_by_side(results, self.opened, **self.display.all))
+            for figure, path in zip(figures, paths, strict=True):
+                rendering.save(figure, path)
+        explanations = [_as_json(self.opened, e, k) for e in results for k in range(len(e.target[0]))]
+        return {
+            "image": image,
+            "predictions": _predictions(self.opened, logits[0], 5),
+            "explanations": explanations,
+            "warnings": said,
+            "files": [str(path) for path in paths],
+        }
 
 
 def _side_by_side(
@@ -959,7 +995,7 @@ Curves under the figure say how focused each map is and how far it agrees with t
     target = targets.top(question.top) if question.top else [list(question.classes)] if question.classes else None
     tensor, _ = opened.prepare(load_image(image))
     with _busy(f"going through {len(opened.chain)} stages"):
-        found = run(opened.chain, tensor, layers=depth, target=target, method=name)
+        found = run(opened.chain, tensor, layers=depth, target=target, method=name, **_silent(name))
     words = found[0].target[0]
     movies = [folder / (f"sweep-{k}.gif" if len(words) > 1 else "sweep.gif") for k in range(len(words))]
     _free(movies, force)
@@ -1064,7 +1100,7 @@ It explains the three likeliest classes of every image unless --class or --top s
         tensor, picture = opened.prepare(load_image(image))
         count = question.top or min(3, len(opened.labels) if opened.labels else 3)
         target = [list(question.classes)] if question.classes else targets.top(count)
-        found = run(opened.chain, tensor, target=target, method=entry.name)
+        found = run(opened.chain, tensor, target=target, method=entry.name, **_silent(entry.name))
         at = {e.layer.name: e for e in found}
         maps = [
             [at[s.name].map[0, k].float().cpu().numpy() if s.name in at else None for s in opened.chain.stages]
