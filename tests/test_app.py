@@ -24,12 +24,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import grad_cam
-from grad_cam import rendering, zoo
+from grad_cam import rendering
 from grad_cam.images import ImageError
 from grad_cam.interfaces import app
 from grad_cam.interfaces.app import AppError, Asked, Display, Limits, Models, View, answer, look, open_model, read
 
-# ----------------------------------------------------------------------------------------------------- without a browser
+# ---------------------------------------------------------------------------------------------------- without a browser
 
 
 @pytest.fixture
@@ -181,18 +181,19 @@ def test_a_method_that_fails_beside_others_shows_why_in_its_place(
     text = app.methods_html(both, Display())
     assert "no &lt;components&gt;" in text and text.count("<img") == 1
     answered = answer(view, asked._replace(method="eigen_cam"), Display(), lambda name: opened)
-    assert list(answered) == ["notice"] and "no &lt;components&gt;" in answered["notice"]
+    assert "no &lt;components&gt;" in answered["notice"] and answered["method"] == {"value": "grad_cam"}
+    assert set(answered) == {"notice", "method"}
 
 
 def test_answer_changes_only_the_parts_concerned(view: View, asked: Asked, opened: app.Opened) -> None:
     """A moved slider sends neither the photo nor the list of classes again, and a settled page sends nothing."""
     first = answer(None, asked, Display(), lambda name: opened)
-    assert {"view", "photo", "target", "position", "layer", "predictions"} <= set(first) <= set(app.CHANGED)
+    assert {"view", "seen", "target", "position", "layer", "predictions"} <= set(first) <= set(app.CHANGED)
     now = first["view"]
     assert now.asked.target == now.target and first["target"]["value"] == now.target
-    assert answer(now, now.asked, Display(), lambda name: opened) == {"notice": ""}
+    assert answer(now, now.asked, Display(), lambda name: opened) == {}
     moved = answer(now, now.asked._replace(position=1), Display(), lambda name: opened)
-    assert not {"photo", "target", "position", "smoothing"} & set(moved) and moved["notice"] == ""
+    assert not {"seen", "photo", "target", "position", "smoothing"} & set(moved) and moved["notice"] == ""
     tab = answer(now, now.asked._replace(tab="layers"), Display(), lambda name: opened)
     assert "layers" in tab and "layer" not in tab and tab["layers"].count("data-pick") == len(now.rungs)
 
@@ -320,9 +321,10 @@ def test_names_typed_into_the_page_neither_run_code_nor_read_files(
 
 
 def test_unknown_model_is_answered_with_the_closest_names(asked: Asked, opened: app.Opened) -> None:
-    """The message of `zoo.load` reaches the page."""
-    found = answer(None, asked._replace(model="resnet_18"), Display(), Models(opened))
-    assert "resnet18" in found["notice"]
+    """The message of `zoo.load` reaches the page, and the control goes back to the model that is shown."""
+    now = answer(None, asked, Display(), Models(opened))["view"]
+    found = answer(now, now.asked._replace(model="resnet_18"), Display(), Models(opened))
+    assert "resnet18" in found.pop("notice") and found == {"model": {"value": opened.name}}
 
 
 def test_a_model_without_any_map_is_refused() -> None:
@@ -547,13 +549,32 @@ def test_a_bad_file_gives_a_message_and_leaves_the_picture(visitor: Visitor, tmp
     large.write_bytes(png_header(900, 900))
     visitor.upload(large)
     visitor.page.wait_for_function("() => document.querySelector('#gc-notice').innerText.includes('900 × 900')")
+    visitor.slide("gc-position", 0)
+    visitor.changed(before)
+    before = visitor.src()
     visitor.upload(photo)
     visitor.page.wait_for_selector("#gc-notice [role=alert]", state="detached")
     visitor.changed(before)
 
 
+def test_a_wrong_model_name_gives_a_message_and_goes_back(visitor: Visitor) -> None:
+    """The page goes on with the model it has."""
+    before = visitor.src()
+    field = visitor.page.locator("#gc-model input").first
+    name = field.input_value()
+    field.click()
+    field.fill("package.module:build")
+    field.press("Enter")
+    visitor.page.wait_for_selector("#gc-notice [role=alert]")
+    visitor.settle()
+    assert field.input_value() == name and visitor.src() == before
+    visitor.slide("gc-position", 0)
+    visitor.changed(before)
+    assert visitor.page.locator("#gc-notice [role=alert]").count() == 0
+
+
 def test_all_layers_and_methods_side_by_side(visitor: Visitor) -> None:
-    """The gallery has every layer and moves the slider on a click; methods stand beside each other and can be chosen."""
+    """The gallery has every layer and moves the slider on a click; a click on a method chooses it."""
     count = int(visitor.page.locator("#gc-position input[type=range]").get_attribute("max")) + 1
     visitor.page.get_by_role("tab", name="All layers").click()
     visitor.page.wait_for_selector("#gc-layers .gc-card")

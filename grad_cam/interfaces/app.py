@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["AppError", "Limits", "Page", "build", "launch"]
 
 HOST, PORT, PORTS = "127.0.0.1", 7860, 20
-SCALES = ("blocks", "stages")
+SCALES = {"Blocks": "blocks", "Stages": "stages"}
 TABS = ("layer", "methods", "layers")
 COLORMAPS = {"Blue, green, red": rendering.COLORMAP} | {
     name.capitalize(): name for name in ("turbo", "viridis", "inferno", "magma", "cividis", "gray")
@@ -61,7 +61,8 @@ SUGGESTED = (
 )  # fmt: skip
 THRESHOLD = 0.125
 CHANGED = (
-    "view", "notice", "headline", "predictions", "where", "advice", "photo", *TABS, "position", "target", "smoothing",
+    "view", "notice", "headline", "predictions", "where", "advice", "seen", *TABS, "photo", "model", "scale",
+    "position", "target", "method", "chosen", "smoothing",
 )  # fmt: skip  # the parts of the page that `answer` may change
 TOP = 5  # classes with a bar
 LISTED = 1000  # classes to choose from; a model with more offers its likeliest
@@ -129,7 +130,7 @@ class Opened:
 
     @property
     def model(self) -> nn.Module:
-        return self.chains[SCALES[0]].model
+        return self.chains["blocks"].model
 
     def label(self, index: int) -> str:
         """Name of a class."""
@@ -378,7 +379,7 @@ def look(
     Raises:
         ValueError: A picture, class, method or layer that is not there or does not fit.
     """
-    if asked.scale not in SCALES or asked.tab not in TABS:
+    if asked.scale not in SCALES.values() or asked.tab not in TABS:
         raise AppError(f"the page has no scale {asked.scale!r} or no tab {asked.tab!r}: load it again")
     for method in (asked.method, *asked.chosen):
         if method not in shown_methods():
@@ -688,17 +689,18 @@ def answer(
 ) -> dict[str, Any]:
     """What changes on the page when the controls have changed; a text or a dict of settings for each part of it.
 
-    Whatever goes wrong becomes the notice, and the page stays as it is.
+    Whatever goes wrong becomes the notice, and the controls go back to what the page shows.
     """
     if before is not None and before.asked == asked:
-        return {"notice": ""}
+        return {}
     try:
         view = look(asked, models(asked.model), before, limits=limits, progress=progress)
     except (ValueError, TypeError, NotImplementedError) as error:
-        return {"notice": notice_html(_one_line(error))}
+        return {"notice": notice_html(_one_line(error)), **_back(before, asked)}
     except Exception as error:
         _log.exception("the page could not answer %s", asked)
-        return {"notice": notice_html(f"This did not work: {type(error).__name__}: {_one_line(error)}")}
+        message = f"This did not work: {type(error).__name__}: {_one_line(error)}"
+        return {"notice": notice_html(message), **_back(before, asked)}
     # As the controls will be when they show this view, so that their change finds nothing to do.
     view = dataclasses.replace(view, asked=asked._replace(position=view.position, target=view.target))
     parts: dict[str, Any] = {
@@ -714,9 +716,25 @@ def answer(
         last = len(view.rungs) - 1
         parts["position"] = {"value": view.position, "maximum": max(last, 1), "interactive": last > 0}
     if new_model or before.asked.photo != asked.photo:
-        parts["photo"] = photo_html(view)
+        parts["seen"] = photo_html(view)
         parts["target"] = {"choices": classes(view), "value": view.target}
     return {**parts, **redraw(view, display)}
+
+
+def _back(before: View | None, asked: Asked) -> dict[str, Any]:
+    """The controls that say something else than the page shows, as it shows them."""
+    if before is None:
+        return {}
+    wrong = {
+        name: shown
+        for name, shown, wish in zip(Asked._fields, before.asked, asked, strict=True)
+        if shown != wish and name != "tab"
+    }
+    return {name: shown if name == "photo" else {"value": _plain(shown)} for name, shown in wrong.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def redraw(view: View, display: Display) -> dict[str, Any]:
@@ -781,24 +799,21 @@ def build(
     ) as page:
         part = _layout(gr, first, methods)
         tabs = {name: part.pop(f"tab {name}") for name in TABS}
-        controls = [
-            part[name] for name in ("picked", "model", "scale", "position", "target", "method", "chosen", "tab")
-        ]
+        controls = [part[name] for name in Asked._fields]
         display = [part[name] for name in Display._fields]
 
-        def told(updates: dict[str, Any]) -> dict[Any, Any]:
-            return {
-                part[name]: gr.update(**value) if isinstance(value, dict) else value for name, value in updates.items()
-            }
+        def told(updates: dict[str, Any]) -> Any:
+            changes = {part[k]: gr.update(**v) if isinstance(v, dict) else v for k, v in updates.items()}
+            return changes or gr.skip()
 
         busy = gr.Progress()
 
         def refresh(
-            before: Any, picked: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any,
+            before: Any, photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any,
             tab: Any, threshold: Any, smoothing: Any, alpha: Any, colormap: Any, request: Any, progress: Any = busy,
-        ) -> dict[Any, Any]:  # fmt: skip
+        ) -> Any:  # fmt: skip
             asked = Asked(
-                picked, str(model or "").strip(), scale.lower(), int(position), target, method, tuple(chosen or ()), tab
+                photo, str(model or "").strip(), scale, int(position), target, method, tuple(chosen or ()), tab
             )
 
             def step(done: int, total: int) -> None:
@@ -809,8 +824,8 @@ def build(
             shown = Display(threshold, smoothing, alpha, colormap)
             return told(answer(before, asked, shown, models, limits=limits, progress=step))
 
-        def restyle(view: Any, threshold: Any, smoothing: Any, alpha: Any, colormap: Any) -> dict[Any, Any]:
-            return {} if view is None else told(redraw(view, Display(threshold, smoothing, alpha, colormap)))
+        def restyle(view: Any, *settings: Any) -> Any:
+            return gr.skip() if view is None else told(redraw(view, Display(*settings)))
 
         def upload(path: Any) -> tuple[Any, None]:
             return pathlib.Path(path), None  # the field is empty again, for the next photo
@@ -848,8 +863,8 @@ def build(
             [control.change for control in display], restyle, [part["view"], *display], [part[name] for name in TABS],
             trigger_mode="always_last", concurrency_id="drawing", concurrency_limit=8, **quiet,
         )  # fmt: skip
-        part["upload"].upload(upload, part["upload"], [part["picked"], part["upload"]], **quiet)
-        part["samples"].click(sample, None, part["picked"], **quiet)
+        part["upload"].upload(upload, part["upload"], [part["photo"], part["upload"]], **quiet)
+        part["samples"].click(sample, None, part["photo"], **quiet)
         part["predictions"].click(choose_class, None, part["target"], **quiet)
         part["layers"].click(choose_layer, None, part["position"], **quiet)
         part["methods"].click(choose_method, None, part["method"], **quiet)
@@ -862,9 +877,9 @@ def build(
 def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str, Any]:
     """The parts of the page by name, laid out."""
     part: dict[str, Any] = {
-        "view": gr.State(None), "picked": gr.State(zoo.samples()["cat"]), "tab": gr.State(TABS[0]),
+        "view": gr.State(None), "photo": gr.State(zoo.samples()["cat"]), "tab": gr.State(TABS[0]),
     }  # fmt: skip
-    scale, suits = SCALES[0], round(rendering.default_smoothing(first.prepare.size), 1)
+    scale, suits = "blocks", round(rendering.default_smoothing(first.prepare.size), 1)
     gr.HTML('<header class="gc-header"><h1>Grad-CAM, layer by layer</h1><p>See what a vision model saw</p></header>')
     with gr.Row(elem_classes="gc-main"):
         with gr.Column(scale=0, min_width=250, elem_classes="gc-side"):
@@ -887,7 +902,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
             part["headline"] = gr.HTML(elem_id="gc-headline")
             with gr.Tabs():
                 with gr.Tab("One layer") as part["tab layer"], gr.Row(elem_classes="gc-pictures"):
-                    part["photo"] = gr.HTML(elem_id="gc-seen")
+                    part["seen"] = gr.HTML(elem_id="gc-seen")
                     part["layer"] = gr.HTML(elem_id="gc-shown")
                 with gr.Tab("All layers") as part["tab layers"]:
                     part["layers"] = gr.HTML(js_on_load=_PICK, elem_id="gc-layers")
@@ -904,7 +919,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
                         elem_id="gc-position", buttons=[],
                     )  # fmt: skip
                     part["scale"] = gr.Radio(
-                        [name.capitalize() for name in SCALES], value=scale.capitalize(), label="Detail", scale=0,
+                        list(SCALES.items()), value=scale, label="Detail", scale=0,
                         min_width=190, elem_id="gc-scale",
                     )  # fmt: skip
                 part["where"] = gr.HTML(elem_id="gc-where")
