@@ -169,6 +169,16 @@ def peak_of(run: Run, device: str = "cpu") -> float:
     return (highest - before) / 2**20
 
 
+def held(device: str = "cpu") -> float:
+    """Memory held now, in MB, what the allocator keeps for later given back."""
+    gc.collect()
+    if device == "cuda":
+        return torch.cuda.memory_allocated() / 2**20
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _resident() / 2**20
+
+
 def _reset_high_water() -> bool:
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
