@@ -26,7 +26,7 @@ from grad_cam.interfaces import cli
 from .conftest import TinyNet
 
 ROOT = pathlib.Path(__file__).parents[1]
-LAZY = "__getattr__" in (ROOT / "grad_cam" / "__init__.py").read_text(encoding="utf-8")
+LAZY = "import_module" in (ROOT / "grad_cam" / "__init__.py").read_text(encoding="utf-8")
 COMMANDS = ("demo", "layers", "explain", "methods", "sweep", "report", "app")
 HEAVY = {"torch", "timm", "matplotlib", "numpy", "torchvision"}
 

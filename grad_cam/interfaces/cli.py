@@ -1085,58 +1085,35 @@ It explains the three likeliest classes of every image unless --class or --top s
         raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as report.html")
     _folder(output.parent)
     _free([output], force)
-    opened = _open(model, input_size, checkpoint, pretrained, depth=1 if depth == "stages" else _BLOCKS)
-    from .. import rendering, targets
+    opened = _open(model, input_size, checkpoint, pretrained)
+    from .. import rendering, targets, zoo
     from .. import sweep as run
     from ..images import load_image
     from ..methods import find
-    from .report import Report, ReportImage, ReportLayer, ReportPrediction, write_report
+    from .report import report_of, write_report
 
-    entry = find(method)
+    name = find(method).name
     rendering.palette(colormap)
     question = _Question.of(opened, classes, top)
+    count = question.top or min(SHOWN, zoo.class_count(opened.chain.model) or SHOWN)
+    target = [list(question.classes)] if question.classes else targets.top(count)
 
-    def work(image: str, stem: str) -> dict[str, Any]:
-        tensor, picture = opened.prepare(load_image(image))
-        count = question.top or min(3, len(opened.labels) if opened.labels else 3)
-        target = [list(question.classes)] if question.classes else targets.top(count)
-        found = run(opened.chain, tensor, target=target, method=entry.name, **_silent(entry.name))
-        at = {e.layer.name: e for e in found}
-        maps = [
-            [at[s.name].map[0, k].float().cpu().numpy() if s.name in at else None for s in opened.chain.stages]
-            for k in range(len(found[0].target[0]))
-        ]
-        guesses = [
-            ReportPrediction(p["index"], p["class"], p["probability"])
-            for p in _predictions(opened, found[0].logits[0], 5)
-        ]
-        import numpy as np
-
-        page = ReportImage(Path(image).name, np.asarray(picture), guesses, found[0].target[0], maps)
-        return {"image": image, "page": page}
+    def work(image: str, stem: str) -> _Result:
+        tensor, _ = opened.prepare(load_image(image))
+        found = run(opened.chain, tensor, layers=depth, target=target, method=name, **_silent(name))
+        return {"image": image, "sweep": found}
 
     done, failed = _for_each(images, work, lambda _: None)
     if done:
-        rows = [
-            ReportLayer(
-                s.layer_idx, s.name, s.type, s.shape, str(s.layout or ""), s.layout.grid if s.layout else None, s.note
-            )
-            for s in opened.chain.stages
-        ]
-        write_report(
-            Report(
-                model=model, method=entry.title, layers=rows, images=[each["page"] for each in done], call=_own_call(),
-                versions=_versions(), threshold=threshold, smoothing=smoothing, alpha=alpha, colormap=colormap,
-            ),
-            output, force,
+        page = report_of(
+            *(each["sweep"] for each in done), names=[Path(each["image"]).name for each in done], model=model,
+            call=_own_call(), threshold=threshold, smoothing=smoothing, alpha=alpha, colormap=colormap,
         )  # fmt: skip
-        _say((str(output), "green"), f"  {len(done)} image{'s' * (len(done) > 1)}, {len(rows)} layers")
+        write_report(page, output, force)
+        _say((str(output), "green"), f"  {len(done)} image{'s' * (len(done) > 1)}, {len(page.layers)} layers")
         if show:
             _open_viewer([output])
     _finish(done, failed)
-
-
-_BLOCKS = 4  # as deep as `sweep(layers="blocks")` opens a model
 
 
 def _own_call() -> str:
@@ -1144,17 +1121,6 @@ def _own_call() -> str:
     import shlex
 
     return shlex.join(["grad-cam", *sys.argv[1:]])
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("gradcam-layers", "torch", "timm", "transformers"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return {**found, "python": platform.python_version()}
 
 
 @app.command("app")
