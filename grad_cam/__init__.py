@@ -1,7 +1,7 @@
 """Layer-by-layer explanations of PyTorch vision models.
 
-`GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into an
-extractor and a classifier, `inspect` is the notebook explorer (extra `[notebook]`).
+`GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into
+an extractor and a classifier, `inspect` is the notebook explorer (extra `[notebook]`).
 """
 
 from __future__ import annotations

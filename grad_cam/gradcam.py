@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class GradCAM:
-    """Explains one picture::
+    """Explains one picture, and shows it.
+
+    ::
 
         cam = GradCAM(model, "dog.jpg", layer_idx=2)
         heatmap = cam()                    # (H, W), 0..1, also in cam.heatmap
@@ -37,10 +39,11 @@ class GradCAM:
 
     Args:
         model: Any image classifier (or a `Chain`); explained in eval mode and left exactly as found.
-        img_path: A path, a PIL image or an array; grey, palette, alpha, 16-bit, CMYK and rotated pictures are read right.
+        img_path: A path, a PIL image or an array; grey, palette, alpha, 16-bit, CMYK and rotated ones are read right.
         layer_idx: Number of stages left to the classifier (2 = the last feature map of a ResNet), a module path or a
             module; None takes the last layer with a spatial map. ``print(grad_cam.chain(model))`` lists them.
-        input_size: Side length or (H, W) the picture is brought to; None takes the model's own. (`input_shape` is an alias.)
+        input_size: Side length or (H, W) the picture is brought to; None is the model's own. (`input_shape` is the
+            same.)
         class_idx: Class to explain: index, name, or any target of `explain`; None is the predicted class.
         threshold: Fraction of the maximum under which the heatmap is floored; 0 is ReLU.
         smoothing: Gaussian sigma in pixels of the shown picture; None takes what suits its size (5 at 224).

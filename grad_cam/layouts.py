@@ -1,7 +1,7 @@
 """Where the picture's axes lie in an activation: NCHW, NHWC or tokens.
 
-A `Layout` turns an activation into a map-shaped tensor (B, C, H, W) and back by the exact inverse. `infer` finds it from
-shapes: the shape at the cut, the size of the input, and what the model tells about its tokens.
+A `Layout` turns an activation into a map-shaped tensor (B, C, H, W) and back by the exact inverse. `infer` finds it
+from shapes: the shape at the cut, the size of the input, and what the model tells about its tokens.
 
 Nothing of this package is imported here.
 """

@@ -37,8 +37,9 @@ def entropy(maps: ArrayLike) -> Numbers:
 def focus(maps: ArrayLike) -> Numbers:
     """How small a part of the picture a map's evidence is on: one minus the part it effectively covers.
 
-    The part is exp(entropy) / positions, the perplexity of the positive part taken as a distribution: a map that is even
-    over a quarter of the picture and zero elsewhere covers a quarter, its focus is 0.75. Repeating every position, as
+    The part is exp(entropy) / positions, the perplexity of the positive part taken as a distribution: a map that is
+    even over a quarter of the picture and zero elsewhere covers a quarter, its focus is 0.75. Repeating every position,
+    as
     nearest-neighbour enlargement does, leaves the focus as it is, so layers of different sizes can be compared.
 
     Args:
@@ -166,8 +167,8 @@ def _boxes(boxes: ArrayLike, height: int, width: int) -> Numbers:
     for x0, y0, x1, y1 in given:
         if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
             raise ValueError(
-                f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds nothing of a picture of {height}x{width}: give x0, y0, x1, y1 "
-                "in pixels from the top left, x0 < x1 and y0 < y1"
+                f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds nothing of a picture of {height}x{width}: give x0, y0, "
+                "x1, y1 in pixels from the top left, x0 < x1 and y0 < y1"
             )
     return given.clip(0, [width, height, width, height])
 

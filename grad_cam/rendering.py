@@ -165,8 +165,8 @@ def _blurred(matrix: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
 def palette(colormap: str = COLORMAP) -> NDArray[np.uint8]:
     """Returns the 256 colours of a colormap, from low to high.
 
-    "bgr" runs from blue over green and yellow to red. It is interpolated in a perceptual colour space, so no step stands
-    out, and gets lighter up to yellow, then darker to red.
+    "bgr" runs from blue over green and yellow to red. It is interpolated in a perceptual colour space, so no step
+    stands out, and gets lighter up to yellow, then darker to red.
 
     Args:
         colormap: "bgr" or the name of a matplotlib colormap.
@@ -225,8 +225,9 @@ def overlay(
 ) -> Image.Image:
     """Lays the colours of a heatmap over a picture.
 
-    The colours are the more opaque the hotter the spot (see `opacity`): where there is no heat the picture is untouched,
-    without the veil of blue that a constant opacity leaves. Blending is done in floating point and rounded once.
+    The colours are the more opaque the hotter the spot (see `opacity`): where there is no heat the picture is
+    untouched, without the veil of blue that a constant opacity leaves. Blending is done in floating point and rounded
+    once.
 
     Args:
         picture: The picture (H, W): PIL, or an array (H, W, 3) of bytes.
@@ -804,7 +805,9 @@ def captioned(
             end = round(frame.width * progress) - 1
             draw.rectangle((0, picture.height, end, picture.height + line - 1), fill=_LINE)
     font = _truetype(size)
-    measure = lambda words, _: font.getlength(words)
+    def measure(words: str, _: float) -> float:
+        return font.getlength(words)
+
     room = frame.width - 2 * pad
     base = picture.height + line + pad + round(size * 0.9)
     text, detail = _shortened(_clean(text), room, size, measure), _clean(detail)

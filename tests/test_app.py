@@ -51,7 +51,7 @@ def photo(picture: Image.Image, tmp_path: Path) -> Path:
 def asked(photo: Path, opened: app.Opened) -> Asked:
     """What the controls say at first."""
     return Asked(
-        photo, opened.name, "blocks", opened.start["blocks"], None, "grad_cam", ("grad_cam", "eigen_cam"), "layer"
+        photo, opened.name, "Blocks", opened.start["Blocks"], None, "grad_cam", ("grad_cam", "eigen_cam"), "layer"
     )
 
 
@@ -74,8 +74,8 @@ def test_slider_holds_every_layer_with_a_map_and_no_other(opened: app.Opened) ->
         names = [rung.name for rung in opened.rungs[scale]]
         assert names == [s.name for s in links.stages[:-1] if s.layout is not None and not s.note]
         assert names[opened.start[scale]] == links.default_split().name
-    assert len(opened.rungs["blocks"]) > len(opened.rungs["stages"])
-    assert {name for name, _ in opened.skipped["stages"]} >= {"pool"}
+    assert len(opened.rungs["Blocks"]) > len(opened.rungs["Stages"])
+    assert {name for name, _ in opened.skipped["Stages"]} >= {"pool"}
 
 
 def test_first_look_explains_the_predicted_class_as_explain_does(
@@ -130,8 +130,8 @@ def test_new_class_method_or_scale_gives_new_maps(view: View, asked: Asked, open
     assert look(asked._replace(target=opened.label(other)), opened, view).target == other
     third = look(asked._replace(method="eigen_cam", target=view.target), opened, view)
     assert third.method == "eigen_cam" and not np.allclose(third.map, view.map)
-    coarse = look(asked._replace(scale="stages", target=view.target), opened, view)
-    assert coarse.position == opened.start["stages"] and coarse.target == view.target
+    coarse = look(asked._replace(scale="Stages", target=view.target), opened, view)
+    assert coarse.position == opened.start["Stages"] and coarse.target == view.target
     with pytest.raises(ValueError, match="out of range"):
         look(asked._replace(target=7), opened, view)
 
@@ -345,9 +345,9 @@ def test_a_model_without_any_map_is_refused() -> None:
 def test_vision_transformer_has_its_layers_and_leaves_out_the_dead_one(vit: nn.Module, photo: Path) -> None:
     """Token grids are maps; the last block of a class-token model is listed with its reason instead."""
     found = open_model(vit, input_size=64)
-    names = [rung.name for rung in found.rungs["blocks"]]
-    assert "blocks.0" in names and "blocks.2" not in names and "blocks.2" in dict(found.skipped["blocks"])
-    view = look(Asked(photo, found.name, "blocks", 0, None, "grad_cam", (), "layers"), found)
+    names = [rung.name for rung in found.rungs["Blocks"]]
+    assert "blocks.0" in names and "blocks.2" not in names and "blocks.2" in dict(found.skipped["Blocks"])
+    view = look(Asked(photo, found.name, "Blocks", 0, None, "grad_cam", (), "layers"), found)
     assert view.map.shape == (4, 4) and "without a map" in app.layers_html(view, Display())
 
 

@@ -47,12 +47,13 @@ def test_a_cube_is_decided_by_the_other_cuts() -> None:
     assert infer((1, 32, 64, 64), (256, 256), prefer="NHWC").name == "NCHW"
 
 
+ORDER = torch.randperm(35, generator=torch.Generator().manual_seed(0))
 LAYOUTS = [
     (Layout("NCHW", (5, 7), 3), (2, 3, 5, 7)),
     (Layout("NHWC", (5, 7), 3), (2, 5, 7, 3)),
     (Layout("tokens", (5, 7), 3, prefix=2), (2, 37, 3)),
     (Layout("tokens", (5, 7), 3, axis=2), (2, 3, 35)),
-    (Layout("tokens", (5, 7), 3, prefix=1, order=torch.randperm(35, generator=torch.Generator().manual_seed(0))), (2, 36, 3)),
+    (Layout("tokens", (5, 7), 3, prefix=1, order=ORDER), (2, 36, 3)),
 ]
 
 
@@ -89,7 +90,7 @@ ORACLE = [
 
 
 def compare_with_timm(model: nn.Module) -> tuple[int, int]:
-    """How many of timm's NCHW feature levels are equal by value to an activation of the chain, and how many there are."""
+    """How many of timm's feature levels equal an activation of the chain by value, and how many there are."""
     x = families.example(model, 2)
     with torch.no_grad():
         wanted = model.forward_intermediates(x.clone(), output_fmt="NCHW", intermediates_only=True, norm=False)

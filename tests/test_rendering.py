@@ -189,7 +189,7 @@ def test_any_matplotlib_colormap():
 
 
 def test_overlay_never_wraps_around():
-    """Every channel of an overlay lies between the picture's and the colour's, for all heats, pictures and opacities."""
+    """Every channel of an overlay lies between the picture's and the colour's, for all heats and opacities."""
     heat = np.tile(np.linspace(0, 1, 256), (256, 1))
     below = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, 1)[..., None].repeat(3, 2)
     colours = rendering.colorize(heat)
@@ -320,7 +320,8 @@ def test_png_does_not_depend_on_settings_or_threads():
     first = draw()
     settings = {"figure.facecolor": "black", "savefig.bbox": "tight", "font.size": 30, "savefig.dpi": 20,
                 "text.color": "red", "axes.facecolor": "red", "savefig.facecolor": "red", "image.origin": "lower",
-                "text.usetex": True, "savefig.transparent": True, "figure.autolayout": True, "axes.grid": True}  # fmt: skip
+                "text.usetex": True, "savefig.transparent": True, "figure.autolayout": True,
+                "axes.grid": True}  # fmt: skip
     with matplotlib.rc_context(settings):
         assert draw() == first
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["AppError", "Limits", "Page", "build", "launch"]
 
 HOST, PORT, PORTS = "127.0.0.1", 7860, 20
-SCALES = {"Blocks": "blocks", "Stages": "stages"}
+SCALES = {"Blocks": BLOCKS, "Stages": 1}  # depth to which the model is opened
 TABS = ("layer", "methods", "layers")
 COLORMAPS = {"Blue, green, red": rendering.COLORMAP} | {
     name.capitalize(): name for name in ("turbo", "viridis", "inferno", "magma", "cividis", "gray")
@@ -114,7 +114,7 @@ class Opened:
         name: As the visitor knows it.
         labels: Names of its classes, or None.
         prepare: How it wants its pictures.
-        chains: The model as a chain, by scale ("blocks", "stages").
+        chains: The model as a chain, by scale ("Blocks", "Stages").
         rungs: The cuts that carry a map, from the picture to the logits, by scale.
         start: Position of the rung that is shown first, by scale.
         skipped: The other cuts with the reason, by scale.
@@ -130,7 +130,7 @@ class Opened:
 
     @property
     def model(self) -> nn.Module:
-        return self.chains["blocks"].model
+        return next(iter(self.chains.values())).model
 
     def label(self, index: int) -> str:
         """Name of a class."""
@@ -151,7 +151,7 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
     name = model if isinstance(model, str) else type(model).__name__
     loaded = zoo.load(model, **how) if isinstance(model, str) else model
     prepare = preprocessing(loaded, input_size)
-    chains = {scale: chain(loaded, prepare.size, depth) for scale, depth in (("blocks", BLOCKS), ("stages", 1))}
+    chains = {scale: chain(loaded, prepare.size, depth) for scale, depth in SCALES.items()}
     rungs, start, skipped = {}, {}, {}
     for scale, links in chains.items():
         inner = links.stages[:-1]
@@ -242,7 +242,7 @@ class View:
         tensor: The picture as the model takes it, (1, C, H, W).
         seen: The picture as the model sees it, uint8 (H, W, 3).
         logits: (classes,).
-        scale: "blocks" or "stages".
+        scale: "Blocks" or "Stages".
         position: Of the layer, among the rungs of that scale.
         target: Index of the class explained, or None where the model has none.
         word: What is explained, in words.
@@ -379,7 +379,7 @@ def look(
     Raises:
         ValueError: A picture, class, method or layer that is not there or does not fit.
     """
-    if asked.scale not in SCALES.values() or asked.tab not in TABS:
+    if asked.scale not in SCALES or asked.tab not in TABS:
         raise AppError(f"the page has no scale {asked.scale!r} or no tab {asked.tab!r}: load it again")
     for method in (asked.method, *asked.chosen):
         if method not in shown_methods():
@@ -436,7 +436,7 @@ def settle(view: View, progress: Progress | None = None) -> View:
 def _explained(view: View, method: str, layer_idx: int, progress: Progress | None) -> View:
     links, options = view.opened.chains[view.scale], {}
     if one_pass(method):
-        found = list(sweep(links, view.tensor, layers=view.scale, target=view.target, method=method))
+        found = list(sweep(links, view.tensor, layers="stages", target=view.target, method=method))
     else:
         if progress is not None and "progress" in inspect.signature(METHODS[method].function).parameters:
             options["progress"] = progress
@@ -538,7 +538,7 @@ def headline_html(view: View) -> str:
 def layer_html(view: View) -> str:
     """Under the slider: where it is, between the first layer and the last."""
     rungs, rung = view.rungs, view.rung
-    index = f"layer_idx {rung.layer_idx} · " if view.scale == "stages" else ""
+    index = f"layer_idx {rung.layer_idx} · " if view.scale == "Stages" else ""
     return (
         f'<div class="gc-layer"><span>{_text(rungs[0].name)}</span>'
         f'<span id="gc-layer" aria-live="polite"><b>{_text(rung.name)}</b> {index}{rung.size} · '
@@ -879,7 +879,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
     part: dict[str, Any] = {
         "view": gr.State(None), "photo": gr.State(zoo.samples()["cat"]), "tab": gr.State(TABS[0]),
     }  # fmt: skip
-    scale, suits = "blocks", round(rendering.default_smoothing(first.prepare.size), 1)
+    scale, suits = next(iter(SCALES)), round(rendering.default_smoothing(first.prepare.size), 1)
     gr.HTML('<header class="gc-header"><h1>Grad-CAM, layer by layer</h1><p>See what a vision model saw</p></header>')
     with gr.Row(elem_classes="gc-main"):
         with gr.Column(scale=0, min_width=250, elem_classes="gc-side"):
@@ -919,7 +919,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
                         elem_id="gc-position", buttons=[],
                     )  # fmt: skip
                     part["scale"] = gr.Radio(
-                        list(SCALES.items()), value=scale, label="Detail", scale=0,
+                        list(SCALES), value=scale, label="Detail", scale=0,
                         min_width=190, elem_id="gc-scale",
                     )  # fmt: skip
                 part["where"] = gr.HTML(elem_id="gc-where")
