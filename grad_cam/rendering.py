@@ -805,6 +805,7 @@ def captioned(
             end = round(frame.width * progress) - 1
             draw.rectangle((0, picture.height, end, picture.height + line - 1), fill=_LINE)
     font = _truetype(size)
+
     def measure(words: str, _: float) -> float:
         return font.getlength(words)
 
