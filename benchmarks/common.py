@@ -2,8 +2,8 @@
 
 Times are compared only within one run: in every round each contender runs once, in an order that rotates, and a ratio
 is the median over the rounds of contender / forward of the same round. Another program on the machine then slows both.
-Where the machine is busy the ratio of CPU times says more: a program that waits for its turn does not use any. There
-`--threads 1` helps too, since threads that wait for each other wait for the slowest.
+Where the machine is busy the ratio of CPU times says more, since a program that waits for its turn uses none: aims are
+then judged by it, and the heading says so. `--threads 1` helps there too: threads wait for the slowest of them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))  # measure this working tree, installed or not
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+BUSY = os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)  # before anything is measured
 Run = Callable[[], Any]
 SIZE = 224
 
@@ -121,6 +122,16 @@ def ratio(times: Times, name: str, base: str = "forward", clock: str = "wall") -
     """Median over the rounds of one contender's time over another's."""
     pairs = zip(times[name], times[base], strict=True)
     return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
+
+
+def clock(device: str = "cpu") -> str:
+    """By which clock an aim is judged: CPU time on a CPU that others use as well, else the wall."""
+    return "cpu" if device == "cpu" and BUSY else "wall"
+
+
+def judged(times: Times, name: str, base: str = "forward", device: str = "cpu") -> float:
+    """The ratio that is held against an aim."""
+    return ratio(times, name, base, clock(device))
 
 
 @contextlib.contextmanager
@@ -248,8 +259,8 @@ def heading() -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}; {', '.join(versions)}"
     )
-    with contextlib.suppress(OSError):
-        print(f"load of the machine at the start: {os.getloadavg()[0]:.1f}")
+    by = "CPU time, because others use this machine" if BUSY else "the wall clock"
+    print(f"load of the machine at the start: {os.getloadavg()[0]:.1f}; times on the CPU are judged by {by}")
 
 
 def table(title: str, rows: Sequence[Sequence[str]]) -> None:

@@ -123,7 +123,7 @@ def costs(model_name: str, batch: int, device: str, rounds: int, memory: bool) -
         row += [f"{peaks[name]:.0f} MB", f"{peaks[name] / peaks['forward']:.2f}"] if name in peaks else ["", ""]
         aim = ""
         if name == "grad_cam.explain" and model_name == "resnet50":
-            aim = f"time {common.verdict(r, TIME)}"
+            aim = f"time {common.verdict(common.judged(times, name, device=device), TIME)}"
             if name in peaks and batch == 16:
                 aim += f", memory {common.verdict(peaks[name] / peaks['forward'], MEMORY)}"
         rows.append([*row, aim])

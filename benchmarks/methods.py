@@ -113,10 +113,11 @@ def scaled(times: list[Time], channels: int, of: int, overhead: list[Time]) -> l
     ]
 
 
-def faster(times: common.Times, ours: str, rival: str, limit: float) -> str:
+def faster(times: common.Times, ours: str, rival: str, limit: float, device: str) -> str:
     """How many times faster, by the clock and by CPU time."""
     wall, cpu = common.ratio(times, rival, ours), common.ratio(times, rival, ours, "cpu")
-    return f"{wall:.1f}x faster (CPU time {cpu:.1f}x): {common.verdict(wall, limit, at_least=True)}"
+    aim = common.verdict(common.judged(times, rival, ours, device), limit, at_least=True)
+    return f"{wall:.1f}x faster (CPU time {cpu:.1f}x): {aim}"
 
 
 def rows_of(times: common.Times, words: dict[str, str] | None = None) -> list[list[str]]:
@@ -157,7 +158,7 @@ def ablation(given: argparse.Namespace, device: str) -> None:
             if name in times:
                 times[ours] = scaled(times.pop(name), channels, count, times["forward"])
                 words[ours] = f"scaled from {channels} channels; "
-        words[ours] = words.get(ours, "") + faster(times, ours, "pytorch-grad-cam", limit)
+        words[ours] = words.get(ours, "") + faster(times, ours, "pytorch-grad-cam", limit, device)
         common.table(f"Ablation-CAM at '{layer}' of ResNet-50, all {count} channels, {device}", rows_of(times, words))
 
 
@@ -193,7 +194,7 @@ def classes(given: argparse.Namespace, device: str) -> None:
         "pytorch-grad-cam, 5 classes": rival_grad_cam(model, images, "layer4", five),
     }
     times = common.alternate(runs, given.rounds or (9 if given.quick else 21))
-    words = {"grad_cam, 5 classes": common.verdict(common.ratio(times, "grad_cam, 5 classes"), 1.3)}
+    words = {"grad_cam, 5 classes": common.verdict(common.judged(times, "grad_cam, 5 classes", device=device), 1.3)}
     common.table(f"Grad-CAM for five classes at 'layer4' of ResNet-50, {device}", rows_of(times, words))
 
 
@@ -226,11 +227,11 @@ def score(given: argparse.Namespace, device: str) -> None:
     cpu = common.ratio(times, "grad_cam score_cam", "pytorch-grad-cam", "cpu")
     words["grad_cam score_cam"] = (
         f"{words.get('grad_cam score_cam', '')}; {r:.2f} of pytorch-grad-cam (CPU time {cpu:.2f}): "
-        f"{common.verdict(r, 0.8)}"
+        f"{common.verdict(cpu if common.clock(device) == 'cpu' else r, 0.8)}"
     )
     few = "grad_cam score_cam(channels=64)"
     if few in times:
-        part = common.ratio(times, few, "grad_cam score_cam")
+        part = common.judged(times, few, "grad_cam score_cam", device)
         words[few] = f"1/{1 / part:.1f} of all channels: {common.verdict(part, 1 / 20)}"
     common.table(f"Score-CAM at 'layer4' of ResNet-50, all {count} channels, {device}", rows_of(times, words))
 
@@ -277,7 +278,7 @@ def attention(given: argparse.Namespace, device: str) -> None:
     for method in ("attention_rollout", "gradient_rollout", "le_grad"):
         runs[method] = lambda method=method: grad_cam.explain(model, images, method=method)
     times = common.alternate(runs, given.rounds or (9 if given.quick else 21))
-    words = {m: common.verdict(common.ratio(times, m), 4) for m in ("gradient_rollout", "le_grad")}
+    words = {m: common.verdict(common.judged(times, m, device=device), 4) for m in ("gradient_rollout", "le_grad")}
     common.table(f"Attention methods over the 12 blocks of ViT-S, {device}", rows_of(times, words))
 
 

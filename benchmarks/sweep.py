@@ -99,7 +99,14 @@ def main() -> None:
                 if not given.quick:
                     found = common.in_child(__file__, model_name=model_name, name=name, device=device, layers=layers)
                     row[-1] = "not measured" if isinstance(found, dict) else f"{found:.0f} MB"
-                rows.append([*row, common.verdict(r, LIMIT) if name == "grad_cam.sweep" else ""])
+                rows.append(
+                    [
+                        *row,
+                        common.verdict(common.judged(times, name, device=device), LIMIT)
+                        if name == "grad_cam.sweep"
+                        else "",
+                    ]
+                )
             common.table(f"{model_name}, {len(layers)} layers, batch 1, {device} ({rounds} rounds)", rows)
 
 
