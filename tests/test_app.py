@@ -185,6 +185,22 @@ def test_a_method_that_fails_beside_others_shows_why_in_its_place(
     assert set(answered) == {"notice", "method"}
 
 
+def test_a_newer_wish_stops_a_long_computation(view: View, opened: app.Opened) -> None:
+    """What nobody waits for any more ends at its next step, without a message; others go on."""
+    wishes = app.Wishes()
+    old = view.asked._replace(method="ablation_cam", target=view.target)
+
+    def step(done: int, total: int) -> None:
+        wishes.check("me", old)
+
+    wishes.note("me", old)
+    wishes.note("another", old._replace(method="eigen_cam"))
+    assert "view" in answer(view, old, Display(), lambda name: opened, progress=step)
+    for newer in (old._replace(position=0), None):
+        wishes.note("me", newer)
+        assert answer(view, old, Display(), lambda name: opened, progress=step) == {}
+
+
 def test_answer_changes_only_the_parts_concerned(view: View, asked: Asked, opened: app.Opened) -> None:
     """A moved slider sends neither the photo nor the list of classes again, and a settled page sends nothing."""
     first = answer(None, asked, Display(), lambda name: opened)

@@ -76,6 +76,10 @@ class AppError(ValueError):
     """A page that cannot be shown, or a wish of a visitor that cannot be fulfilled."""
 
 
+class Superseded(Exception):  # noqa: N818  (not an error: the visitor wants something else by now, or has left)
+    """Stops a computation that nobody waits for any more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What a visitor may ask of the server.
@@ -226,6 +230,30 @@ class Asked(NamedTuple):
     method: str
     chosen: tuple[str, ...]
     tab: str
+
+
+class Wishes:
+    """The last wish of every visitor, so that a long computation can stop when it is no longer the one.
+
+    Args:
+        capacity: Number of visitors remembered; the oldest are forgotten, which only lets their computations finish.
+    """
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self._latest: collections.OrderedDict[str, Asked | None] = collections.OrderedDict()
+        self._capacity = capacity
+
+    def note(self, visitor: str, asked: Asked | None) -> None:
+        """Remembers a wish; None for a visitor who has left."""
+        self._latest[visitor] = asked
+        self._latest.move_to_end(visitor)
+        while len(self._latest) > self._capacity:
+            self._latest.popitem(last=False)
+
+    def check(self, visitor: str, asked: Asked) -> None:
+        """Raises `Superseded` if the visitor has another wish by now."""
+        if self._latest.get(visitor, asked) != asked:
+            raise Superseded
 
 
 Map = NDArray[np.float32]
@@ -695,6 +723,8 @@ def answer(
         return {}
     try:
         view = look(asked, models(asked.model), before, limits=limits, progress=progress)
+    except Superseded:
+        return {}
     except (ValueError, TypeError, NotImplementedError) as error:
         return {"notice": notice_html(_one_line(error)), **_back(before, asked)}
     except Exception as error:
@@ -792,7 +822,7 @@ def build(
     first = open_model(model, input_size=input_size, **how)
     models = Models(first, limits.models)
     methods = [(METHODS[name].title, name) for name in shown_methods()]
-    gone: collections.deque[str] = collections.deque(maxlen=1000)  # sessions whose browser was closed
+    wishes = Wishes()
 
     with gr.Blocks(
         title="Grad-CAM, layer by layer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
@@ -808,17 +838,27 @@ def build(
 
         busy = gr.Progress()
 
+        def wish(
+            photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any, tab: Any
+        ) -> Asked:
+            return Asked(
+                photo, str(model or "").strip(), scale, int(position), target, method, tuple(chosen or ()), tab
+            )
+
+        def note(
+            photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any, tab: Any,
+            request: Any,
+        ) -> None:  # fmt: skip
+            wishes.note(request.session_hash, wish(photo, model, scale, position, target, method, chosen, tab))
+
         def refresh(
             before: Any, photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any,
             tab: Any, threshold: Any, smoothing: Any, alpha: Any, colormap: Any, request: Any, progress: Any = busy,
         ) -> Any:  # fmt: skip
-            asked = Asked(
-                photo, str(model or "").strip(), scale, int(position), target, method, tuple(chosen or ()), tab
-            )
+            asked = wish(photo, model, scale, position, target, method, chosen, tab)
 
             def step(done: int, total: int) -> None:
-                if request.session_hash in gone:
-                    raise AppError("the visitor has left")
+                wishes.check(request.session_hash, asked)
                 progress((done, total), desc=METHODS[method].title)
 
             shown = Display(threshold, smoothing, alpha, colormap)
@@ -843,19 +883,20 @@ def build(
             return event.pick if event.pick in METHODS else gr.skip()
 
         def leave(request: Any) -> None:
-            gone.append(request.session_hash)
+            wishes.note(request.session_hash, None)
 
         # gradio hands these over by their annotation, which has to be a class and not its name.
-        for function in (refresh, leave):
+        for function in (note, refresh, leave):
             function.__annotations__["request"] = gr.Request
         for function in (sample, choose_class, choose_layer, choose_method):
             function.__annotations__["event"] = gr.EventData
 
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        wanted = [page.load, *(control.change for control in controls)]
+        gr.on(wanted, note, controls, None, trigger_mode="multiple", concurrency_limit=None, **quiet)
         # One listener for all that may need a map: while it works, only the last wish of a visitor waits.
         gr.on(
-            [page.load, *(control.change for control in controls)], refresh, [part["view"], *controls, *display],
-            [part[name] for name in CHANGED],
+            wanted, refresh, [part["view"], *controls, *display], [part[name] for name in CHANGED],
             trigger_mode="always_last", concurrency_id="maps", concurrency_limit=2, show_progress="minimal",
             show_progress_on=part["headline"], api_visibility="private",
         )  # fmt: skip
