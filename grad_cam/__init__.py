@@ -6,24 +6,43 @@ an extractor and a classifier, `inspect` is the notebook explorer (extra `[noteb
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from . import targets
-from .explanation import Explanation, Sweep, explain, sweep
-from .gradcam import GradCAM
-from .methods import METHODS
-from .splitting import Chain, Split, SplitError, chain, split
+if TYPE_CHECKING:
+    from . import targets
+    from .explanation import Explanation, Sweep, explain, sweep
+    from .gradcam import GradCAM
+    from .methods import METHODS
+    from .splitting import Chain, Split, SplitError, chain, split
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
     "chain", "explain", "inspect", "split", "sweep", "targets",
 ]  # fmt: skip
 
+_HOMES = {
+    "explanation": ("Explanation", "Sweep", "explain", "sweep"),
+    "gradcam": ("GradCAM",),
+    "methods": ("METHODS",),
+    "splitting": ("Chain", "Split", "SplitError", "chain", "split"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Loads the notebook explorer when it is asked for: it needs an extra."""
+    """Loads what is asked for when it is: the command line answers `--help` without torch, `inspect` needs an extra."""
     if name == "inspect":
         from .interfaces.notebook import inspect
 
         return inspect
-    raise AttributeError(f"module 'grad_cam' has no attribute {name!r}")
+    if name == "targets":
+        return importlib.import_module(".targets", __name__)
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(f".{home}", __name__), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -32,7 +32,7 @@ from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
 from .methods import fuse as _fuse
 from .methods.gradient import gradient_of, noisy_copies
-from .splitting import Chain, Links, Split, StageInfo
+from .splitting import Chain, Links, Split, StageInfo, Stages
 from .splitting import links as links_of
 from .tracing import unwrap
 
@@ -179,10 +179,16 @@ class Explanation:
         return rendering.heatmap(one, self._size, threshold, smoothing)
 
     def _confidence(self, image: int, target: int) -> str:
-        if self.classes is None or self.logits.ndim != 2 or self.logits.shape[1] < 2:
+        plain = self.classes is not None and self.logits.ndim == 2 and self.logits.shape[1] > 1
+        if not plain or any(word in self.target[image][target] for word in _COMPARING):
             return ""
+        assert self.classes is not None
         probability = self.logits[image].float().softmax(-1)[self.classes[image, target]]
         return f", {100 * float(probability):.0f} %"
+
+
+_COMPARING = (" rather than ", "against ", "probability of ", "what sets ", "concept ")
+"""Words of targets that are about more than one class's score: their title carries no probability."""
 
 
 def _title(method: str) -> str:
@@ -230,7 +236,7 @@ class _Pass:
                     if total.requires_grad else (None,)
                 )  # fmt: skip
             gradient = torch.zeros_like(self.raw) if gradient is None else gradient
-            _require_finite(gradient, f"the gradient at '{self.split.name}'", self.split, self.images)
+            _require_finite(gradient, f"the gradient at '{self.split.name}'", self.split.engine, self.images)
             out.append(self.layout.to_map(gradient))
         return out
 
@@ -274,7 +280,7 @@ def _forward(
         logits = _columns(_classify(split, activation, context))
     resolved = target if isinstance(target, targets.Resolved) else targets.resolve(target, logits.detach(), names)
     out = _Pass(split, images, found, activation, context, logits, resolved, names)
-    _require_finite(logits.detach(), "the logits", split, images)
+    _require_finite(logits.detach(), "the logits", split.engine, images)
     return out
 
 
@@ -282,7 +288,7 @@ def _columns(logits: Tensor) -> Tensor:
     return logits if logits.ndim > 1 else logits[:, None]
 
 
-def _layout(split: Split, activation: Tensor, images: Tensor, asked: Any) -> Layout:
+def _layout(split: Split | StageInfo, activation: Tensor, images: Tensor, asked: Any) -> Layout:
     if asked is not None:
         size = (images.shape[-2], images.shape[-1])
         prefix = split.layout.prefix if split.layout is not None else None
@@ -295,13 +301,13 @@ def _layout(split: Split, activation: Tensor, images: Tensor, asked: Any) -> Lay
     return split.layout
 
 
-def _require_finite(values: Tensor, what: str, split: Split, images: Tensor) -> None:
+def _require_finite(values: Tensor, what: str, parts: Sequence[nn.Module], images: Tensor) -> None:
     """Raises ValueError that says where NaN or infinite values come from."""
     if bool(torch.isfinite(values).all()):
         return
     if not bool(torch.isfinite(images).all()):
         raise ValueError("the images hold NaN or infinite values; check their preprocessing")
-    for half in split.engine:
+    for half in parts:
         for name, tensor in (*half.named_parameters(), *half.named_buffers()):
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ValueError(
@@ -309,7 +315,7 @@ def _require_finite(values: Tensor, what: str, split: Split, images: Tensor) -> 
                 )
     with torch.no_grad():
         x: Any = images
-        for half in split.engine:
+        for half in parts:
             for name, module in half.named_children():
                 x = module(x)
                 if isinstance(x, Tensor) and x.is_floating_point() and not bool(torch.isfinite(x).all()):
@@ -468,7 +474,7 @@ def _explain(links: Links, images: Tensor, layer: Any, ask: _Ask) -> Explanation
         where = Layer("the whole network", None)
         with torch.no_grad():
             logits = _columns(cut.engine[1](cut.engine[0](images)))
-        _require_finite(logits, "the logits", cut, images)
+        _require_finite(logits, "the logits", cut.engine, images)
         resolved = targets.resolve(target, logits, names)
     else:
         run = _forward(cut, images, ask.layout, target, names)
@@ -483,7 +489,7 @@ def _explain(links: Links, images: Tensor, layer: Any, ask: _Ask) -> Explanation
         maps = _aug_smooth(lambda changed: maps_of(changed, resolved), images)
     else:
         maps = maps_of(images, resolved)
-    _require_finite(maps, "the map", cut, images)
+    _require_finite(maps, "the map", cut.engine, images)
     return _result(links, images, logits, resolved, maps, where, ask)
 
 
@@ -560,7 +566,7 @@ def _maps(run: _Pass, ask: _Ask) -> Tensor:
     """The maps of all targets, (B,K,h,w)."""
     entry, options, scores = ask.entry, dict(ask.options), run.resolved.scores
     activations = run.activations
-    _require_finite(activations, f"the activations at '{run.split.name}'", run.split, run.images)
+    _require_finite(activations, f"the activations at '{run.split.name}'", run.split.engine, run.images)
     if entry.needs == "activations":
         return torch.stack([entry.function(activations, **options)] * len(scores), 1)
     if entry.needs == "gradients":
@@ -855,27 +861,29 @@ def _one_pass(links: Links, images: Tensor, wanted: list[int], ask: _Ask) -> lis
     found = []
     logits = logits.detach()
     pictures = _pictures(links.model, images)
+    whole = (Stages(list(zip(links.names, modules, strict=True))),)
+    _require_finite(logits, "the logits", whole, images)
     for n, (i, raw) in enumerate(kept.items()):
-        cut = links.split(len(modules) - 1 - i)
-        run = _Pass(cut, images, _layout(cut, raw, images, ask.layout), raw.detach(), (), logits, resolved, names)
-        for tensor, what in ((logits, "the logits"), (run.activations, f"the activations at '{cut.name}'")):
-            _require_finite(tensor, what, cut, images)
+        stage = links.stages[i]
+        layout = _layout(stage, raw, images, ask.layout)
+        activations = layout.to_map(raw.detach())
+        _require_finite(activations, f"the activations at '{stage.name}'", whole, images)
         if ask.entry.needs == "activations":
-            maps = [ask.entry.function(run.activations, **ask.options)] * len(resolved.scores)
+            maps = [ask.entry.function(activations, **ask.options)] * len(resolved.scores)
         else:
-            maps = [ask.entry.function(run.activations, run.layout.to_map(g[n]), **ask.options) for g in gradients]
+            maps = [ask.entry.function(activations, layout.to_map(g[n]), **ask.options) for g in gradients]
         one = torch.stack(maps, 1)
-        _require_finite(one, f"the map at '{cut.name}'", cut, images)
+        _require_finite(one, f"the map at '{stage.name}'", whole, images)
         found.append(
             Explanation(
                 map=one if resolved.several else one[:, 0],
                 logits=logits,
                 target=resolved.names,
                 classes=resolved.classes,
-                layer=Layer(cut.name, cut.layer_idx),
+                layer=Layer(stage.name, stage.layer_idx),
                 method=ask.entry.name,
                 images=images,
                 pictures=pictures,
-            )  # fmt: skip
+            )
         )
     return found

@@ -530,6 +530,8 @@ class _Record:
     root: nn.Module  # the shadow
     modules: list[nn.Module] = field(default_factory=list)  # the shadow's stages
     mutates: list[bool] = field(default_factory=list)  # whether a stage writes into what it is handed
+    written: list[bool] = field(default_factory=list)  # whether what a stage hands over is written into afterwards
+    guarded: bool = False  # the model writes into its input: the stand-in gets a copy
     infos: tuple[StageInfo, ...] | None = None
     base: _Record | None = None  # of a record opened for one named module: the chain it was asked of
     splits: dict[Any, Split] = field(default_factory=dict)
@@ -537,7 +539,10 @@ class _Record:
     def build(self, root: nn.Module, borders: list[int] | None = None) -> list[nn.Module]:
         names = dict(root.named_modules())
         starts = [-1, *(borders or self.borders)]
-        return [self.plan.build(root, a, b, names) for a, b in zip(starts, starts[1:], strict=False)]
+        modules = [self.plan.build(root, a, b, names) for a, b in zip(starts, starts[1:], strict=False)]
+        if self.guarded and root is self.root:
+            modules[0] = nn.Sequential(_Copy(), modules[0])
+        return modules
 
     def stages(self) -> tuple[StageInfo, ...]:
         if self.infos is None:
@@ -695,7 +700,8 @@ class _Cache:
                 with torch.random.fork_rng(devices=[]):
                     plan = _plan(self.shadow, *record.example, opened | record.plan.trace.opened)
                     self.records[key] = self._record(plan, record.example, path.count(".") + 1, verify=False)
-                    self.records[key].base = record
+                    self.records[key].base, self.records[key].guarded = record, record.guarded
+                    self.records[key].modules = self.records[key].build(self.shadow)
             return self.records[key]
 
     def _at_depth(self, first: Tensor, second: Tensor, depth: int) -> _Record:
@@ -731,7 +737,10 @@ class _Cache:
             record.modules = record.build(self.shadow)
             if verify:
                 _verify(self.shadow, record.modules, record.names, record)
-                record.mutates = _mutations(record.modules, record.example[0])
+                record.mutates, record.written = _mutations(record.modules, record.example[0])
+                if record.mutates[0]:
+                    record.guarded, record.mutates[0] = True, False
+                    record.modules = record.build(self.shadow)
         return record
 
     # -- cutting
@@ -844,7 +853,10 @@ class _Cache:
         extractor.training = classifier.training = model.training
         node = plan.live[border][0]
         layout = record.layout_of(node, name)
-        mutates = _check_cut(self.shadow, engine, record, name)
+        if at_stage and record.written:  # a border of a chain that has been checked as a whole
+            mutates = record.written[record.borders.index(border)]
+        else:
+            mutates = _check_cut(self.shadow, engine, record, name)
         return Split(
             extractor, classifier, name, self._index(record, rest) if at_stage else None,
             None if isinstance(layout, str) else layout, layout if isinstance(layout, str) else "",
@@ -1058,15 +1070,23 @@ def _run(modules: Sequence[nn.Module], x: Any) -> Any:
     return x
 
 
-def _mutations(modules: Sequence[nn.Module], batch: Tensor) -> list[bool]:
-    """Which stages write into what they are handed."""
-    out = []
+def _mutations(modules: Sequence[nn.Module], batch: Tensor) -> tuple[list[bool], list[bool]]:
+    """Which stages write into what they are handed, and which stages' results are written into by any later one."""
+    mutates, handed = [], []
     x: Any = batch[:1].clone()
     for module in modules:
-        before, handed = x._version, x
+        before, given = x._version, x
         x = module(x)
-        out.append(handed._version != before)
-    return out
+        mutates.append(given._version != before)
+        handed.append((x, x._version))
+    return mutates, [tensor._version != version for tensor, version in handed]
+
+
+class _Copy(nn.Module):
+    """Hands on a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
 
 
 def _differs(got: Tensor, wanted: Tensor, exact: bool) -> str:

@@ -333,3 +333,25 @@ def test_sweep_pictures(cnn: nn.Module, batch: Tensor, tmp_path) -> None:
         found.save(tmp_path / "folder")
     curves = found.curves()
     assert all(len(values) == len(found) for values in curves.values())
+
+
+def test_a_model_that_writes_into_its_input_does_not_touch_the_images(batch: Tensor) -> None:
+    """The first operation may work in place: the caller's images stay as they are, whichever way they are explained."""
+
+    class Greedy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.fc = nn.Conv2d(3, 6, 4, 4), nn.ReLU(), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x.mul_(2).add_(0.1)
+            return self.fc(self.act(self.conv(x)).mean((2, 3)))
+
+    model, before = Greedy().eval(), batch.clone()
+    first = grad_cam.explain(model, batch, layer="act")
+    for method in ("occlusion", "score_cam", "smooth_grad_cam_plus_plus"):
+        grad_cam.explain(model, batch, layer="conv", method=method)
+    grad_cam.sweep(model, batch)
+    assert torch.equal(batch, before)
+    assert torch.equal(first.map, grad_cam.explain(model, batch, layer="act").map)
+    assert torch.allclose(first.logits, model(batch.clone()), atol=1e-6)
