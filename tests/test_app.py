@@ -603,6 +603,7 @@ def test_all_layers_and_methods_side_by_side(visitor: Visitor) -> None:
     assert f"1 of {count}" in visitor.text("#gc-layer")
     visitor.page.get_by_role("tab", name="Methods side by side").click()
     visitor.page.wait_for_selector("#gc-methods .gc-card img")
+    visitor.settle()  # a click on a card that is being replaced would be lost
     assert visitor.page.locator("#gc-methods .gc-card img").count() == len(app.COMPARED)
     visitor.page.locator("#gc-methods .gc-card").last.click()
     visitor.page.wait_for_selector('#gc-methods .gc-card:last-child[aria-pressed="true"]')
