@@ -88,20 +88,24 @@ class Time(NamedTuple):
     """How long a call took, in seconds."""
 
     wall: float
-    cpu: float  # of all threads of this process
+    cpu: float  # of all threads of this process, and of processes that it started and that have ended
 
 
 Times = dict[str, list[Time]]
 
 
+def _cpu() -> float:
+    return time.process_time() + sum(os.times()[2:4])
+
+
 def timed(run: Run) -> Time:
     """The time of one call."""
     synchronize()
-    start, cpu = time.perf_counter(), time.process_time()
+    start, cpu = time.perf_counter(), _cpu()
     with quiet():
         run()
     synchronize()
-    return Time(time.perf_counter() - start, time.process_time() - cpu)
+    return Time(time.perf_counter() - start, _cpu() - cpu)
 
 
 def alternate(contenders: dict[str, Run], rounds: int, warmup: int = 1) -> Times:

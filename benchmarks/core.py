@@ -146,11 +146,13 @@ def starting(rounds: int) -> None:
     environment = {**os.environ, "PYTHONPATH": str(common.ROOT), "COLUMNS": "100"}
 
     def start(code: str) -> Run:
-        return lambda: subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+        return lambda: subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
 
     times = common.alternate({name: start(code) for name, code in commands.items()}, rounds)
-    rows = [["", "time", "x import torch"]]
-    rows += [[n, common.milliseconds(t), f"{common.ratio(times, n, next(iter(times))):.2f}"] for n, t in times.items()]
+    rows, base = [["", "time", "x import torch", "CPU time x"]], next(iter(times))
+    for name in times:
+        r, c = common.ratio(times, name, base), common.ratio(times, name, base, "cpu")
+        rows.append([name, common.milliseconds(times[name]), f"{r:.2f}", f"{c:.2f}"])
     common.table(f"Starting ({rounds} rounds)", rows)
     code = "import sys; before = set(sys.modules); import grad_cam; print(*(set(sys.modules) - before))"
     loaded = subprocess.run(
