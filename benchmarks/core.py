@@ -141,6 +141,7 @@ def starting(rounds: int) -> None:
         "python -c 'import torch'": "import torch",
         "python -c 'import torch, timm, numpy, PIL'": "import torch, timm, numpy, PIL.Image",
         "python -c 'import grad_cam'": "import grad_cam",
+        "python -c 'from grad_cam import explain'": "from grad_cam import explain",
         "grad-cam --help": f"import sys; sys.argv[1:] = ['--help']; from {cli} import main; main()",
     }
     environment = {**os.environ, "PYTHONPATH": str(common.ROOT), "COLUMNS": "100"}
@@ -154,12 +155,12 @@ def starting(rounds: int) -> None:
         r, c = common.ratio(times, name, base), common.ratio(times, name, base, "cpu")
         rows.append([name, common.milliseconds(times[name]), f"{r:.2f}", f"{c:.2f}"])
     common.table(f"Starting ({rounds} rounds)", rows)
-    code = "import sys; before = set(sys.modules); import grad_cam; print(*(set(sys.modules) - before))"
+    code = "import sys, torch; before = set(sys.modules); from grad_cam import explain; print(*(set(sys.modules) - before))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     ).stdout.split()
     heavy = [m for m in ("timm", "torchvision", "matplotlib", "PIL.Image", "rich", "gradio", "scipy") if m in loaded]
-    print(f"  import grad_cam loads, beside torch and numpy: {', '.join(heavy) or 'nothing heavy'}")
+    print(f"  `from grad_cam import explain` loads, beside torch: {', '.join(heavy) or 'nothing heavy'}")
 
 
 def main() -> None:
