@@ -102,6 +102,15 @@ def layer_cam(A: Array, g: Array) -> Array:
     return _sum_of_terms(A, lambda b, k, i, j: max(g[b, k, i, j], 0.0) * A[b, k, i, j])
 
 
+def norm_grad(A: Array, g: Array) -> Array:
+    """Rebuffi 2020: the Frobenius norm of the outer product of g and A at a position (virtual 1x1 convolution)."""
+    B, _, H, W = A.shape
+    out = np.zeros((B, H, W))
+    for b, i, j in np.ndindex(B, H, W):
+        out[b, i, j] = np.linalg.norm(np.outer(g[b, :, i, j], A[b, :, i, j]))
+    return out
+
+
 def integrated_grad_cam(A: Array, gradient: Callable[[Array], Array], steps: int) -> Array:
     """Sattarzadeh 2021: the Riemann sum of Grad-CAM along the path from zero to A."""
     return sum(grad_cam(A * t, gradient(A * t)) for t in (s / steps for s in range(1, steps + 1))) / steps

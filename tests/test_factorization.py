@@ -10,12 +10,13 @@ import warnings
 
 import numpy as np
 import pytest
-import reference
 import torch
 from torch import Tensor
 
 from grad_cam.methods import METHODS, Method, MethodError
 from grad_cam.methods import factorization as methods
+
+from . import reference
 
 MAPS = [m for m in METHODS.values() if m.kind == "factorization" and m.gives == "map"]
 every = pytest.mark.parametrize("method", MAPS, ids=lambda m: m.name)

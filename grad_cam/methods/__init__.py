@@ -108,6 +108,11 @@ _TABLE = (
         "Fine detail at early layers; fuse several of them.", eigen_smooth=True,
     ),
     Method(
+        "norm_grad", "NormGrad", gradient.norm_grad, "gradient", "gradients",
+        "Rebuffi et al., CVPR 2020", "https://arxiv.org/abs/2004.02866",
+        "Where a layer would learn from, for and against alike; sharp at early layers.",
+    ),
+    Method(
         "shapley_cam", "ShapleyCAM", gradient.shapley_cam, "gradient", "tail_gradient",
         "Cai, 2025", "https://arxiv.org/abs/2501.06261",
         "Grad-CAM corrected for the curvature of the score; differs only where the tail is not linear.",

@@ -152,6 +152,22 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return (working(gradients).clamp(min=0) * working(activations)).sum(1)
 
 
+def norm_grad(activations: Tensor, gradients: Tensor) -> Tensor:
+    """How much a position could change a weight that is shared by all positions: where the model would learn from.
+
+    Args:
+        activations: A at the cut, (B, C, H, W).
+        gradients: d score / d A, (B, C, H, W).
+
+    Returns:
+        The norm of g over the channels times that of A, (B, H, W); never negative.
+
+    Source:
+        Rebuffi et al., CVPR 2020 (NormGrad), sec. 3, https://arxiv.org/abs/2004.02866
+    """
+    return working(gradients).norm(dim=1) * working(activations).norm(dim=1)
+
+
 def random_cam(activations: Tensor, *, seed: int = 0) -> Tensor:
     """Channels weighted at random: the control that every method must beat.
 
