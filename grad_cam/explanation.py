@@ -73,8 +73,8 @@ class Explanation:
         pictures: What the model saw, for display, uint8 (B, H, W, 3).
     """
 
-    map: Tensor
-    logits: Tensor
+    map: Tensor = dataclasses.field(repr=False)
+    logits: Tensor = dataclasses.field(repr=False)
     target: list[list[str]]
     classes: Tensor | None
     layer: Layer
@@ -469,6 +469,8 @@ def _explain(links: Links, images: Tensor, layer: Any, ask: _Ask) -> Explanation
     names = class_names(links.model)
     target = _indexed(ask.target, links.model)
     where = Layer(cut.name, cut.layer_idx)
+    if ask.entry.needs == "images":
+        where = Layer("the input", None)
     if ask.entry.needs in _WHOLE:
         maps_of = functools.partial(_whole_maps, links, cut, ask)
         where = Layer("the whole network", None)

@@ -525,7 +525,7 @@ def _widgets() -> Any:
 _STYLE = """<style>
 .gradcam-picture img { width: 100%; height: auto; border-radius: 4px; transition: opacity .15s .12s; }
 .gradcam-busy img { opacity: .45; }
-.gradcam-text, .gradcam-text * { line-height: 1.45; }
+.gradcam-text, .gradcam-text * { line-height: 1.45 !important; }
 .gradcam-text b { font-weight: 600; }
 .gradcam-quiet { opacity: .7; font-size: 90%; }
 .gradcam-alert { color: #c5362b; overflow-wrap: anywhere; }
@@ -534,7 +534,8 @@ _STYLE = """<style>
   animation: gradcam-turn .8s linear infinite; }
 @keyframes gradcam-turn { to { transform: rotate(360deg); } }
 .gradcam-call { display: flex; align-items: flex-start; gap: 8px; max-width: 860px; }
-.gradcam-call pre { flex: 1; margin: 0; padding: 8px 10px; border-radius: 4px; font-size: 12px; line-height: 1.45;
+.gradcam-call pre { flex: 1; margin: 0; padding: 8px 10px; border-radius: 4px;
+  font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; overflow-wrap: anywhere; background: rgba(128, 128, 128, .12); }
 .gradcam-call button { padding: 5px 12px; border: 1px solid rgba(128, 128, 128, .5); border-radius: 4px;
   background: transparent; color: inherit; font: inherit; cursor: pointer; }
@@ -693,7 +694,7 @@ class Inspector:
 
     def _build(self, widgets: Any, method: str, display: Display) -> None:
         explorer = self._explorer
-        wide = {"width": "100%"}
+        wide = {"width": "auto"}
         label = {"description_width": "78px"}
 
         def text(value: str = "", **layout: str) -> Any:
@@ -730,9 +731,11 @@ class Inspector:
             style=label, layout=wide,
         )  # fmt: skip
         self.view = widgets.ToggleButtons(
-            options=[("Overlay", "overlay"), ("Heatmap", "heatmap")], value=display.view, description="Show",
-            style={**label, "button_width": "92px"}, layout=wide,
-        )  # fmt: skip
+            options=[("Overlay", "overlay"), ("Heatmap", "heatmap")],
+            value=display.view,
+            style={"button_width": "92px"},
+            layout={"margin": "4px 2px 2px 84px"},
+        )
         self.picture = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
         self._frame = widgets.Box([self.picture], layout={"width": "100%", "margin": "0 0 6px"})
         self._frame.add_class("gradcam-picture")
@@ -746,7 +749,7 @@ class Inspector:
         right = widgets.VBox(
             [self.layer, self.method, self._advice, self.search, self.target, self.threshold, self.smoothing,
              self.alpha, self.colormap, self.view],
-            layout={"flex": "1 1 340px", "max_width": "480px", "min_width": "280px"},
+            layout={"flex": "1 1 340px", "max_width": "480px", "min_width": "280px", "overflow": "visible"},
         )  # fmt: skip
         both = widgets.HBox([left, right], layout={"flex_flow": "row wrap", "grid_gap": "20px", "width": "100%"})
         self.widget = widgets.VBox([style, both, self._code], layout={"width": "100%"})
