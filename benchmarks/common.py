@@ -14,6 +14,7 @@ import ctypes
 import gc
 import io
 import json
+import math
 import os
 import pathlib
 import platform
@@ -65,9 +66,9 @@ def forward(model: nn.Module, images: Tensor) -> Run:
 
 
 def tokens_to_map(activations: Tensor) -> Tensor:
-    """The layout of a ViT with a class token as other libraries want it, (B, 1 + h*w, C) to (B, C, h, w)."""
-    side = round((activations.shape[1] - 1) ** 0.5)
-    return activations[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    """The layout of a ViT with or without a class token as other libraries want it, (B, N, C) to (B, C, h, w)."""
+    side = math.isqrt(activations.shape[1])
+    return activations[:, activations.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
 def clear(model: nn.Module) -> None:

@@ -155,7 +155,7 @@ def starting(rounds: int) -> None:
         r, c = common.ratio(times, name, base), common.ratio(times, name, base, "cpu")
         rows.append([name, common.milliseconds(times[name]), f"{r:.2f}", f"{c:.2f}"])
     common.table(f"Starting ({rounds} rounds)", rows)
-    code = "import sys, torch; before = set(sys.modules); from grad_cam import explain; print(*(set(sys.modules) - before))"
+    code = "import sys, torch; old = set(sys.modules); from grad_cam import explain; print(*(set(sys.modules) - old))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     ).stdout.split()

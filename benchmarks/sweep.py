@@ -95,6 +95,7 @@ def main() -> None:
             slow = [name for name in runs if name.endswith("layer by layer")]  # about a second or more: fewer rounds
             times = common.alternate({name: run for name, run in runs.items() if name not in slow}, rounds)
             few = 1 if given.quick else max(2, rounds // 5)
+            runs["grad_cam.explain, layer by layer"]()  # finding each cut is done once
             again = common.alternate({name: runs[name] for name in ("forward", *slow)}, few, warmup=0)
             rows = [["", "time", "x forward", "CPU time x", "peak memory", ""]]
             for name in runs:
