@@ -528,7 +528,7 @@ _STYLE = """<style>
 .gradcam-text, .gradcam-text * { line-height: 1.45 !important; }
 .gradcam-text b { font-weight: 600; }
 .gradcam-quiet { opacity: .7; font-size: 90%; }
-.gradcam-alert { color: #c5362b; overflow-wrap: anywhere; }
+.gradcam-alert { color: #d8392e; overflow-wrap: anywhere; }
 .gradcam-spin { display: inline-block; width: .75em; height: .75em; margin-right: .45em; vertical-align: -.05em;
   border: 2px solid currentColor; border-right-color: transparent; border-radius: 50%;
   animation: gradcam-turn .8s linear infinite; }
