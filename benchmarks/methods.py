@@ -387,7 +387,8 @@ def _growth(device: str, calls: int) -> dict[str, tuple[float, float]]:
     few = {
         "score_cam": {"channels": 2},
         "ss_cam": {"channels": 1, "samples": 2},
-        "is_cam": {"channels": 1, "samples": 2},
+        "is_cam": {"channels": 1, "steps": 2},
+        "deep_feature_factorization": {"concepts": 2},
         "rise": {"masks": 4},
         "occlusion": {"window": 32, "stride": 32},
         "smooth_grad_cam_plus_plus": {"samples": 2},
