@@ -387,3 +387,16 @@ def test_shown_by_a_notebook(inspector):
     """The object displays as its widget."""
     assert "application/vnd.jupyter.widget-view+json" in inspector._repr_mimebundle_()
     assert bytes(inspector.picture.value[:4]) == b"\x89PNG"
+
+
+def test_a_chain_counts_its_own_stages(cnn, photo):
+    """Given a chain, the slider has its stages, and the call counts layer_idx as the chain does."""
+    links = grad_cam.chain(cnn, 64, depth=2)
+    inspector = inspect(links, photo, input_size=64, layer=len(links) - 3)
+    assert inspector.wait(LIMIT)
+    name = inspector.layer.value
+    made = {"grad_cam": grad_cam, "model": links, "image": photo}
+    exec(inspector.call, made)
+    assert made["cam"].explanation.layer.name == name == links.names[2]
+    torch.testing.assert_close(made["cam"].explanation.map, inspector.explanation.map)
+    inspector.close()

@@ -243,10 +243,10 @@ class Explorer:
         self._tensor: Tensor = prepare.tensor(self.picture)
         self._image, self._input_size, self._reshape = image, input_size, reshape_transform
         size = (self.picture.height, self.picture.width)
-        self._stages = chain(inner, size)
-        if isinstance(model, Chain) and model.size == size:
-            self._links = model
+        if isinstance(model, Chain):  # its own stages are what it counts
+            self._stages = self._links = model if model.size == size else chain(inner, size, depth=model.depth)
         else:
+            self._stages = chain(inner, size)
             self._links = self._stages if layers == "stages" else chain(inner, size, depth=BLOCKS)
         self._given = target
         self.cuts, self.skipped = self._offered(layers)
