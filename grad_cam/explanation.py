@@ -303,8 +303,8 @@ def _layout(split: Split | StageInfo, activation: Tensor, images: Tensor, asked:
 
 def _require_finite(values: Tensor, what: str, parts: Sequence[nn.Module], images: Tensor) -> None:
     """Raises ValueError that says where NaN or infinite values come from."""
-    if bool(torch.isfinite(values).all()):
-        return
+    if bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
+        return  # a finite sum says that all are; a sum may overflow without a culprit
     if not bool(torch.isfinite(images).all()):
         raise ValueError("the images hold NaN or infinite values; check their preprocessing")
     for half in parts:
@@ -472,10 +472,14 @@ def _explain(links: Links, images: Tensor, layer: Any, ask: _Ask) -> Explanation
     if ask.entry.needs == "images":
         where = Layer("the input", None)
     if ask.entry.needs in _WHOLE:
-        maps_of = functools.partial(_whole_maps, links, cut, ask)
         where = Layer("the whole network", None)
+        captured = _captured(cut, images) if ask.entry.needs == "attention" else None
         with torch.no_grad():
-            logits = _columns(cut.engine[1](cut.engine[0](images)))
+            logits = captured[0].detach() if captured else _columns(cut.engine[1](cut.engine[0](images)))
+
+        def maps_of(changed: Tensor, resolved: targets.Resolved) -> Tensor:
+            return _whole_maps(links, cut, ask, changed, resolved, captured if changed is images else None)
+
         _require_finite(logits, "the logits", cut.engine, images)
         resolved = targets.resolve(target, logits, names)
     else:
@@ -499,7 +503,23 @@ _WHOLE = ("attention", "block_attention", "network", "network_cam")
 """Needs of the methods that read the whole network and know no cut."""
 
 
-def _whole_maps(links: Links, cut: Split, ask: _Ask, images: Tensor, resolved: targets.Resolved) -> Tensor:
+def _captured(cut: Split, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and the attention they were computed with, in one graph."""
+    if cut.layout is None:
+        raise layouts.LayoutError(f"no grid of positions is known at '{cut.name}': {cut.note}")
+    with torch.enable_grad(), attention.Capture(len(images), math.prod(cut.layout.grid)) as capture:
+        logits = _columns(cut.engine[1](cut.engine[0](images)))
+    return logits, capture.attentions()
+
+
+def _whole_maps(
+    links: Links,
+    cut: Split,
+    ask: _Ask,
+    images: Tensor,
+    resolved: targets.Resolved,
+    captured: tuple[Tensor, list[Tensor]] | None = None,
+) -> Tensor:
     """The maps of methods that read the whole network, (B,K,h,w)."""
     entry, options = ask.entry, dict(ask.options)
     scores = [functools.partial(_score, score) for score in resolved.scores]
@@ -528,9 +548,7 @@ def _whole_maps(links: Links, cut: Split, ask: _Ask, images: Tensor, resolved: t
         return torch.stack([entry.function(attentions, g, grid, **options) for g in each], 1)
     maps = []
     with torch.enable_grad():
-        with attention.Capture(len(images), math.prod(grid)) as capture:
-            logits = _columns(cut.engine[1](cut.engine[0](images)))
-        seen = capture.attentions()
+        logits, seen = captured or _captured(cut, images)
         for k, score in enumerate(scores):
             gradients = attention.gradients(score(logits), seen, keep_graph=k + 1 < len(scores))
             maps.append(entry.function([a.detach() for a in seen], gradients, grid, **options))
