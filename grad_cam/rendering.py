@@ -468,6 +468,18 @@ def _encoded(picture: Figure | Image.Image, kind: str, dpi: float | None) -> byt
     return buffer.getvalue()
 
 
+@functools.cache
+def _figure_class() -> type[Figure]:
+    """matplotlib's figure, which a notebook also shows where no plotting backend has been chosen."""
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            return png_bytes(self)
+
+    return Picture
+
+
 @dataclasses.dataclass(frozen=True)
 class _Cell:
     """One panel: what is shown (H, W, 3), what stands above it, what to warn of."""
@@ -563,8 +575,6 @@ def _grid(
         labels: (place 0..1, text) beside the bar.
         extra: Height in inches to leave free under the panels.
     """
-    from matplotlib.figure import Figure
-
     aspect = min(max(cells[0].pixels.shape[1] / cells[0].pixels.shape[0], 1 / 8), 8.0)
     width = max(area * math.sqrt(aspect), 0.7)
     height = width / aspect
@@ -586,7 +596,7 @@ def _grid(
     top = _MARGIN + sum(_leading(size) for _, size, _ in head) + (0.08 if head else 0)
     down = top + sum(tall) + len(rows) * height + (len(rows) - 1) * 0.14 + extra + _MARGIN
 
-    figure = Figure(figsize=(across, down), dpi=_DPI, facecolor="white", layout="none")
+    figure = _figure_class()(figsize=(across, down), dpi=_DPI, facecolor="white", layout="none")
     y = top
     single = len(rows) == 1 and len(cells) > 1
     centres = [_MARGIN + i * (width + _GAP) + width / 2 for i in range(1, len(cells))] if single else None

@@ -404,3 +404,9 @@ def test_captions_stand_under_the_picture():
     blue = lines[2][0]
     assert [int((line == blue).all(-1).sum()) for line in lines] == [0, 100, 200]
     assert rendering.captioned(picture, "a", width=400).width == 400
+
+
+def test_figures_show_themselves_in_notebooks() -> None:
+    """A figure that ends a cell is shown without a plotting backend."""
+    figure = rendering.map_figure(np.eye(3))
+    assert figure._repr_png_() == rendering.png_bytes(figure)
