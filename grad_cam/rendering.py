@@ -470,7 +470,7 @@ def _encoded(picture: Figure | Image.Image, kind: str, dpi: float | None) -> byt
 
 @functools.cache
 def _figure_class() -> type[Figure]:
-    """matplotlib's figure, which a notebook also shows where no plotting backend has been chosen."""
+    """Matplotlib's figure, which a notebook also shows where no plotting backend has been chosen."""
     from matplotlib.figure import Figure
 
     class Picture(Figure):
