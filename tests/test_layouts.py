@@ -125,8 +125,8 @@ def test_oblong_inputs(name: str) -> None:
 @pytest.mark.parametrize("family", [f for f in families.TIMM if f not in ORACLE])
 def test_maps_equal_timms_own_features_everywhere(family: str) -> None:
     """The same for every family that has the function; the known departures are named."""
-    departures = {  # two live tensors, sizes in the tuple, or taken inside a branch or before an activation
-        "coat", "crossvit", "hrnet", "tnt", "xception", "levit", "efficientvim", "mobilenetv5", "pit", "davit", "twins",
+    departures = {  # two live tensors, sizes handed on with the tensor, or features taken where there is no border
+        "coat", "crossvit", "efficientvim", "hrnet", "mobilenetv5", "nest", "pit", "selecsls", "tnt", "xception",
     }  # fmt: skip
     model = families.build(family)
     if not hasattr(model, "forward_intermediates"):
