@@ -863,6 +863,11 @@ class _Cache:
             len(plan.live[border]) - 1, engine, mutates,
         )  # fmt: skip
 
+    def _classes(self, record: _Record) -> int:
+        """The number of scores the model gives."""
+        assert record.plan.trace.output.shapes is not None
+        return record.plan.trace.output.shapes[0][-1]
+
     def _index(self, record: _Record, rest: Sequence[str]) -> int | None:
         """layer_idx of a cut: how many stages of the chain are after it, if they are stages of that chain."""
         base = record.base or record
@@ -918,13 +923,13 @@ class _Cache:
                 if any(path.startswith(c + ".") for c in calls)
                 and isinstance(modules[path.rpartition(".")[0]], (nn.Sequential, nn.ModuleList))
             ]  # fmt: skip
-        tried = 0
+        tried, classes = 0, self._classes(record)
         for path in dict.fromkeys(reversed(calls)):
             try:
                 opened, place = self._find(record, path)
                 layout = opened.layout_of(opened.plan.live[place][0], path)
-                if isinstance(layout, str) or min(layout.grid) < 2:
-                    continue
+                if isinstance(layout, str) or min(layout.grid) < 2 or layout.channels == classes:
+                    continue  # no grid, or a head's own scores at every position
                 cut = self.split(model, record, path)
             except ValueError:
                 continue
