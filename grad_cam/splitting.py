@@ -899,7 +899,9 @@ class _Cache:
                     continue  # the same place, or an earlier one inside the same module
                 made = self.split(model, record if name in dict(self.shadow.named_modules()) else deeper, name)
         if made is None:
-            made = self._inside(model, record, alive[-1] if alive else -1)
+            # without any usable cut, the last stage that hides one
+            for after in alive[-1:] or range(len(record.names) - 2, -2, -1):
+                made = made or self._inside(model, record, after)
         if made is None:
             if not alive:
                 notes = "; ".join(f"{n}: {f}" for n, f in zip(record.names, found, strict=True) if isinstance(f, str))
