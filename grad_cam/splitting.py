@@ -290,6 +290,12 @@ def _is_tensor(node: Node) -> bool:
     return node.shapes is not None and not node.is_int
 
 
+def _has_rows(node: Node, count: int) -> bool:
+    """Whether a tensor has one row per picture."""
+    assert node.shapes is not None
+    return node.shapes[0][:1] == (count,)
+
+
 def _scale(number: Node, tensors: Sequence[Node]) -> tuple[Node, int, int, int] | None:
     """Expresses a batch-dependent number by the batch of a tensor at the cut: (tensor, axis, its size, the number)."""
     assert number.shapes is not None
@@ -815,8 +821,9 @@ class _Cache:
             activation, place = call, last
             while place + 1 < len(plan.needed) and _descends(nodes[plan.needed[place + 1]], call):
                 place += 1
-                if not _is_tensor(activation) and _is_tensor(nodes[plan.needed[place]]):
-                    activation = nodes[plan.needed[place]]
+                part = nodes[plan.needed[place]]
+                if _is_tensor(part) and not (_is_tensor(activation) and _has_rows(activation, len(record.example[0]))):
+                    activation = part if _has_rows(part, len(record.example[0])) or activation is call else activation
             if place == len(plan.needed) - 1 or call is plan.trace.output:
                 raise ValueError(
                     f"'{path}' gives the logits: nothing is left to explain after it; choose an earlier layer"
