@@ -9,6 +9,7 @@ token, position embedding, flatten, pooling) belongs to the stage it feeds.
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import threading
 import weakref
@@ -587,10 +588,9 @@ class _Record:
         if shape[:1] != (len(self.example[0]),) or node.shapes[1][:1] != (len(self.example[1]),):
             return "not one row per picture"
         prefix = _prefix_tokens(self.root)
-        return _reordered(
-            self.root, name, layouts.infer(shape, self.size, prefix, self._prefer()), node, self.plan.trace
-        )
+        return _reordered(self.root, name, layouts.infer(shape, self.size, prefix, self._prefer), node, self.plan.trace)
 
+    @functools.cached_property
     def _prefer(self) -> str | None:
         """NCHW or NHWC, by the votes of all unambiguous activations of the model."""
         votes = {"NCHW": 0, "NHWC": 0}
@@ -844,7 +844,6 @@ class _Cache:
         after = [b for b in record.borders if b > border]
         names = record.names[: len(before)] + [name if at_stage else _unique(name, record.names)]
         rest = record.names[len(before) + at_stage :]
-        rest = rest if at_stage else record.names[len(before) :]
 
         def halves(root: nn.Module, modules: list[nn.Module] | None) -> tuple[nn.Sequential, nn.Sequential]:
             if modules is None:

@@ -266,8 +266,8 @@ class BatchFloat(float):
     __hash__ = float.__hash__
 
 
-def _recorded(name: str, base: type, reflected: bool) -> Callable[..., Any]:
-    function = getattr(operator, {"divmod": "floordiv"}.get(name, name))
+def _recorded(name: str, reflected: bool) -> Callable[..., Any]:
+    function = getattr(operator, name)
 
     def method(self: Any, *others: Any) -> Any:
         if any(not isinstance(o, (int, float)) for o in others):
@@ -280,9 +280,9 @@ def _recorded(name: str, base: type, reflected: bool) -> Callable[..., Any]:
 
 for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
     for _class in (BatchInt, BatchFloat):
-        setattr(_class, f"__{_name}__", _recorded(_name, _class, False))
-        setattr(_class, f"__r{_name}__", _recorded(_name, _class, True))
-BatchInt.__neg__ = _recorded("neg", BatchInt, False)  # type: ignore[method-assign, assignment]
+        setattr(_class, f"__{_name}__", _recorded(_name, False))
+        setattr(_class, f"__r{_name}__", _recorded(_name, True))
+BatchInt.__neg__ = _recorded("neg", False)  # type: ignore[method-assign, assignment]
 
 
 def _set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
