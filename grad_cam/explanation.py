@@ -573,13 +573,26 @@ def _indexed(target: Target, model: nn.Module) -> Target:
 
 
 def _result(
-    links: Links, images: Tensor, logits: Tensor, resolved: targets.Resolved, maps: Tensor, layer: Layer, ask: _Ask
+    links: Links,
+    images: Tensor,
+    logits: Tensor,
+    resolved: targets.Resolved,
+    maps: Tensor,
+    layer: Layer,
+    ask: _Ask,
+    pictures: NDArray[np.uint8] | None = None,
 ) -> Explanation:
     name = ask.entry.name + " + eigen_smooth" * ask.eigen_smooth + " + aug_smooth" * ask.aug_smooth
     return Explanation(
-        map=maps.detach() if resolved.several else maps.detach()[:, 0], logits=logits.detach(), target=resolved.names,
-        classes=resolved.classes, layer=layer, method=name, images=images, pictures=_pictures(links.model, images),
-    )  # fmt: skip
+        map=maps.detach() if resolved.several else maps.detach()[:, 0],
+        logits=logits.detach(),
+        target=resolved.names,
+        classes=resolved.classes,
+        layer=layer,
+        method=name,
+        images=images,
+        pictures=_pictures(links.model, images) if pictures is None else pictures,
+    )
 
 
 def _maps(run: _Pass, ask: _Ask) -> Tensor:
@@ -894,16 +907,6 @@ def _one_pass(links: Links, images: Tensor, wanted: list[int], ask: _Ask) -> lis
             maps = [ask.entry.function(activations, layout.to_map(g[n]), **ask.options) for g in gradients]
         one = torch.stack(maps, 1)
         _require_finite(one, f"the map at '{stage.name}'", whole, images)
-        found.append(
-            Explanation(
-                map=one if resolved.several else one[:, 0],
-                logits=logits,
-                target=resolved.names,
-                classes=resolved.classes,
-                layer=Layer(stage.name, stage.layer_idx),
-                method=ask.entry.name,
-                images=images,
-                pictures=pictures,
-            )
-        )
+        where = Layer(stage.name, stage.layer_idx)
+        found.append(_result(links, images, logits, resolved, one, where, ask, pictures))
     return found
