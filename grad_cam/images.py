@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from .errors import GradCamError
+
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused: Pillow's own limit, above the largest camera pictures in common use."""
 
@@ -36,7 +38,7 @@ _INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 _VECTOR_FORMATS = frozenset({"EPS", "WMF"})  # Pillow would start another program to draw these
 
 
-class ImageError(ValueError):
+class ImageError(GradCamError):
     """A picture cannot be read, or cannot be made into what the model takes."""
 
 

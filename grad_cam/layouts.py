@@ -15,11 +15,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .errors import LayoutError
+
 NAMES = ("NCHW", "NHWC", "tokens")
-
-
-class LayoutError(ValueError):
-    """An activation cannot be read as a grid of positions; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)

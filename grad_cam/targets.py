@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .errors import GradCamError
+
 Class = int | str | None
 """A class: its index, its name, or None for the class predicted for each image."""
 
@@ -26,7 +28,7 @@ Names = Sequence[str] | Callable[[str], int] | None
 """The names of a model's classes in order, or a function from a name to its index, or None where they are unknown."""
 
 
-class TargetError(ValueError):
+class TargetError(GradCamError):
     """A target does not fit the model's output; the message says what would."""
 
 

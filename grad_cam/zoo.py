@@ -30,6 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import GradCamError
+
 PHOTOS = pathlib.Path(__file__).parent / "photos"
 
 # class counts that are one known subset of ImageNet each, as timm names them
@@ -49,7 +51,7 @@ NESTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
-class ModelError(ValueError):
+class ModelError(GradCamError):
     """A model, a checkpoint or a class that is not there; the message says what is."""
 
 

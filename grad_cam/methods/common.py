@@ -9,12 +9,14 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from ..errors import GradCamError
+
 _Options, _Result = ParamSpec("_Options"), TypeVar("_Result")
 
 NARROW = (torch.float16, torch.bfloat16)
 
 
-class MethodError(ValueError):
+class MethodError(GradCamError):
     """A method cannot be applied to this model, cut or activation; the message says why and what fits."""
 
 

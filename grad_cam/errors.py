@@ -1,0 +1,43 @@
+"""The package's own errors: each says what is wrong, what was given and what to do.
+
+Nothing of this package is imported here.
+"""
+
+from __future__ import annotations
+
+
+class GradCamError(ValueError):
+    """Something the package refuses to do, because the result would be wrong or cannot be had.
+
+    Attributes:
+        what: What is wrong, in one clause.
+        given: What the caller or the model gave, or "".
+        remedy: What to do instead, written so that it can be typed: an argument such as ``layer="blocks.2"`` comes first.
+    """
+
+    def __init__(self, what: str, given: str = "", remedy: str = "") -> None:
+        self.what, self.given, self.remedy = what, given, remedy
+        super().__init__("; ".join(part for part in (f"{what} ({given})" if given else what, remedy) if part))
+
+    def __reduce__(self) -> tuple[type[GradCamError], tuple[str, str, str]]:
+        return type(self), (self.what, self.given, self.remedy)
+
+
+class SplitError(GradCamError):
+    """A model cannot be cut exactly."""
+
+
+class OutputError(SplitError):
+    """What a model returns holds no tensor that is known to be the logits."""
+
+
+class InputError(GradCamError):
+    """The images or the example do not fit the model."""
+
+
+class LayerError(GradCamError):
+    """There is no such layer, or no map can be drawn there."""
+
+
+class LayoutError(LayerError):
+    """An activation cannot be read as a grid of positions."""
