@@ -12,7 +12,7 @@ class GradCamError(ValueError):
     Attributes:
         what: What is wrong, in one clause.
         given: What the caller or the model gave, or "".
-        remedy: What to do instead, written so that it can be typed: an argument such as ``layer="blocks.2"`` comes first.
+        remedy: What to do instead; an argument that helps, such as ``layer="blocks.2"``, is written as one types it.
     """
 
     def __init__(self, what: str, given: str = "", remedy: str = "") -> None:
