@@ -2,7 +2,7 @@
 
 `explain` cuts the model, runs the extractor without a graph and the classifier with one, takes the gradient of the
 score on the detached activation, and hands activations and gradients to a pure method. `sweep` does so at many cuts in
-one forward and one backward pass. The model is never touched: everything runs on its `shadow`.
+one forward and one backward pass. The model is never touched: everything runs on an eval copy of it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import layouts, metrics, rendering, targets
+from .errors import LayerError
+from .introspection import unwrap
 from .layouts import Layout
 from .methods import METHODS, Method, attention, find
 from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
 from .methods import fuse as _fuse
 from .methods.gradient import gradient_of, noisy_copies
-from .splitting import Chain, Links, Split, StageInfo, Stages
-from .splitting import links as links_of
-from .tracing import unwrap
+from .outputs import Output
+from .splitting import Chain, StageInfo
+from .splitting.cuts import BLOCKS, Cut, Cutter, Taken
+from .splitting.default import default_cut, mark_dead
+from .splitting.public import checked_layer, open_images, stages_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,14 +215,17 @@ def refuse_existing(paths: Sequence[pathlib.Path], force: bool) -> None:
 class _Pass:
     """One forward pass cut at one place, with what the methods ask of it."""
 
-    split: Split
-    images: Tensor
+    cutter: Cutter
+    cut: Cut
     layout: Layout
     raw: Tensor  # the activation as the model has it, a leaf
-    context: tuple[Tensor, ...]
     logits: Tensor
     resolved: targets.Resolved
     names: list[str] | None
+
+    @property
+    def images(self) -> Tensor:
+        return self.cutter.images
 
     @property
     def activations(self) -> Tensor:
@@ -231,29 +238,26 @@ class _Pass:
         for k, score in enumerate(scores):
             with torch.enable_grad():
                 total = _score(score, self.logits).sum()
-                (gradient,) = (
-                    torch.autograd.grad(total, self.raw, retain_graph=k + 1 < len(scores), allow_unused=True)
-                    if total.requires_grad else (None,)
-                )  # fmt: skip
-            gradient = torch.zeros_like(self.raw) if gradient is None else gradient
-            _require_finite(gradient, f"the gradient at '{self.split.name}'", self.split.engine, self.images)
+                gradient = self.cutter.gradients(total, [self.raw], keep_graph=k + 1 < len(scores))[0]
+            _require_finite(gradient, f"the gradient at '{self.cut.name}'", self.cutter)
             out.append(self.layout.to_map(gradient))
         return out
 
+    @functools.cached_property
+    def _classifier(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return self.cutter.tail(self.cut, self.raw.detach(), self.logits.detach())
+
     def tail(self, maps: Tensor, index: Tensor | None = None) -> Tensor:
         """Logits of activations given as maps (N,C,h,w) whose rows belong to the images `index` (default: in order)."""
-        like = self.raw.detach() if index is None else self.raw.detach()[index]
-        raw = self.layout.from_map(maps, like)
-        context = (
-            self.context if index is None else tuple(c[index] if len(c) == len(self.raw) else c for c in self.context)
-        )
-        return _columns(_classify(self.split, raw, context))
+        if index is None:
+            index = torch.arange(len(self.raw), device=self.raw.device)
+        raw = self.layout.from_map(maps, self.raw.detach()[index])
+        return self._classifier(raw, index)
 
     def whole(self, images: Tensor, index: Tensor) -> Tensor:
         """Logits of images."""
         with torch.no_grad():
-            handed = self.split.engine[0](images)
-            return _columns(self.split.engine[1](handed))
+            return self.cutter.forward(images)
 
 
 def _score(score: targets.Score, logits: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -261,68 +265,49 @@ def _score(score: targets.Score, logits: Tensor, rows: Tensor | None = None) -> 
     return score(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, rows)
 
 
-def _classify(split: Split, activation: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-    if split.mutates:  # an in-place operation follows the cut: it gets a copy
-        activation, context = activation.clone(), tuple(c.clone() for c in context)
-    return split.engine[1]((activation, *context) if context else activation)
-
-
 def _forward(
-    split: Split, images: Tensor, layout: Any, target: Target | targets.Resolved, names: list[str] | None
-) -> _Pass:
-    with torch.no_grad():
-        handed = split.engine[0](images)
-    activation, context = (handed[0], tuple(handed[1:])) if isinstance(handed, tuple) else (handed, ())
-    found = _layout(split, activation, images, layout)
-    activation = activation.detach()
-    activation.requires_grad_()
-    with torch.enable_grad():
-        logits = _columns(_classify(split, activation, context))
+    cutter: Cutter, cut: Cut, layout: Any, target: Target | targets.Resolved, names: list[str] | None,
+    taken: Taken | None = None,
+) -> _Pass:  # fmt: skip
+    taken = cutter.take([cut]) if taken is None else taken
+    activation, logits = taken.activations[0], taken.logits
+    found = _layout(cutter, cut, activation, layout)
     resolved = target if isinstance(target, targets.Resolved) else targets.resolve(target, logits.detach(), names)
-    out = _Pass(split, images, found, activation, context, logits, resolved, names)
-    _require_finite(logits.detach(), "the logits", split.engine, images)
+    out = _Pass(cutter, cut, found, activation, logits, resolved, names)
+    _require_finite(logits.detach(), "the logits", cutter)
     return out
 
 
-def _columns(logits: Tensor) -> Tensor:
-    return logits if logits.ndim > 1 else logits[:, None]
-
-
-def _layout(split: Split | StageInfo, activation: Tensor, images: Tensor, asked: Any) -> Layout:
+def _layout(cutter: Cutter, cut: Cut, activation: Tensor, asked: Any) -> Layout:
+    reading = cutter.reading(cut) if asked is None or isinstance(asked, str) else None
     if asked is not None:
-        size = (images.shape[-2], images.shape[-1])
-        prefix = split.layout.prefix if split.layout is not None else None
-        return layouts.named(asked, activation, size, prefix)
-    if split.layout is None:
+        prefix = reading.layout.prefix if reading is not None and reading.layout is not None else None
+        return layouts.named(asked, activation.detach(), cutter.record.positions.size, prefix)
+    assert reading is not None
+    if reading.layout is None or reading.layout.grid == (1, 1):
         raise layouts.LayoutError(
-            f"no map can be drawn after '{split.name}': {split.note} (activation {tuple(activation.shape)}); choose "
-            "another layer (see print(grad_cam.chain(model))) or give reshape_transform"
-        )
-    return split.layout
+            f"no map can be drawn after '{cut.name}': {reading.note or '1x1'}", f"activation {tuple(activation.shape)}",
+            "choose another layer (see print(grad_cam.chain(model))) or give reshape_transform",
+        )  # fmt: skip
+    return reading.layout
 
 
-def _require_finite(values: Tensor, what: str, parts: Sequence[nn.Module], images: Tensor) -> None:
+def _require_finite(values: Tensor, what: str, cutter: Cutter) -> None:
     """Raises ValueError that says where NaN or infinite values come from."""
     if bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
         return  # a finite sum says that all are; a sum may overflow without a culprit
-    if not bool(torch.isfinite(images).all()):
+    if not bool(torch.isfinite(cutter.images).all()):
         raise ValueError("the images hold NaN or infinite values; check their preprocessing")
-    for half in parts:
-        for name, tensor in (*half.named_parameters(), *half.named_buffers()):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ValueError(
-                    f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint"
-                )
-    with torch.no_grad():
-        x: Any = images
-        for half in parts:
-            for name, module in half.named_children():
-                x = module(x)
-                if isinstance(x, Tensor) and x.is_floating_point() and not bool(torch.isfinite(x).all()):
-                    raise ValueError(
-                        f"{what} hold NaN or infinite values: they appear first after '{name}' ({x.dtype}); "
-                        "try float32, or check the input's range"
-                    )
+    for name, tensor in (*cutter.model.named_parameters(), *cutter.model.named_buffers()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint"
+            )
+    where = cutter.first_not_finite()
+    if where:
+        raise ValueError(
+            f"{what} hold NaN or infinite values: they appear first after {where}; try float32, or check the input's range"
+        )
     raise ValueError(f"{what} hold NaN or infinite values")
 
 
@@ -348,12 +333,11 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     return inner, images
 
 
-def _links(model: nn.Module, inner: nn.Module, images: Tensor) -> Links:
-    """The chain for images of this shape; the one given, if it is for this shape."""
-    shape = tuple(int(n) for n in images.shape[1:])
+def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, depth: int = 1) -> Cutter:
+    """What cuts a model for these images; `layer_idx` counts in the chain given, if one is."""
     if isinstance(model, Chain):
-        return model.links if model.links.fits(images) else links_of(inner, shape, depth=model.depth)
-    return links_of(inner, shape)
+        depth, output = max(depth, model.depth), model.output if output is None else output
+    return open_images(inner, images, output, depth)
 
 
 def class_names(model: nn.Module) -> list[str] | None:
@@ -389,6 +373,7 @@ def explain(
     fuse: str | None = None,
     aug_smooth: bool = False,
     eigen_smooth: bool = False,
+    output: Output = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
     """Explains what a model saw in a batch of images.
@@ -406,6 +391,8 @@ def explain(
         fuse: With a list of layers: join their maps into one, "mean", "max" or "product".
         aug_smooth: Average over mirrored and brightened copies of the images.
         eigen_smooth: First principal component of the method's terms instead of their sum.
+        output: Which part of what the model returns are the logits, where that is not plain: a key or attribute, an
+            index, or a callable from what the model returns to the logits.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
     Returns:
@@ -422,13 +409,13 @@ def explain(
         raise ValueError(f"fuse={fuse!r} joins the maps of several layers: give layer=[...]")
     inner, images = _prepared(model, images)
     with torch.inference_mode(False), torch.no_grad():
-        links = _links(model, inner, images)
+        cutter = _cutter(model, inner, images, output)
         if not several:
-            return _explain(links, images, layer, ask)
+            return _explain(cutter, layer, ask)
         assert isinstance(layer, (list, tuple))
         if not layer:
             raise ValueError("layer=[] names no layer: give at least one")
-        each = [_explain(links, images, one, ask) for one in layer]
+        each = [_explain(cutter, one, ask) for one in layer]
         return each if fuse is None else _fused(each, fuse)
 
 
@@ -464,57 +451,69 @@ class _Ask:
         return cls(entry, target, layout, aug, eigen, options)
 
 
-def _explain(links: Links, images: Tensor, layer: Any, ask: _Ask) -> Explanation:
-    cut = links.default_split() if layer is None else links.split(layer)
-    names = class_names(links.model)
-    target = _indexed(ask.target, links.model)
+def _explain(cutter: Cutter, layer: Any, ask: _Ask) -> Explanation:
+    images = cutter.images
+    cut = layer if isinstance(layer, Cut) else None
+    if cut is None:
+        cut = default_cut(cutter) if layer is None else cutter.cut(checked_layer(layer))
+    names = class_names(cutter.model)
+    target = _indexed(ask.target, cutter.model)
     where = Layer(cut.name, cut.layer_idx)
     if ask.entry.needs == "images":
         where = Layer("the input", None)
     if ask.entry.needs in _WHOLE:
         where = Layer("the whole network", None)
-        captured = _captured(cut, images) if ask.entry.needs == "attention" else None
+        captured = _captured(cutter, cut, images) if ask.entry.needs == "attention" else None
         with torch.no_grad():
-            logits = captured[0].detach() if captured else _columns(cut.engine[1](cut.engine[0](images)))
+            logits = captured[0].detach() if captured else cutter.forward(images)
 
         def maps_of(changed: Tensor, resolved: targets.Resolved) -> Tensor:
-            return _whole_maps(links, cut, ask, changed, resolved, captured if changed is images else None)
+            return _whole_maps(cutter, cut, ask, changed, resolved, captured if changed is images else None)
 
-        _require_finite(logits, "the logits", cut.engine, images)
+        _require_finite(logits, "the logits", cutter)
         resolved = targets.resolve(target, logits, names)
     else:
-        run = _forward(cut, images, ask.layout, target, names)
+        run = _forward(cutter, cut, ask.layout, target, names)
         if ask.entry.gives == "concepts":
-            return _concepts(links, run, ask)
+            return _concepts(run, ask)
         logits, resolved = run.logits, run.resolved
 
         def maps_of(images: Tensor, resolved: targets.Resolved) -> Tensor:
-            return _maps(run if images is run.images else _forward(cut, images, ask.layout, resolved, names), ask)
+            if images is run.images:
+                return _maps(run, ask)
+            return _maps(_forward(cutter.for_images(images), cut, ask.layout, resolved, names), ask)
 
     if ask.aug_smooth:
         maps = _aug_smooth(lambda changed: maps_of(changed, resolved), images)
     else:
         maps = maps_of(images, resolved)
-    _require_finite(maps, "the map", cut.engine, images)
-    return _result(links, images, logits, resolved, maps, where, ask)
+    _require_finite(maps, "the map", cutter)
+    return _result(cutter, logits, resolved, maps, where, ask)
 
 
 _WHOLE = ("attention", "block_attention", "network", "network_cam")
 """Needs of the methods that read the whole network and know no cut."""
 
 
-def _captured(cut: Split, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _grid(cutter: Cutter, cut: Cut) -> tuple[int, int]:
+    """Height and width of the grid of positions at a cut."""
+    reading = cutter.reading(cut)
+    if reading.layout is None:
+        raise layouts.LayoutError(f"no grid of positions is known at '{cut.name}': {reading.note}")
+    return reading.layout.grid
+
+
+def _captured(cutter: Cutter, cut: Cut, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the attention they were computed with, in one graph."""
-    if cut.layout is None:
-        raise layouts.LayoutError(f"no grid of positions is known at '{cut.name}': {cut.note}")
-    with torch.enable_grad(), attention.Capture(len(images), math.prod(cut.layout.grid)) as capture:
-        logits = _columns(cut.engine[1](cut.engine[0](images)))
+    grid = _grid(cutter, cut)
+    with torch.enable_grad(), attention.Capture(len(images), math.prod(grid)) as capture:
+        logits = cutter.forward(images)
     return logits, capture.attentions()
 
 
 def _whole_maps(
-    links: Links,
-    cut: Split,
+    cutter: Cutter,
+    cut: Cut,
     ask: _Ask,
     images: Tensor,
     resolved: targets.Resolved,
@@ -524,41 +523,33 @@ def _whole_maps(
     entry, options = ask.entry, dict(ask.options)
     scores = [functools.partial(_score, score) for score in resolved.scores]
     if entry.needs in ("network", "network_cam"):
-        whole = _model(links)
         extra: list[tuple[Tensor, ...]] = [()] * len(scores)
         if entry.needs == "network_cam":
             cam = dataclasses.replace(ask, entry=METHODS["grad_cam"], options={})
-            maps = _maps(_forward(cut, images, ask.layout, resolved, None), cam)
+            there = cutter if images is cutter.images else cutter.for_images(images)
+            maps = _maps(_forward(there, cut, ask.layout, resolved, None), cam)
             extra = [(one,) for one in maps.unbind(1)]
-        if "grid" in inspect.signature(entry.function).parameters and cut.layout is not None:
-            options = {"grid": cut.layout.grid, **options}
+        if "grid" in inspect.signature(entry.function).parameters and cutter.reading(cut).layout is not None:
+            options = {"grid": _grid(cutter, cut), **options}
         return torch.stack(
             [
-                entry.function(images, lambda x, s=s: s(whole(x)), *more, **options)
+                entry.function(images, lambda x, s=s: s(cutter.forward(x)), *more, **options)
                 for s, more in zip(scores, extra, strict=True)
             ],
             1,
         )
-    if cut.layout is None:
-        raise layouts.LayoutError(f"no grid of positions is known at '{cut.name}': {cut.note}")
-    grid = cut.layout.grid
+    grid = _grid(cutter, cut)
     if entry.needs == "block_attention":
-        deep = links_of(links.model, tuple(images.shape[1:]), depth=BLOCKS)
-        attentions, each = attention.block_gradients(deep.engine[0], images, scores, math.prod(grid))
+        stages = cutter.for_images(images).stages(BLOCKS)
+        attentions, each = attention.block_gradients(stages, images, scores, math.prod(grid))
         return torch.stack([entry.function(attentions, g, grid, **options) for g in each], 1)
     maps = []
     with torch.enable_grad():
-        logits, seen = captured or _captured(cut, images)
+        logits, seen = captured or _captured(cutter, cut, images)
         for k, score in enumerate(scores):
             gradients = attention.gradients(score(logits), seen, keep_graph=k + 1 < len(scores))
             maps.append(entry.function([a.detach() for a in seen], gradients, grid, **options))
     return torch.stack(maps, 1)
-
-
-def _model(links: Links) -> Callable[[Tensor], Tensor]:
-    """The stand-in of the whole model, as a function from images to logits."""
-    modules, _ = links.engine
-    return lambda images: _columns(functools.reduce(lambda x, module: module(x), modules, images))
 
 
 def _indexed(target: Target, model: nn.Module) -> Target:
@@ -573,8 +564,7 @@ def _indexed(target: Target, model: nn.Module) -> Target:
 
 
 def _result(
-    links: Links,
-    images: Tensor,
+    cutter: Cutter,
     logits: Tensor,
     resolved: targets.Resolved,
     maps: Tensor,
@@ -590,8 +580,8 @@ def _result(
         classes=resolved.classes,
         layer=layer,
         method=name,
-        images=images,
-        pictures=_pictures(links.model, images) if pictures is None else pictures,
+        images=cutter.images,
+        pictures=_pictures(cutter.model, cutter.images) if pictures is None else pictures,
     )
 
 
@@ -599,7 +589,7 @@ def _maps(run: _Pass, ask: _Ask) -> Tensor:
     """The maps of all targets, (B,K,h,w)."""
     entry, options, scores = ask.entry, dict(ask.options), run.resolved.scores
     activations = run.activations
-    _require_finite(activations, f"the activations at '{run.split.name}'", run.split.engine, run.images)
+    _require_finite(activations, f"the activations at '{run.cut.name}'", run.cutter)
     if entry.needs == "activations":
         return torch.stack([entry.function(activations, **options)] * len(scores), 1)
     if entry.needs == "gradients":
@@ -619,7 +609,8 @@ def _maps(run: _Pass, ask: _Ask) -> Tensor:
         def gradients(k: int) -> Iterator[Tensor]:
             for copy in noisy_copies(run.images, **noise):
                 only = dataclasses.replace(run.resolved, scores=run.resolved.scores[k : k + 1])
-                yield _forward(run.split, copy, run.layout.transform, only, run.names).gradients()[0]
+                there = run.cutter.for_images(copy)
+                yield _forward(there, run.cut, ask.layout, only, run.names).gradients()[0]
 
         return torch.stack([entry.function(activations, gradients(k), **options) for k in range(len(scores))], 1)
     with torch.no_grad(), _progress(entry, options):
@@ -654,7 +645,7 @@ def _progress(entry: Method, options: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _concepts(links: Links, run: _Pass, ask: _Ask) -> Explanation:
+def _concepts(run: _Pass, ask: _Ask) -> Explanation:
     """Concept maps, each named after the class that the tail gives to a grid full of that concept."""
     found = ask.entry.function(run.activations, **ask.options)
     rows = torch.zeros(len(found.concepts), dtype=torch.long, device=run.raw.device)
@@ -667,8 +658,8 @@ def _concepts(links: Links, run: _Pass, ask: _Ask) -> Explanation:
     ]
     return Explanation(
         map=found.maps.detach(), logits=run.logits.detach(), target=[names] * len(run.images), classes=None,
-        layer=Layer(run.split.name, run.split.layer_idx), method=ask.entry.name, images=run.images,
-        pictures=_pictures(links.model, run.images),
+        layer=Layer(run.cut.name, run.cut.layer_idx), method=ask.entry.name, images=run.images,
+        pictures=_pictures(run.cutter.model, run.images),
     )  # fmt: skip
 
 
@@ -791,18 +782,15 @@ class Sweep(Sequence[Explanation]):
         return rendering.png_bytes(self.figure())
 
 
-BLOCKS = 4
-"""Depth at which the stages of the known architectures are open down to their blocks."""
-
-
 def sweep(
     model: nn.Module,
     images: Tensor,
     *,
-    layers: str | Sequence[int | str | nn.Module] = "stages",
+    layers: str | Sequence[int | str | nn.Module] = "auto",
     target: Target = None,
     method: str = "grad_cam",
     reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
+    output: Output = None,
     **options: Any,
 ) -> Sweep:
     """Explains a model at many cuts, in one forward and one backward pass.
@@ -813,10 +801,12 @@ def sweep(
     Args:
         model: As for `explain`.
         images: As for `explain`.
-        layers: "stages" (top-level children), "blocks" (the blocks inside them), or a list of layers as for `explain`.
+        layers: "auto" (the blocks where there are any, else the stages), "stages" (top-level children), "blocks" (the
+            blocks inside them), or a list of layers as for `explain`.
         target: As for `explain`.
         method: A name from `METHODS`.
         reshape_transform: As for `explain`, used at every cut.
+        output: As for `explain`.
         **options: The method's own settings.
 
     Returns:
@@ -827,86 +817,96 @@ def sweep(
     """
     ask = _Ask.of(method, target, reshape_transform, False, False, options)
     inner, images = _prepared(model, images)
-    if isinstance(layers, str) and layers not in ("stages", "blocks"):
-        raise ValueError(f'layers={layers!r}: give "stages", "blocks" or a list of layers')
+    if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
+        raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
     with torch.inference_mode(False), torch.no_grad():
-        links = _links(model, inner, images)
-        if layers == "blocks" and links.depth < BLOCKS:
-            links = links_of(inner, tuple(images.shape[1:]), depth=BLOCKS)
-        wanted, skipped = _wanted(links, layers, reshape_transform)
-        if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map" and wanted is not None:
-            found = _one_pass(links, images, wanted, ask)
+        cutter = _cutter(model, inner, images, output)
+        if isinstance(layers, str):
+            depth, cuts, skipped = _depth(cutter, layers)
         else:
-            cuts = list(layers) if wanted is None else [len(links.names) - 1 - i for i in wanted]
-            found = [_explain(links, images, cut, ask) for cut in cuts]
-    return Sweep(tuple(found), tuple(skipped), type(links.model).__name__, links.stages, class_names(links.model))
+            if not layers:
+                raise ValueError("layers=[] names no layer: give at least one")
+            listed = {c.value: c for c in (cutter.cut(checked_layer(layer)) for layer in layers)}
+            depth, cuts, skipped = cutter.depth, sorted(listed.values(), key=lambda c: c.position), []
+        if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map":
+            found = _one_pass(cutter, cuts, ask)
+        else:
+            found = [_explain(cutter, cut, ask) for cut in cuts]
+        stages = stages_of(cutter, depth)
+    return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model))
 
 
-def _wanted(links: Links, layers: Any, layout: Any) -> tuple[list[int] | None, list[tuple[Layer, str]]]:
-    """The stages to explain after (None: not all of them are borders of the chain), and the others with the reason."""
-    stages = links.stages
-    if not isinstance(layers, str):
-        if not layers:
-            raise ValueError("layers=[] names no layer: give at least one")
-        found = []
-        for layer in layers:
-            index = len(stages) - 1 - layer if isinstance(layer, int) and not isinstance(layer, bool) else None
-            if isinstance(layer, str) and layer in links.names:
-                index = links.names.index(layer)
-            if index is None or not 0 <= index < len(stages) - 1 or (stages[index].layout is None and layout is None):
-                return None, []  # `split` and `explain` have the words for what is wrong
-            found.append(index)
-        return sorted(dict.fromkeys(found)), []
-    modules, _ = links.engine
-    notes = {i: s.note for i, s in enumerate(stages[:-1])}
-    for i in notes:
-        if i and isinstance(modules[i], (nn.Identity, nn.Dropout)):  # in eval mode both hand on what they are handed
-            notes[i] = notes[i] or f"the same as after {stages[i - 1].name}"
-    usable = [i for i, note in notes.items() if stages[i].layout is not None and not note]
-    skipped = [(Layer(stages[i].name, stages[i].layer_idx), note) for i, note in notes.items() if note]
-    if not usable:
-        why = "; ".join(f"{layer.name}: {note}" for layer, note in skipped)
-        raise ValueError(f"no cut of {type(links.model).__name__} carries a map ({why or 'it has one stage'})")
-    return usable, skipped
+def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Layer, str]]]:
+    """The depth that a sweep goes through, its cuts that carry a map, and the others with the reason."""
+    if layers == "stages":
+        depths = [cutter.depth]
+    else:
+        depths = [max(BLOCKS, cutter.depth)]
+    if layers == "auto":
+        depths += [1]
+    reasons: list[str] = []
+    for depth in depths:
+        cuts, skipped = _with_maps(cutter, depth)
+        if cuts:
+            return depth, cuts, skipped
+        reasons += [f"{layer.name}: {note}" for layer, note in skipped]
+    inside = default_cut(cutter)  # a model of one stage, or whose borders carry none
+    raise LayerError(
+        f"no {'block' if layers == 'blocks' else 'stage'} of {type(cutter.model).__name__} carries a map",
+        "; ".join(dict.fromkeys(reasons)) or "it has one stage",
+        f'layers="blocks" or layers=["{inside.name}"]' if layers == "stages" else f'layers=["{inside.name}"]',
+    )
 
 
-def _one_pass(links: Links, images: Tensor, wanted: list[int], ask: _Ask) -> list[Explanation]:
-    modules, mutates = links.engine
-    kept: dict[int, Tensor] = {}
-    x: Any = images
-    with torch.enable_grad():
-        for i, module in enumerate(modules):
-            x = module(x.clone() if kept and mutates[i] else x)  # a kept activation must stay as it is
-            if i in wanted:
-                kept[i] = x if kept else x.detach().requires_grad_()
-                x = kept[i]
-        logits = _columns(x)
-        names = class_names(links.model)
-        resolved = targets.resolve(_indexed(ask.target, links.model), logits.detach(), names)
-        gradients: list[tuple[Tensor, ...]] = []
-        for k, score in enumerate(resolved.scores):
-            total = _score(score, logits).sum()
-            gradients.append(
-                torch.autograd.grad(
-                    total, list(kept.values()), retain_graph=k + 1 < len(resolved.scores), materialize_grads=True
-                )
-            )
-    found = []
-    logits = logits.detach()
-    pictures = _pictures(links.model, images)
-    whole = (Stages(list(zip(links.names, modules, strict=True))),)
-    _require_finite(logits, "the logits", whole, images)
-    for n, (i, raw) in enumerate(kept.items()):
-        stage = links.stages[i]
-        layout = _layout(stage, raw, images, ask.layout)
+_UNCHANGED = {"Identity", "Dropout", "Dropout1d", "Dropout2d", "DropPath", "StochasticDepth"}
+"""Modules that return what they are given in eval mode."""
+
+
+def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
+    borders = cutter.borders_at(depth)
+    cuts, skipped, values = [], [], {}
+    for before, border in zip((None, *borders), borders[:-1], strict=False):
+        cut = cutter.at_border(border)
+        reading = cutter.reading(cut)
+        kinds = {cutter.record.kinds.get(p) for p in border.paths}
+        note = reading.note
+        if before is not None and (border.value in values or kinds <= _UNCHANGED):
+            note = note or f"the same as after {values.get(border.value, before.name)}"
+        values.setdefault(border.value, border.name)
+        if note or reading.layout is None:
+            skipped.append((Layer(cut.name, cut.layer_idx), note))
+        else:
+            cuts.append((cut, reading.layout))
+    mark_dead(cutter, cuts)
+    alive = [cut for cut, _ in cuts if not cutter.record.dead.get(cut.value, False)]
+    dead = [(Layer(cut.name, cut.layer_idx), "gradient at the patches is zero") for cut, _ in cuts if cut not in alive]
+    return alive, [*skipped, *dead]
+
+
+def _one_pass(cutter: Cutter, cuts: list[Cut], ask: _Ask) -> list[Explanation]:
+    taken = cutter.take(cuts)
+    names = class_names(cutter.model)
+    logits = taken.logits
+    resolved = targets.resolve(_indexed(ask.target, cutter.model), logits.detach(), names)
+    _require_finite(logits.detach(), "the logits", cutter)
+    found = [_layout(cutter, cut, raw, ask.layout) for cut, raw in zip(cuts, taken.activations, strict=True)]
+    gradients: list[list[Tensor]] = []
+    if ask.entry.needs == "gradients":
+        with torch.enable_grad():
+            for k, score in enumerate(resolved.scores):
+                total = _score(score, logits).sum()
+                keep = k + 1 < len(resolved.scores)
+                gradients.append(cutter.gradients(total, taken.activations, keep_graph=keep))
+    pictures = _pictures(cutter.model, cutter.images)
+    explained = []
+    for n, (cut, raw, layout) in enumerate(zip(cuts, taken.activations, found, strict=True)):
         activations = layout.to_map(raw.detach())
-        _require_finite(activations, f"the activations at '{stage.name}'", whole, images)
+        _require_finite(activations, f"the activations at '{cut.name}'", cutter)
         if ask.entry.needs == "activations":
             maps = [ask.entry.function(activations, **ask.options)] * len(resolved.scores)
         else:
             maps = [ask.entry.function(activations, layout.to_map(g[n]), **ask.options) for g in gradients]
         one = torch.stack(maps, 1)
-        _require_finite(one, f"the map at '{stage.name}'", whole, images)
-        where = Layer(stage.name, stage.layer_idx)
-        found.append(_result(links, images, logits, resolved, one, where, ask, pictures))
-    return found
+        _require_finite(one, f"the map at '{cut.name}'", cutter)
+        explained.append(_result(cutter, logits, resolved, one, Layer(cut.name, cut.layer_idx), ask, pictures))
+    return explained

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 import grad_cam
-from grad_cam.splitting import default_size, input_channels
-from grad_cam.tracing import logits_of
+from grad_cam.introspection import input_channels
+from grad_cam.introspection import input_size as default_size
+from grad_cam.outputs import find_logits as logits_of
 
 TIMM = {
     "beit": "beit_base_patch16_224",

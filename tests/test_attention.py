@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from grad_cam.methods import attention
 from grad_cam.methods.common import MethodError
+from grad_cam.outputs import find_logits as logits_of
 from grad_cam.splitting import chain
-from grad_cam.tracing import logits_of, shadow
+from grad_cam.splitting.evalcopy import EvalCopy
 
 BATCH, GRID = 2, (4, 4)
 CLASS = 1
@@ -30,14 +31,14 @@ def captured(model: nn.Module, grid: tuple[int, int] = GRID, x: Tensor | None = 
     """Logits and attentions of a model."""
     x = images() if x is None else x
     with torch.enable_grad(), attention.Capture(len(x), grid[0] * grid[1]) as capture:
-        logits = logits_of(shadow(model)(x))
+        logits = logits_of(EvalCopy(model).root(x))
     return logits, capture.attentions()
 
 
 def of_blocks(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """What LeGrad needs, from the shallowest chain that has one block a stage."""
     for depth in range(1, 6):
-        stages = list(chain(shadow(model), images(), depth=depth))
+        stages = list(chain(EvalCopy(model).root, images(), depth=depth))
         try:
             found, (gradients,) = attention.block_gradients(stages, images(), [lambda y: y[:, CLASS]], 16)
             return found, gradients
@@ -161,7 +162,7 @@ def test_le_grad_is_its_loop() -> None:
 
 def test_several_scores_are_one_run_each() -> None:
     """K scores at once give the gradients of K runs, for the whole model and block by block."""
-    stages = list(chain(shadow(plain()), images(), depth=2))
+    stages = list(chain(EvalCopy(plain()).root, images(), depth=2))
     scores: list[Callable[[Tensor], Tensor]] = [lambda y: y[:, 0], lambda y: y[:, 3].exp()]
     together = attention.block_gradients(stages, images(), scores, 16)[1]
     logits, found = captured(plain())
@@ -357,7 +358,7 @@ def test_every_transformer(name: str, fused: bool) -> None:
             layers.set_fused_attn(True)
     x = images()
     with torch.no_grad():
-        wanted = logits_of(shadow(model)(x))
+        wanted = logits_of(EvalCopy(model).root(x))
     logits, found = captured(model)
     torch.testing.assert_close(logits.detach(), wanted, rtol=1e-4, atol=1e-5)
     square = [a for a in found if a.shape[-1] == a.shape[-2]]
@@ -462,7 +463,7 @@ def test_differential_attention_is_refused_where_it_is_fused() -> None:
 
 def test_block_gradients_wants_one_block_a_stage() -> None:
     """Stages with several blocks, and heads that cannot read a block, are named."""
-    model = shadow(plain())
+    model = EvalCopy(plain()).root
     with pytest.raises(MethodError, match="stage 0 of 1 holds several blocks"):
         attention.block_gradients([model], images(), [lambda y: y[:, 0]], 16)
 

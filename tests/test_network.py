@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from grad_cam.methods import network
 from grad_cam.methods.common import MethodError
-from grad_cam.tracing import shadow
+from grad_cam.splitting.evalcopy import EvalCopy
 
 
 def images(batch: int = 2, side: int = 16) -> Tensor:
@@ -53,7 +53,7 @@ class Residual(nn.Module):
 
 
 def class_score(model: nn.Module, k: int = 1) -> Callable[[Tensor], Tensor]:
-    stand_in = shadow(model)
+    stand_in = EvalCopy(model).root
     return lambda x: stand_in(x)[:, k]
 
 
@@ -264,7 +264,7 @@ def test_score_without_gradient_is_named(name: str) -> None:
     with pytest.raises(MethodError, match="does not depend"):
         METHODS[name](images(), lambda x: (functional.relu(x).mean((1, 2, 3)) > 0).float())
     with pytest.raises(ValueError, match="one score per image"):
-        METHODS[name](images(), shadow(model))
+        METHODS[name](images(), EvalCopy(model).root)
 
 
 def test_guided_grad_cam_wants_one_map_an_image() -> None:

@@ -770,7 +770,7 @@ class _Job:
         from .. import rendering, targets
         from ..images import load_image
         from ..methods import find
-        from ..tracing import logits_of
+        from ..outputs import find_logits as logits_of
 
         tensor, _ = self.opened.prepare(load_image(image))
         with torch.inference_mode():

@@ -1,0 +1,109 @@
+"""Which part of what a model returns are the logits, and which rows belong to which image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from .errors import OutputError
+
+Output = str | int | Callable[[Any], Tensor] | None
+"""None (found by itself), a key or attribute, an index, or a callable from what the model returns to the logits."""
+
+
+def find_logits(returned: Any, output: Output = None) -> Tensor:
+    """Finds the logits in what a model returns.
+
+    Args:
+        returned: A tensor, or a dict, tuple, list or object with tensors.
+        output: Which part it is; None takes a tensor, an entry or attribute ``logits`` (Hugging Face) or ``out``
+            (torchvision's segmentation models), or the only tensor there is.
+
+    Raises:
+        OutputError: There are several parts and none is known to be the logits, or `output` names none.
+    """
+    if output is not None:
+        return _chosen(returned, output)
+    if isinstance(returned, Tensor):
+        return returned
+    for name in ("logits", "out"):
+        found = returned.get(name) if isinstance(returned, dict) else getattr(returned, name, None)
+        if isinstance(found, Tensor):
+            return found
+    parts = list(_parts(returned))
+    if len(parts) == 1:
+        return parts[0][1]
+    if not parts:
+        raise OutputError(
+            "what the model returns holds no tensor", type(returned).__name__,
+            "output=lambda returned: ... (a function from what the model returns to the logits)",
+        )  # fmt: skip
+    listed = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in parts)
+    likely = next((name for name, tensor in parts if tensor.ndim == 2), parts[-1][0])
+    raise OutputError(
+        f"the model returns a {type(returned).__name__} of several tensors, and which of them are the logits is not known",
+        listed, f"output={likely} or another part, or a callable that picks it",
+    )  # fmt: skip
+
+
+def _chosen(returned: Any, output: Output) -> Tensor:
+    if callable(output):
+        found = output(returned)
+    else:
+        try:
+            named = isinstance(output, str) and not isinstance(returned, dict)
+            found = getattr(returned, output) if named else returned[output]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            found = None
+    if not isinstance(found, Tensor):
+        listed = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in _parts(returned)) or "no tensor"
+        first = next(iter(_parts(returned)), ("0", None))[0]
+        what = "the callable given as output=" if callable(output) else f"output={output!r}"
+        raise OutputError(
+            f"{what} gives no tensor", f"the model returns a {type(returned).__name__} with {listed}", f"output={first}"
+        )
+    return found
+
+
+def _parts(returned: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors directly in what a model returns, with the key or index as it is typed."""
+    if isinstance(returned, Tensor):
+        yield "None", returned
+    elif isinstance(returned, dict):
+        yield from ((repr(k).replace("'", '"'), v) for k, v in returned.items() if isinstance(v, Tensor))
+    elif isinstance(returned, (list, tuple)):
+        yield from ((str(i), v) for i, v in enumerate(returned) if isinstance(v, Tensor))
+    elif dataclasses.is_dataclass(returned):
+        for field in dataclasses.fields(returned):
+            value = getattr(returned, field.name)
+            if isinstance(value, Tensor):
+                yield f'"{field.name}"', value
+    else:
+        yield from (
+            ((f'"{k}"', v) for k, v in vars(returned).items() if isinstance(v, Tensor))
+            if hasattr(returned, "__dict__")
+            else ()
+        )
+
+
+def rows(logits: Tensor, batch: int) -> Tensor:
+    """Logits as (B, classes) or (B, classes, ...): a single score per image becomes one column.
+
+    Args:
+        logits: (B, ...), (B,), or what `squeeze()` leaves of one image's: () or (classes,).
+        batch: Number of images B.
+
+    Raises:
+        OutputError: The rows cannot be told apart by image.
+    """
+    if logits.ndim and len(logits) == batch and not (batch == 1 and logits.ndim == 1 and logits.numel() != 1):
+        return logits if logits.ndim > 1 else logits[:, None]
+    if batch == 1:
+        return logits.reshape(1, -1) if logits.ndim < 2 else logits[None]
+    raise OutputError(
+        f"the logits have {len(logits) if logits.ndim else 'no'} rows for {batch} images", f"shape {tuple(logits.shape)}",
+        "output=lambda returned: ... that gives one row per image, or explain one image at a time",
+    )  # fmt: skip

@@ -1,0 +1,699 @@
+"""Cutting one model for one batch of images.
+
+A `Cutter` makes a fresh eval copy, finds the record of the model (or makes it, by running the copy once on the images
+at hand), finds layers by number, name or module, and gives what an explanation needs: the activation at a cut as a
+leaf, with the logits that follow from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LayerError, SplitError
+from ..outputs import Output, find_logits, rows
+from . import fingerprint
+from .align import align
+from .evalcopy import EvalCopy
+from .intercept import Moved, Plain, Point, first_not_finite, intercept, needs_mode, observe
+from .log import Call, Log, Recording, Ref, Step, kept_random_state, record
+from .plan import Border, Plan, Unrepeatable
+from .positions import Positions, Reading
+from .stages import Cloned, StageBuilder, Stages
+
+BLOCKS = 4
+"""Depth at which the stages of the known architectures are open down to their blocks."""
+
+RECORDS = 8
+"""Number of records (image sizes, kinds of output) kept for each model."""
+
+
+class Cut(NamedTuple):
+    """A place where a model can be cut.
+
+    Attributes:
+        name: Module path, or the name of the stage that ends here.
+        layer_idx: Number of stages of the top-level chain after it, or None if it is no border of that chain.
+        position: Where in the record.
+        value: The activation there.
+        context: The other tensors that are alive.
+        point: Where the model's own forward can be met there, if anywhere.
+        stage: Whether it is the end of a stage.
+    """
+
+    name: str
+    layer_idx: int | None
+    position: int
+    value: Ref
+    context: tuple[Ref, ...]
+    point: Point | None
+    stage: bool
+
+
+class Taken(NamedTuple):
+    """What runs at a number of cuts gave.
+
+    Attributes:
+        activations: One leaf or inner tensor of the graph for each cut, (B, ...).
+        contexts: The other tensors alive at each cut, where they are known.
+        logits: (B, classes), with the graph from the activations on.
+    """
+
+    activations: list[Tensor]
+    contexts: list[tuple[Tensor, ...]]
+    logits: Tensor
+
+
+class Record:
+    """What is known of a model for images of one shape; it holds no module and no value.
+
+    Attributes:
+        plan: The log, read.
+        images: Shape of an image (C, H, W).
+        positions: How activations are laid out.
+        kinds: Class names of the modules, by path.
+        mode: Whether runs of the model need a function mode (see `intercept.Plain`).
+        default: The default cut, once it is known.
+    """
+
+    def __init__(self, recording: Recording, copy: EvalCopy, images: Tensor) -> None:
+        self.plan = Plan(recording.log)
+        self.images = tuple(int(n) for n in images.shape[1:])
+        self.kinds = {path: type(module).__name__ for path, module in copy.originals.items()}
+        self.opened = {d: self.plan.opened_at(d, copy.modules) for d in (1,)}
+        self.mode = needs_mode(copy.root) or recording.log.wants_mode
+        self.positions = Positions(self.plan, copy.root, (self.images[-2], self.images[-1]))
+        self.default: Cut | None = None
+        self.dead: dict[Ref, bool] = {}
+        self.aligned: dict[int, tuple[Any, Any]] | None = None
+        self.other: Log | None = None
+        self.lock = threading.RLock()
+
+    def borders(self, depth: int, modules: dict[str, nn.Module]) -> tuple[Border, ...]:
+        """The borders of the chain of a depth."""
+        with self.lock:
+            if depth not in self.opened:
+                self.opened[depth] = self.plan.opened_at(depth, modules)
+            return self.plan.borders(depth, self.opened[depth])
+
+
+class _Records:
+    """The records of one model, as long as it stays what it was."""
+
+    def __init__(self) -> None:
+        self.fingerprint: Any = None
+        self.records: OrderedDict[Any, Record] = OrderedDict()
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, _Records] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+class Cutter:
+    """Cuts one model for one batch of images.
+
+    Args:
+        model: The model, unwrapped.
+        images: (B, C, H, W) on the model's device, detached.
+        output: Which part of what the model returns are the logits.
+        depth: Depth of the chain in which `layer_idx` counts.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> None:
+        self.model, self.images, self.output, self.depth = model, images, output, depth
+        self.recording: Recording | None = None
+        self._fresh: EvalCopy | None = EvalCopy(model)
+        self.copy = self._fresh
+        self.taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
+        self._reference: tuple[Tensor, Tensor] | None = None
+        self.record = self._find()
+
+    # ------------------------------------------------------------------------------------------------------ record
+
+    def _find(self) -> Record:
+        key = (
+            tuple(self.images.shape[1:]), self.images.dtype, self.images.device, self.images.is_contiguous(),
+            torch.is_autocast_enabled(self.images.device.type), _output_key(self.output),
+        )  # fmt: skip
+        mark = fingerprint.of(self.model)
+        with _LOCK:
+            known = _KNOWN.setdefault(self.model, _Records())
+            if known.fingerprint != mark:
+                known.fingerprint, known.records = mark, OrderedDict()
+            found = known.records.get(key)
+            if found is not None:
+                known.records.move_to_end(key)
+                return found
+        made = self._record()
+        with _LOCK:
+            if known.fingerprint == mark:
+                known.records[key] = made
+                while len(known.records) > RECORDS:
+                    known.records.popitem(last=False)
+        return made
+
+    def _record(self) -> Record:
+        copy = self._take_copy()
+        self.recording = record(copy, self.images, self.output)
+        return Record(self.recording, copy, self.images)
+
+    def _again(self) -> None:
+        """Records anew: the forward went another way than the record says."""
+        self.record = self._record()
+        with _LOCK:
+            known = _KNOWN.get(self.model)
+            if known is not None:
+                known.records = OrderedDict()
+
+    def _take_copy(self) -> EvalCopy:
+        """A copy that has not been run yet."""
+        copy, self._fresh = self._fresh or EvalCopy(self.model), None
+        self.copy = copy
+        return copy
+
+    def values(self) -> Recording:
+        """The recording of the images at hand."""
+        if self.recording is None:
+            self.recording = record(self._take_copy(), self.images, self.output)
+            if len(self.recording.log.events) != len(self.record.plan.log.events):
+                self.record = Record(self.recording, self.copy, self.images)
+        return self.recording
+
+    def forget(self) -> None:
+        """Drops the values of the recording."""
+        self.recording = None
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images, by the model's own forward on a copy."""
+        copy = self._fresh if self._fresh is not None else self.copy
+        with kept_random_state(images.device), self._mode():
+            return rows(find_logits(copy.root(images), self.output), len(images))
+
+    def for_images(self, images: Tensor) -> Cutter:
+        """A cutter of the same model and chain for other images of the same shape."""
+        return Cutter(self.model, images, self.output, self.depth)
+
+    def gradients(self, total: Tensor, tensors: Sequence[Tensor], keep_graph: bool = False) -> list[Tensor]:
+        """The gradient of a sum of scores on the tensors of `take`; zeros where it does not depend on one.
+
+        Raises:
+            SplitError: Autograd refuses, or the model's forward switches gradients off.
+        """
+        if not total.requires_grad:
+            if all(not e.context[0] for e in self.record.plan.steps(0, len(self.record.plan.log.events))):
+                raise SplitError(
+                    "its whole forward runs under torch.no_grad(), so that there is no gradient", type(self.model).__name__,
+                    "take no_grad off forward and use it where the model is called",
+                )  # fmt: skip
+            return [torch.zeros_like(t) for t in tensors]
+        try:
+            found = torch.autograd.grad(total, list(tensors), retain_graph=keep_graph, allow_unused=True)
+        except RuntimeError as error:
+            if "checkpoint" not in str(error).lower():
+                raise
+            raise SplitError(
+                "its forward uses reentrant checkpointing, through which autograd gives no gradient of one tensor",
+                " ".join(str(error).split())[:120], "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
+            ) from error  # fmt: skip
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
+
+    def tail(self, cut: Cut, activation: Tensor, logits: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """What follows a cut, as a function of activations (N, ...) and the images (N,) they belong to, to logits.
+
+        Where the tail cannot be run alone, the whole forward is, with the activation exchanged.
+
+        Args:
+            cut: Where.
+            activation: The activation of the images at hand (B, ...).
+            logits: What the tail has to make of it.
+        """
+        try:
+            extractor, classifier = self.halves(cut)
+            with torch.no_grad(), self._mode():
+                handed = extractor(self.images)
+                context = handed[1:] if isinstance(handed, tuple) else ()
+                again = classifier((activation.clone(), *context) if context else activation.clone())
+            if not _same(rows(again, len(self.images)), logits):
+                raise Unrepeatable("the tail does not reproduce the logits")
+        except SplitError:
+            if cut.point is None:
+                raise
+            return self._exchanging(cut.point)
+
+        def run(raw: Tensor, index: Tensor) -> Tensor:
+            others = tuple(c[index] if len(c) == len(self.images) else c for c in context)
+            with kept_random_state(self.images.device), self._mode():
+                return rows(classifier((raw.clone(), *others) if others else raw.clone()), len(raw))
+
+        return run
+
+    def _exchanging(self, point: Point) -> Callable[[Tensor, Tensor], Tensor]:
+        def run(raw: Tensor, index: Tensor) -> Tensor:
+            def exchange(_: int, tensor: Tensor) -> Tensor:
+                if tensor.shape != raw.shape:
+                    raise Moved(f"a tensor of shape {tuple(tensor.shape)}, not {tuple(raw.shape)}")
+                return raw.clone()
+
+            grad = torch.is_grad_enabled()
+            with kept_random_state(self.images.device):
+                logits = observe(
+                    EvalCopy(self.model), self.images[index], [point], exchange, self.output, mode=self.record.mode
+                )
+            return rows(logits if grad else logits.detach(), len(raw))
+
+        return run
+
+    def _mode(self) -> Any:
+        wanted = self.record.mode and not torch._C._is_torch_function_mode_enabled()
+        return Plain() if wanted else contextlib.nullcontext()
+
+    def first_not_finite(self) -> str:
+        """The first module whose result holds NaN or infinite values, or ""."""
+        return first_not_finite(EvalCopy(self.model), self.images, self.record.mode)
+
+    def stages(self, depth: int) -> list[nn.Module]:
+        """The stages of a depth, made of the copy's modules, for the number of images at hand."""
+        if len(self.images) != self.record.plan.log.batch:
+            self.record = self._record()
+        borders = self.borders_at(depth)
+        ends = [0, *[b.position for b in borders]]
+        copy = self._fresh or self.copy
+        return self._build(ends, [None, *borders], copy, None)
+
+    def take(self, cuts: Sequence[Cut]) -> Taken:
+        """The activations at some cuts as tensors to differentiate by, and the logits.
+
+        The first time, the recorded values are the extractor's result and only what follows is run; the logits must
+        equal the recorded ones bit for bit. Else the model's own forward is run.
+        """
+        if len(cuts) == 1 and self.taken is not None and self.taken[0] == cuts[0]:
+            return self.taken[1]
+        if len(cuts) == 1 and self.recording is not None:
+            taken = self._from_recording(cuts[0])
+            if taken is not None:
+                return taken
+        return self._from_forward(cuts)
+
+    def take_all(self, cuts: Sequence[Cut]) -> Taken:
+        """As `take`, by the model's own forward: any number of cuts in one run."""
+        return self._from_forward(cuts)
+
+    def _from_recording(self, cut: Cut) -> Taken | None:
+        recording = self.recording
+        assert recording is not None
+        values = [recording.value(r) for r in (cut.value, *cut.context)]
+        if any(v is None for v in values) or len(values[0]) != len(self.images):  # type: ignore[arg-type]
+            return None
+        try:
+            tail = self._build([cut.position, len(self.record.plan.log.events)], [cut], self.copy, None)[0]
+        except Unrepeatable:
+            return None
+        leaf, *context = [v.detach() for v in values]  # type: ignore[union-attr]
+        leaf.requires_grad_()
+        with torch.enable_grad(), kept_random_state(self.images.device):
+            handed = leaf.clone()
+            with self._mode():
+                logits = tail((handed, *[c.clone() for c in context]) if context else handed)
+        if not isinstance(logits, Tensor) or not _same(logits.detach(), recording.logits):
+            return None
+        return Taken([leaf], [tuple(context)], rows(logits, len(self.images)))
+
+    def _from_forward(self, cuts: Sequence[Cut], again: bool = True) -> Taken:
+        points = [c.point for c in cuts]
+        if any(p is None for p in points):
+            return self._from_stages(cuts)
+        written = [c.value in self.record.plan.overwritten for c in cuts]
+        try:
+            with kept_random_state(self.images.device):
+                try:
+                    found = intercept(
+                        self._take_copy(), self.images, points, self.output,  # type: ignore[arg-type]
+                        mode=self.record.mode, cloned=written,
+                    )  # fmt: skip
+                except Moved:
+                    found = intercept(
+                        self._take_copy(), self.images, points, self.output,  # type: ignore[arg-type]
+                        mode=self.record.mode,
+                    )  # fmt: skip
+        except Moved as moved:
+            if not again:
+                raise SplitError(
+                    "its forward takes another way every time it is run", str(moved), "make the forward deterministic"
+                ) from moved
+            self._again()
+            return self._from_forward([self.cut(c.name) for c in cuts], again=False)
+        self.copy.require_unwritten()
+        for cut, tensor in zip(cuts, found.tensors, strict=True):
+            if tensor.ndim == 0 or len(tensor) != len(self.images):
+                raise LayerError(
+                    f"'{cut.name}' gives no row for each image", f"{tuple(tensor.shape)} for {len(self.images)} images",
+                    "explain fewer images at a time, or choose another layer (see print(grad_cam.chain(model)))",
+                )  # fmt: skip
+        return Taken(found.tensors, [()] * len(cuts), rows(found.logits, len(self.images)))
+
+    def _from_stages(self, cuts: Sequence[Cut]) -> Taken:
+        """At a place that no operation's result stands for: extractor and classifier, the latter with a graph."""
+        if len(cuts) > 1:
+            name = next(c.name for c in cuts if c.point is None)
+            raise SplitError(
+                f"the tensor after '{name}' is written in place and cannot be met together with others", "",
+                "explain that layer alone",
+            )  # fmt: skip
+        extractor, classifier = self.halves(cuts[0])
+        handed = extractor(self.images)
+        leaf, *context = handed if isinstance(handed, tuple) else (handed,)
+        leaf = leaf.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = classifier((leaf.clone(), *context) if context else leaf.clone())
+        return Taken([leaf], [tuple(context)], rows(logits, len(self.images)))
+
+    # -------------------------------------------------------------------------------------------------------- layers
+
+    @property
+    def borders(self) -> tuple[Border, ...]:
+        """The borders of the chain in which `layer_idx` counts."""
+        return self.record.borders(self.depth, self.copy.modules)
+
+    def borders_at(self, depth: int) -> tuple[Border, ...]:
+        """The borders of the chain of another depth."""
+        return self.record.borders(depth, self.copy.modules)
+
+    def layer_idx(self, value: Ref, position: int) -> int | None:
+        """layer_idx of a cut where a value crosses alone, or None if that is no border of the chain."""
+        found = self.borders
+        same = [i for i, b in enumerate(found[:-1]) if b.value == value]  # several: modules that return what they get
+        return len(found) - 1 - min(same, key=lambda i: abs(found[i].position - position)) if same else None
+
+    def at_border(self, border: Border) -> Cut:
+        """The cut at the end of a stage."""
+        index = self.layer_idx(border.value, border.position)
+        return Cut(border.name, index, border.position, border.value, (), self._point(border.value), True)
+
+    def cut(self, layer: int | str | nn.Module) -> Cut:
+        """Finds a layer.
+
+        Args:
+            layer: layer_idx, a module path (also ``path@1``), the name of a stage, or a module.
+
+        Raises:
+            LayerError: There is no such layer, or it cannot be cut after.
+        """
+        if isinstance(layer, nn.Module):
+            layer = self._path_of(layer)
+        if isinstance(layer, str):
+            return self._named(layer)
+        count = len(self.borders)
+        if not 1 <= layer <= count - 1:
+            problem = "nothing to explain" if layer < 1 else "nothing to extract from"
+            remedy = f"use 1..{count - 1}" if count > 1 else f"give a module path, such as layer={self._some_path()!r}"
+            raise LayerError(
+                f"layer_idx={layer} leaves {problem}: {type(self.model).__name__} has {count} "
+                f"stage{'s' if count > 1 else ''}",
+                "", f"{remedy} (see print(grad_cam.chain(model)))",
+            )  # fmt: skip
+        return self.at_border(self.borders[count - 1 - layer])
+
+    def _some_path(self) -> str:
+        calls = [c.path for c in self.record.plan.log.calls if c.path and self.record.plan.carries(c)]
+        return calls[len(calls) // 2] if calls else ""
+
+    def _path_of(self, module: nn.Module) -> str:
+        inner = getattr(module, "_orig_mod", module)
+        path = next((p for p, m in self.copy.originals.items() if m is module or m is inner), None)
+        if not path:
+            raise LayerError(
+                f"the {type(module).__name__} given as layer is not a module inside the model", "",
+                "give one of its submodules, a path or a layer_idx",
+            )  # fmt: skip
+        return path
+
+    def _named(self, name: str) -> Cut:
+        plan = self.record.plan
+        path, _, nth = name.partition("@")
+        calls = plan.calls_of(path) if path else []
+        if nth and calls:
+            chosen = int(nth) - 1 if nth.isdecimal() else -1
+            if not 0 <= chosen < len(calls):
+                raise LayerError(
+                    f"'{path}' is called {len(calls)} times",
+                    name,
+                    f'layer="{path}@1" is the first, layer="{path}" the last',
+                )
+            return self._after(calls[chosen], name)
+        if calls:
+            return self._after(calls[-1], path)
+        for depth in dict.fromkeys((self.depth, 1, BLOCKS)):
+            for border in self.borders_at(depth)[:-1]:
+                if border.name == name:
+                    return self.at_border(border)
+        if path in self.copy.modules and path:
+            inner = [p for p in self.copy.modules if p.startswith(path + ".") and plan.calls_of(p)]
+            remedy = f'layer="{inner[-1]}"' if inner else "see print(grad_cam.chain(model, depth=2))"
+            raise LayerError(
+                f"module '{path}' is not called in the forward pass, so there is no activation to explain",
+                "a module whose forward is called directly, without module(...), counts as not called", remedy,
+            )  # fmt: skip
+        names = dict.fromkeys([*(p for p in self.copy.modules if p), *(b.name for b in self.borders)])
+        close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+        hint = f"closest: {', '.join(close)}" if close else "see print(grad_cam.chain(model))"
+        raise LayerError(
+            f"there is no module '{name}' in {type(self.model).__name__}", "",
+            hint + (f'; layer="{close[0]}"' if close else ""),
+        )  # fmt: skip
+
+    def _after(self, call: Call, name: str) -> Cut:
+        """The cut at a module's output."""
+        plan = self.record.plan
+        outs = [r for r in call.outs if r is not None]
+        if plan.log.logits in outs:
+            raise LayerError(
+                f"'{name}' gives the logits: nothing is left to explain after it", "", "choose an earlier layer"
+            )
+        position = call.end + 1
+        alive = plan.alive(position)
+        usable = [r for r in outs if r in alive]
+        batch = plan.log.batch
+        value = next((r for r in usable if plan.log.shapes[r][:1] == (batch,)), usable[0] if usable else None)
+        if value is None:
+            if not any(plan.log.depends[r] for r in outs) and outs:
+                raise LayerError(f"what '{name}' returns does not depend on the images", "", "choose another layer")
+            parent = call.path.rpartition(".")[0]
+            remedy = f'layer="{parent}"' if parent else "choose another layer (see print(grad_cam.chain(model)))"
+            raise LayerError(
+                f"the output of '{name}' is not used for the logits as a tensor, so there is no activation to explain",
+                "", remedy,
+            )  # fmt: skip
+        times = len(plan.calls_of(call.path))
+        point = Point(call.path, call.times, times, 0, "", call.outs.index(value))
+        context = tuple(r for r in alive if r != value)
+        index = self.layer_idx(value, position) if not context else None
+        return Cut(name, index, position, value, context, point, False)
+
+    def _point(self, value: Ref) -> Point | None:
+        """Where the model's own forward can be met with a value in hand: at a module's end, else at an operation."""
+        plan = self.record.plan
+        calls = [c for c in plan.log.calls if c.path and value in c.outs]
+        if calls:
+            call = max(calls, key=lambda c: c.end)
+            return Point(call.path, call.times, len(plan.calls_of(call.path)), 0, "", call.outs.index(value))
+        event = plan.log.events[plan.log.made[value]]
+        if type(event) is Step and event.number >= 0 and value in event.outs:
+            name = getattr(event.func, "__name__", "")
+            return Point(None, 0, 0, event.number, name, event.outs.index(value))
+        return None
+
+    # -------------------------------------------------------------------------------------------------------- layout
+
+    def reading(self, cut: Cut, careful: bool = False) -> Reading:
+        """How the activation at a cut is laid out.
+
+        Args:
+            cut: Where.
+            careful: Ask the model by an experiment also where what is declared leaves one reading.
+        """
+        return self.record.positions.of(cut.value, cut.name, self._experiment, careful)
+
+    def _experiment(self, values: Sequence[Ref]) -> dict[Ref, Tensor]:
+        """How much each of some values changes where one patch of the image is changed: see `positions`."""
+        points = {r: self._point(r) for r in values}
+        usable = {r: p for r, p in points.items() if p is not None}
+        return self.record.positions.measure(self, usable)
+
+    # -------------------------------------------------------------------------------------------------------- halves
+
+    def halves(self, cut: Cut, original: bool = False) -> tuple[Stages, Stages]:
+        """The extractor and the classifier at a cut, for any number of images.
+
+        Args:
+            cut: Where.
+            original: Made of the user's own modules instead of the copy's.
+
+        Raises:
+            SplitError: They cannot be had, or do not reproduce the model.
+        """
+        copy = self.copy if self._fresh is None else self._fresh
+        self.align()
+        borders = self.borders
+        before = [b for b in borders if b.position < cut.position and b.value != cut.value]
+        after = [b for b in borders if b.position > cut.position]
+        after = [b for b in after if b.value != cut.value or b.position >= len(self.record.plan.log.events)]
+        names = [*[b.name for b in before], cut.name if cut.name not in {b.name for b in before} else f"{cut.name}:"]
+        ends = [b.position for b in before] + [cut.position] + [b.position for b in after]
+        modules = self._build([0, *ends], [None, *before, cut, *after], copy, original)  # type: ignore[list-item]
+        k = len(before) + 1
+        first = Stages(list(zip(names, modules[:k], strict=True)))
+        last = Stages(list(zip(_unlike([b.name for b in after], names), modules[k:], strict=True)))
+        training = self.model.training if original else False
+        first.training = last.training = training
+        return first, last
+
+    def chain(self, original: bool = True) -> list[tuple[str, nn.Module]]:
+        """The named stages of the chain."""
+        self.align()
+        copy = self.copy if self._fresh is None else self._fresh
+        borders = self.borders
+        ends = [0, *[b.position for b in borders]]
+        modules = self._build(ends, [None, *borders], copy, original)  # type: ignore[list-item]
+        return list(zip([b.name for b in borders], modules, strict=True))
+
+    def _build(
+        self, positions: Sequence[int], ends: Sequence[Cut | Border | None], copy: EvalCopy, original: bool | None
+    ) -> list[nn.Module]:
+        """The stages between positions; the last position may be the end, whose value are the logits.
+
+        Args:
+            positions: n + 1 positions.
+            ends: What crosses at the first n or n + 1 of them (None: the images; missing: the logits).
+            copy: Where modules and tensors come from.
+            original: Whether the user's own are used; None: without numbers that follow the batch.
+        """
+        plan, log = self.record.plan, self.record.plan.log
+        scaled = {} if original is None else self.record.aligned or {}
+        builder = StageBuilder(
+            copy.originals if original else copy.modules, copy.theirs if original else copy.own, scaled,
+            log.ambient, log.device_type,
+        )  # fmt: skip
+
+        def crossing(i: int) -> list[Ref]:
+            if i >= len(ends) or positions[i] >= len(log.events):
+                return [log.logits]
+            end = ends[i]
+            if end is None:
+                return [Ref(0)]
+            return [end.value, *end.context] if isinstance(end, Cut) else [end.value]
+
+        modules = []
+        for i in range(len(positions) - 1):
+            inputs, outputs = crossing(i), crossing(i + 1)
+            program = plan.program(positions[i], positions[i + 1], [r for r in outputs if r not in inputs])
+            parts = [(_number(part, plan), part, plan.rebound(part) if type(part) is Call else []) for part in program]
+            self._require_available(parts, inputs, ends[i].name if i and ends[i] is not None else "")  # type: ignore[union-attr]
+            axis = self._batch_axis(inputs) if any(number in scaled for number, _, _ in parts) else None
+            training = self.model.training if original else False
+            made = builder.build(parts, inputs, outputs, axis, training)
+            if i == 0 and inputs == [Ref(0)] and original is False and Ref(0) in plan.overwritten:
+                made = nn.Sequential(Cloned(), made)
+            modules.append(made)
+        return modules
+
+    def _require_available(self, parts: Sequence[Any], inputs: list[Ref], name: str) -> None:
+        log = self.record.plan.log
+        known = set(inputs)
+        for _, part, rebound in parts:
+            missing = [r for r in part.reads if r not in known and log.depends[r]]
+            if missing:
+                raise Unrepeatable(
+                    f"what follows the cut after '{name}' reads a tensor that does not cross it",
+                    "",
+                    "choose another layer",
+                )
+            known.update(r for r in part.outs if r is not None)
+            known.update(new for _, new in (rebound if type(part) is Call else part.changed))
+
+    def _batch_axis(self, inputs: list[Ref]) -> tuple[int, int, int, int]:
+        """Where the number of images can be read off what is handed in."""
+        log, other = self.record.plan.log, self.record.other
+        assert other is not None
+        for which, ref in enumerate(inputs):
+            one, two = log.shapes[ref], other.shapes[ref]
+            for axis, (a, b) in enumerate(zip(one, two, strict=False)):
+                if len(one) == len(two) and a != b and a * other.batch == b * log.batch:
+                    return which, axis, a, log.batch
+        raise Unrepeatable("the number of images cannot be read off what crosses a cut", "", "choose another layer")
+
+    def references(self) -> list[tuple[Tensor, Tensor]]:
+        """Batches of two sizes with the logits that the model gave for them when it was recorded."""
+        self.align()
+        recording = self.values()
+        if self._reference is None:
+            images = _another_batch(self.images)
+            self._reference = images, record(EvalCopy(self.model), images, self.output).logits
+        return [(self.images, recording.logits), self._reference]
+
+    def align(self) -> None:
+        """Records the model at another batch size and finds the numbers that follow the batch.
+
+        Raises:
+            Unaligned: The forward does something else for another number of images.
+        """
+        if self.record.aligned is not None:
+            return
+        if len(self.images) != self.record.plan.log.batch:  # recorded at another size: begin with the images at hand
+            self.recording = None
+            self.record = self._record()
+        images = _another_batch(self.images)
+        other = record(EvalCopy(self.model), images, self.output)
+        self.record.aligned = align(self.record.plan.log, other.log)
+        self.record.other = other.log
+        self._reference = images, other.logits
+
+
+def _another_batch(images: Tensor) -> Tensor:
+    """A batch of another size and other content."""
+    if len(images) == 1:
+        return torch.cat([images.flip(-1), images.flip(-1).roll(1, -1)])
+    return images[:1].flip(-1)
+
+
+def _number(part: Step | Call, plan: Plan) -> int:
+    if type(part) is Call:
+        return part.start
+    return _numbers(plan)[id(part)]
+
+
+def _numbers(plan: Plan) -> dict[int, int]:
+    known = plan.__dict__.get("numbers")
+    if known is None:
+        known = plan.__dict__["numbers"] = {id(e): i for i, e in enumerate(plan.log.events) if type(e) is Step}
+    return known
+
+
+def _unlike(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    seen = set(taken)
+    found = []
+    for name in names:
+        while name in seen:
+            name = f"{name}:"
+        seen.add(name)
+        found.append(name)
+    return found
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return False
+    return bool(torch.equal(one, two)) or bool(((one == two) | (one.isnan() & two.isnan())).all())
+
+
+def _output_key(output: Output) -> Any:
+    return output if isinstance(output, (str, int, type(None))) else id(output)

@@ -1,0 +1,218 @@
+"""The default cut: the last place with a grid of positions that a gradient reaches.
+
+The search goes from the logits towards the images. A dead cut (the last block of a class-token transformer) costs one
+short run of what follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LayerError
+from ..layouts import Layout
+from .cuts import Cut, Cutter, Taken
+from .evalcopy import EvalCopy
+from .intercept import Point, intercept
+from .log import Param, Step, leaves
+
+DEEPEST = 6
+"""Depth down to which stages are opened in the search."""
+
+
+def default_cut(cutter: Cutter) -> Cut:
+    """Finds the default cut of a model; it is kept with its record.
+
+    Raises:
+        LayerError: No cut carries a map.
+    """
+    record = cutter.record
+    if record.default is None:
+        found = _Search(cutter).run()
+        if cutter.record is not record:
+            return default_cut(cutter)
+        record.default = found
+    return record.default
+
+
+class _Search:
+    def __init__(self, cutter: Cutter) -> None:
+        self.cutter = cutter
+        self.plan = cutter.record.plan
+        self.notes: list[str] = []
+        self.last_parameter = _last_parameter(cutter)
+
+    def run(self) -> Cut:
+        borders = self.cutter.borders_at(1)
+        best: Cut | None = None
+        dead = False
+        for cut in [self.cutter.at_border(b) for b in reversed(borders[:-1])]:
+            layout = self._layout(cut)
+            if layout is None:
+                continue
+            found = self._deeper(cut.position) if dead else None  # a dead stage may hold blocks that are not
+            if found is not None:
+                return found
+            if self._is_alive(cut, layout):
+                best = cut
+                break
+            dead = True
+        if best is None:
+            found = self._deeper(0)
+            if found is not None:
+                return found
+        if best is not None:  # a stage after it where several tensors are alive may hold a better place
+            stop = next(b.position for b in borders if b.position > best.position)
+            return self._inside(best.position, stop) or best
+        starts = [0, *[b.position for b in borders]]
+        for start, stop in reversed(list(zip(starts, starts[1:], strict=False))):
+            found = self._inside(start, stop)
+            if found is not None:
+                return found
+        raise LayerError(
+            f"no cut of {type(self.cutter.model).__name__} carries a spatial map with a gradient",
+            "; ".join(dict.fromkeys(self.notes)) or "it has one stage",
+            'layer="..." with the path of a module, and reshape_transform=... if its layout is not found',
+        )
+
+    def _deeper(self, after: int) -> Cut | None:
+        """The last usable border after a position when stages are opened, as shallow as possible."""
+        known = self.cutter.borders_at(1)
+        best: Cut | None = None
+        for depth in range(2, DEEPEST + 1):
+            deeper = self.cutter.borders_at(depth)
+            if deeper == known and depth > 2:
+                break
+            known = deeper
+            for border in reversed(deeper[:-1]):
+                if border.position <= (best.position if best is not None else after):
+                    break
+                cut = self.cutter.at_border(border)
+                layout = self._layout(cut)
+                if layout is not None and self._is_alive(cut, layout):
+                    best = best if best is not None and cut.name.startswith(best.name + ".") else cut
+                    break
+        return best
+
+    def _is_alive(self, cut: Cut, layout: Layout) -> bool:
+        alive = is_alive(self.cutter, cut, layout)
+        if not alive:
+            self.notes.append(f"{cut.name}: gradient at the patches is zero")
+        return alive
+
+    def _layout(self, cut: Cut) -> Layout | None:
+        reading = self.cutter.reading(cut)
+        if reading.layout is None or min(reading.layout.grid) < 2:
+            self.notes.append(f"{cut.name}: {reading.note or '1x1'}")
+            return None
+        if cut.position > self.last_parameter:
+            self.notes.append(f"{cut.name}: the scores themselves")
+            return None
+        return reading.layout
+
+    def _inside(self, start: int, stop: int) -> Cut | None:
+        """The last usable module between two positions, where several tensors may be alive."""
+        tried = 0
+        for cut in self._candidates(start, stop):
+            layout = self._layout(cut)
+            if layout is None:
+                continue
+            if self._is_alive(cut, layout):
+                return cut
+            tried += 1
+            if tried == 6:
+                break
+        return None
+
+    def _candidates(self, start: int, stop: int) -> Iterator[Cut]:
+        calls = [c for c in self.plan.visible(frozenset({""})) if start <= c.start < stop]
+        paths = [c.path for c in calls]
+        if len(calls) < 2:  # one container: the blocks it holds
+            modules = self.cutter.copy.modules
+            inner = [
+                c for c in self.plan.log.calls
+                if any(c.path.startswith(p + ".") for p in paths) and isinstance(
+                    modules.get(c.path.rpartition(".")[0]), (nn.Sequential, nn.ModuleList)
+                )
+            ]  # fmt: skip
+            paths = [c.path for c in inner]
+        for path in dict.fromkeys(reversed(paths)):
+            try:
+                yield self.cutter.cut(path)
+            except LayerError:
+                continue
+
+
+def is_alive(cutter: Cutter, cut: Cut, layout: Layout, taken: Taken | None = None) -> bool:
+    """Whether a gradient of the logits reaches the grid at a cut, whatever is explained."""
+    known = cutter.record.dead.get(cut.value)
+    if known is not None:
+        return not known
+    if taken is None:
+        cutter.values()
+        taken = cutter.take([cut])
+        cutter.taken = (cut, taken)
+    reach = _reach(taken.logits, taken.activations[0], layout)
+    if reach is None and cut.point is not None:  # a head of zeros says nothing: ask the same of one with noise
+        reach = _reach_with_noise(cutter, cut.point, layout)
+    cutter.record.dead[cut.value] = not reach
+    return bool(reach)
+
+
+def _reach(logits: Tensor, activation: Tensor, layout: Layout) -> bool | None:
+    """Whether the gradient of the best class is anywhere on the grid other than zero; None if it is zero everywhere."""
+    with torch.enable_grad():
+        score = logits.float().flatten(1).max(dim=1).values.sum()
+        if not score.requires_grad:
+            return None
+        (gradient,) = torch.autograd.grad(score, activation, retain_graph=True, allow_unused=True)
+    if gradient is None or not bool(gradient.count_nonzero()):
+        return None
+    return bool(layout.to_map(gradient).count_nonzero())
+
+
+def _reach_with_noise(cutter: Cutter, point: Point, layout: Layout) -> bool:
+    copy = EvalCopy(cutter.model)
+    generator = torch.Generator().manual_seed(0)
+    changed = False
+    for module in copy.modules.values():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        for name, weight in module._parameters.items():
+            if weight is not None and weight.ndim > 1 and weight.is_floating_point() and not weight.count_nonzero():
+                noise = torch.randn(weight.shape, generator=generator).to(weight)
+                module._parameters[name] = nn.Parameter(noise, requires_grad=False)
+                changed = True
+    if not changed:
+        return False
+    taken = intercept(copy, cutter.images[:1], [point], cutter.output, mode=cutter.record.mode)
+    return bool(_reach(taken.logits.reshape(1, -1), taken.tensors[0], layout))
+
+
+def mark_dead(cutter: Cutter, cuts: Sequence[tuple[Cut, Layout]]) -> None:
+    """Finds out, with one run for all, at which cuts no gradient reaches the grid; kept with the record."""
+    dead = cutter.record.dead
+    asked = [(c, layout) for c, layout in cuts if c.value not in dead and c.point is not None]
+    if not asked:
+        return
+    taken = cutter.take_all([c for c, _ in asked])
+    for (cut, layout), activation in zip(asked, taken.activations, strict=True):
+        is_alive(cutter, cut, layout, Taken([activation], [()], taken.logits))
+
+
+def _last_parameter(cutter: Cutter) -> int:
+    """The last event that reads a parameter on its way to the logits."""
+    plan = cutter.record.plan
+    last = len(plan.log.events)
+    for i in range(len(plan.log.events) - 1, -1, -1):
+        event = plan.log.events[i]
+        if type(event) is Step:
+            if event.depends and any(isinstance(leaf, Param) for leaf in leaves((event.args, event.kwargs))):
+                return i
+            if any(not plan.log.depends[r] for r in event.reads) and event.depends:
+                return i  # something made of parameters
+        elif getattr(event.call, "opaque", False):
+            return i
+    return last

@@ -1,0 +1,280 @@
+"""The copy of a model that is run: the user's code and memory, in eval mode, with containers and buffers of its own.
+
+A copy is shallow and cheap (some milliseconds), so a fresh one is made for every call and nothing about it can be out
+of date. It owns every list, dict, set, plain Python object, hook table and buffer that a forward could write to;
+parameters share the model's memory and ask for no gradient.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+import enum
+import functools
+import types
+from collections import OrderedDict, deque
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SplitError
+
+SHARED_BUFFERS = 64 * 2**20
+"""Bytes of buffers up to which a copy owns clones of them; above it they are shared and checked for being written."""
+
+_PLAIN_OBJECTS = 2000
+"""Number of plain Python objects that a copy owns at most; a model that holds more (a trainer, a data set) shares them."""
+
+_ATOMS = frozenset({
+    int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, type, torch.Size, torch.dtype, torch.device,
+    torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType, types.CodeType, frozenset,
+})  # fmt: skip
+_HEAP_TYPE = 1 << 9  # CPython's flag of classes written in Python
+
+
+class EvalCopy:
+    """A copy of a model to run forward passes on.
+
+    Attributes:
+        root: The copied model, in eval mode.
+        modules: Copied modules by path; those that are kept in lists and closures have paths too (``branches.0.1``).
+        originals: The user's modules by the same paths.
+        tensors: Path of every parameter and buffer of the copy, by its id.
+        constants: Ids of tensors that are plain attributes somewhere in the model.
+        foreign: Path of every parameter and buffer of the user's, by its id; no operation of the copy may see one.
+        own, theirs: The copy's parameters and buffers by path, and the user's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self.originals: dict[str, nn.Module] = {}
+        self.tensors: dict[int, str] = {}
+        self.constants: set[int] = set()
+        self.foreign: dict[int, str] = {}
+        self.own: dict[str, Tensor] = {}
+        self.theirs: dict[str, Tensor] = {}
+        self._memo: dict[int, Any] = {}
+        self._keep: list[Any] = []  # what the memo's ids belong to
+        self._objects = 0
+        self._budget = SHARED_BUFFERS
+        self._shared: list[tuple[str, Tensor, int]] = []
+        self.root = self._module(model, "")
+
+    def require_unwritten(self) -> None:
+        """Raises SplitError if a forward wrote to a buffer that is too large to be cloned."""
+        for path, tensor, version in self._shared:
+            if tensor._version != version:
+                raise SplitError(
+                    f"its forward writes to the buffer '{path}' in eval mode", f"{tensor.nbytes >> 20} MB",
+                    "make the forward leave its buffers alone in eval mode",
+                )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------------- modules
+
+    def _module(self, module: nn.Module, path: str) -> nn.Module:
+        known = self._memo.get(id(module))
+        if known is not None:
+            return known
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(inner, nn.Module):  # torch.compile's wrapper: its inside is what it computes
+            new = self._module(inner, path)
+            self._memo[id(module)] = new
+            return new
+        self.originals[path] = module
+        if isinstance(module, torch.jit.ScriptModule):  # lives in C++, cannot be copied shallowly
+            new = copying.deepcopy(module).eval().requires_grad_(False)
+            self.modules[path] = self._memo[id(module)] = new
+            return new
+        new = object.__new__(type(module))
+        self.modules[path] = self._memo[id(module)] = new
+        prefix = f"{path}." if path else ""
+        own = new.__dict__
+        source = module.__dict__
+        own["training"] = False
+        own["_parameters"] = {k: self._parameter(p, prefix + k) for k, p in source["_parameters"].items()}
+        own["_buffers"] = {k: self._buffer(b, prefix + k) for k, b in source["_buffers"].items()}
+        own["_modules"] = {k: m if m is None else self._module(m, prefix + k) for k, m in source["_modules"].items()}
+        for key, value in source.items():
+            if key not in own:
+                kind = type(value)
+                if kind in _ATOMS:
+                    own[key] = value
+                elif kind is OrderedDict and not value:
+                    own[key] = OrderedDict()
+                elif kind is dict and not value:
+                    own[key] = {}
+                else:
+                    own[key] = self._own(value, prefix + key)
+        own["_compiled_call_impl"] = None
+        if own.get("grad_checkpointing") is True:  # recomputing would repeat the pass in the backward
+            own["grad_checkpointing"] = False
+        return new
+
+    def _parameter(self, parameter: Tensor | None, path: str) -> Tensor | None:
+        if parameter is None:
+            return None
+        known = self._memo.get(id(parameter))  # tied weights stay tied
+        if known is None:
+            if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+                raise SplitError(
+                    "the model has lazy parameters without a shape", path, "run it once on a batch before explaining it"
+                )
+            known = parameter.detach()
+            if isinstance(parameter, nn.Parameter):
+                known = nn.Parameter(known, requires_grad=False)
+            self._remember(parameter, known, path)
+        return known
+
+    def _buffer(self, buffer: Tensor | None, path: str) -> Tensor | None:
+        if buffer is None:
+            return None
+        known = self._memo.get(id(buffer))
+        if known is None:
+            known = self._cloned(buffer, path)
+            self._remember(buffer, known, path)
+        return known
+
+    def _cloned(self, tensor: Tensor, path: str) -> Tensor:
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise SplitError(
+                "the model has lazy buffers without a shape", path, "run it once on a batch before explaining it"
+            )
+        self._budget -= tensor.numel() * tensor.element_size()
+        if self._budget >= 0:
+            return tensor.detach().clone()
+        shared = tensor.detach()
+        self._shared.append((path, shared, shared._version))
+        return shared
+
+    def _remember(self, original: Tensor, known: Tensor, path: str) -> None:
+        self._memo[id(original)] = known
+        self.own[path], self.theirs[path] = known, original
+        self.tensors[id(known)] = path
+        self.foreign[id(original)] = path
+
+    # ------------------------------------------------------------------------------------------------ other values
+
+    def _own(self, value: Any, path: str, depth: int = 0) -> Any:
+        """A value that a forward may write to without the user's being changed, modules in it being the copies."""
+        kind = type(value)
+        if kind in _ATOMS:
+            return value
+        known = self._memo.get(id(value))
+        if known is not None:
+            return known
+        if isinstance(value, nn.Module):
+            return self._module(value, path)
+        if isinstance(value, Tensor):
+            if isinstance(value, nn.Parameter):
+                return self._parameter(value, path)
+            new: Any = self._cloned(value, path) if value.layout is torch.strided else value
+            self.constants.add(id(new))
+            return self._known(value, new)
+        if isinstance(value, (list, dict, set, deque, tuple)):
+            return self._container(value, path, depth)
+        if kind is types.MethodType:
+            owner = self._own(value.__self__, path, depth + 1)
+            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+        if kind is types.FunctionType:
+            return self._function(value, path, depth)
+        if isinstance(value, functools.partial):
+            parts = self._own((value.func, value.args, value.keywords), path, depth + 1)
+            return self._known(value, functools.partial(parts[0], *parts[1], **parts[2]))
+        return self._object(value, path, depth)
+
+    def _known(self, value: Any, new: Any) -> Any:
+        self._memo[id(value)] = new
+        self._keep.append(value)
+        return new
+
+    def _container(self, value: Any, path: str, depth: int) -> Any:
+        if isinstance(value, tuple):
+            parts = [self._own(v, f"{path}.{i}", depth) for i, v in enumerate(value)]
+            if all(a is b for a, b in zip(parts, value, strict=True)):
+                return value
+            new = type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+            return self._known(value, new)
+        try:
+            new = copying.copy(value)
+        except Exception:
+            return self._known(value, value)
+        self._known(value, new)
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if type(item) not in _ATOMS:
+                    dict.__setitem__(new, key, self._own(item, f"{path}.{key}", depth))
+        elif isinstance(value, (list, deque)):
+            for i, item in enumerate(value):
+                if type(item) not in _ATOMS:
+                    new[i] = self._own(item, f"{path}.{i}", depth)
+        return new
+
+    def _function(self, function: types.FunctionType, path: str, depth: int) -> Any:
+        original = getattr(function, "_torchdynamo_orig_callable", None)
+        if original is not None:  # compiled: what it was compiled from
+            return self._known(function, self._own(original, path, depth))
+        cells = function.__closure__ or ()
+        if not cells and not function.__defaults__ and not function.__kwdefaults__:
+            return function
+        self._known(function, function)  # a closure may hold itself
+        new_cells = []
+        for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
+            try:
+                content = cell.cell_contents
+            except ValueError:  # still empty
+                new_cells.append(cell)
+                continue
+            own = self._cell(cell, content, f"{path}.{name}", depth)
+            new_cells.append(own)
+        defaults = self._own(function.__defaults__, path, depth + 1)
+        keywords = self._own(function.__kwdefaults__, path, depth + 1) if function.__kwdefaults__ else None
+        same = all(a is b for a, b in zip(new_cells, cells, strict=True)) and defaults is function.__defaults__
+        if same and not keywords:
+            return function
+        new = types.FunctionType(function.__code__, function.__globals__, function.__name__, defaults, tuple(new_cells))
+        new.__kwdefaults__ = keywords
+        new.__dict__.update(function.__dict__)
+        new.__qualname__ = function.__qualname__
+        return self._known(function, new)
+
+    def _cell(self, cell: types.CellType, content: Any, path: str, depth: int) -> types.CellType:
+        known = self._memo.get(id(cell))
+        if known is not None:
+            return known
+        own = self._own(content, path, depth + 1)
+        new = cell
+        if own is not content or type(content) in (int, float, bool, str):  # `nonlocal` may write to it
+            new = types.CellType(own)
+        return self._known(cell, new)
+
+    def _object(self, value: Any, path: str, depth: int) -> Any:
+        kind = type(value)
+        state = getattr(value, "__dict__", None)
+        written_in_python = kind.__flags__ & _HEAP_TYPE and type(state) is dict
+        if not written_in_python or isinstance(value, (type, enum.Enum)) or depth > 3:
+            return value
+        if kind.__module__.partition(".")[0] in ("threading", "logging", "weakref", "multiprocessing", "asyncio"):
+            return value
+        self._objects += 1
+        if self._objects > _PLAIN_OBJECTS:
+            return value
+        try:
+            new = object.__new__(kind)
+        except TypeError:  # a class with a base in C
+            return value
+        self._known(value, new)
+        for name in _slots(kind):
+            if hasattr(value, name):
+                object.__setattr__(new, name, self._own(getattr(value, name), f"{path}.{name}", depth + 1))
+        for key, item in state.items():
+            new.__dict__[key] = item if type(item) in _ATOMS else self._own(item, f"{path}.{key}", depth + 1)
+        return new
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    names: list[str] = []
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else list(slots)
+    return tuple(n for n in names if n not in ("__dict__", "__weakref__"))

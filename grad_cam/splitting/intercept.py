@@ -1,0 +1,242 @@
+"""The model's own forward, with the tensor at a cut made the leaf that gradients are taken on.
+
+Whatever Python the forward holds runs as it is: this is exact for any model, and costs one forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import SplitError
+from ..outputs import Output, find_logits
+from .evalcopy import EvalCopy
+from .log import leaves, map_leaves
+
+
+class Point(NamedTuple):
+    """Where a tensor can be met while a model runs.
+
+    Attributes:
+        path: The module that returns it, or None where an operation of the outermost forward does.
+        times: The how-manieth call of the module, from 0.
+        count: How many calls of it there are.
+        number: Without a module: the how-manieth tensor function it is.
+        function: Its name.
+        leaf: Which leaf of the result.
+    """
+
+    path: str | None
+    times: int
+    count: int
+    number: int
+    function: str
+    leaf: int
+
+
+class Moved(SplitError):
+    """The forward does not pass where it passed when it was recorded."""
+
+
+class Taken(NamedTuple):
+    """What a run handed out: the tensors at the points, to differentiate by, and the logits with their graph."""
+
+    tensors: list[Tensor]
+    logits: Tensor
+
+
+class Plain(TorchFunctionMode):
+    """Changes nothing but what a function mode does by being there.
+
+    Fused fast paths of `nn.MultiheadAttention` are left, as in the recorded run, and a forward that asks a tensor
+    before the cut for its gradient (`register_hook`) goes on.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in (Tensor.register_hook, Tensor.retain_grad) and not args[0].requires_grad:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+class _AtNumber(Plain):
+    """Exchanges the results of the operations with certain numbers."""
+
+    def __init__(self, points: dict[int, tuple[int, Point]], exchange: Any) -> None:
+        super().__init__()
+        self.points, self.exchange, self.number = points, exchange, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.number += 1
+        number = self.number
+        out = super().__torch_function__(func, types, args, kwargs)
+        if number in self.points:
+            index, point = self.points[number]
+            if getattr(func, "__name__", "") not in (point.function, "__get__", "__iter__"):
+                raise Moved("its forward takes another way than when it was recorded", point.function)
+            if point.function == "unbind" and not isinstance(out, (tuple, list)):
+                return iter(_exchanged(tuple(out), index, point, self.exchange))
+            return _exchanged(out, index, point, self.exchange)
+        return out
+
+
+def _exchanged(out: Any, index: int, point: Point, exchange: Any) -> Any:
+    """A result with one of its leaves exchanged."""
+    if isinstance(out, Tensor):
+        return exchange(index, out)
+    counter = itertools.count()
+    return map_leaves(out, lambda leaf: exchange(index, leaf) if next(counter) == point.leaf else leaf)
+
+
+def needs_mode(model: nn.Module) -> bool:
+    """Whether a model holds modules with a fast path that a function mode switches off."""
+    return any(isinstance(m, (nn.MultiheadAttention, nn.TransformerEncoderLayer)) for m in model.modules())
+
+
+def intercept(
+    copy: EvalCopy, images: Tensor, points: Sequence[Point], output: Output = None, *, mode: bool = False,
+    cloned: Sequence[bool] | None = None,
+) -> Taken:  # fmt: skip
+    """Runs a copy's own forward and takes the tensors at some points.
+
+    A tensor that does not require a gradient yet becomes a leaf; one that does (it comes after another point) is kept
+    with its graph.
+
+    Args:
+        copy: A fresh copy.
+        images: (B, C, H, W).
+        points: Where.
+        output: See `outputs.find_logits`.
+        mode: Whether the run needs a function mode to go the recorded way.
+        cloned: For every point, whether what is handed on has to be a clone since it is written to later; a leaf is
+            always handed on as a clone.
+
+    Raises:
+        Moved: A point was not met, or more often than recorded.
+    """
+    found: list[Tensor | None] = [None] * len(points)
+    versions: list[int] = [0] * len(points)
+
+    def exchange(index: int, tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            raise Moved("its forward takes another way than when it was recorded", str(points[index].path))
+        if tensor.is_inference():
+            raise SplitError(
+                "its forward runs under torch.inference_mode, where no gradient can be had", type(copy.root).__name__,
+                "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
+            )  # fmt: skip
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            found[index] = tensor
+            return tensor
+        if tensor.requires_grad and tensor.grad_fn is not None:
+            found[index] = tensor
+            versions[index] = tensor._version
+            return tensor.clone() if cloned is None or cloned[index] else tensor
+        found[index] = tensor.detach().requires_grad_()
+        with torch.enable_grad():
+            versions[index] = tensor._version
+            return found[index].clone()  # type: ignore[union-attr]
+
+    logits = observe(copy, images, points, exchange, output, mode=mode)
+    for index, point in enumerate(points):
+        if found[index] is None:
+            raise Moved(f"'{point.path or point.function}' was not met")
+    tensors = [t for t in found if t is not None]
+    if cloned is not None and any(t._version != v for t, v in zip(tensors, versions, strict=True) if not t.is_leaf):
+        raise Moved("a tensor at a cut is written to later")
+    return Taken(tensors, logits)
+
+
+def observe(
+    copy: EvalCopy, images: Tensor, points: Sequence[Point], exchange: Callable[[int, Tensor], Tensor],
+    output: Output = None, *, mode: bool = False, anywhere: bool = False,
+) -> Tensor:  # fmt: skip
+    """Runs a copy's own forward, in grad mode, and passes the tensors at some points through a function.
+
+    Args:
+        copy: A fresh copy.
+        images: (B, C, H, W).
+        points: Where.
+        exchange: From the index of a point and the tensor there to the tensor handed on.
+        output: See `outputs.find_logits`.
+        mode: Whether the run needs a function mode to go the recorded way.
+        anywhere: Whether modules may be called another number of times than recorded.
+
+    Returns:
+        The logits as the model returns them.
+
+    Raises:
+        Moved: A module was called another number of times, or an operation is another one.
+    """
+    counts: dict[str, int] = {}
+    at_modules: dict[str, list[tuple[int, Point]]] = {}
+    at_numbers: dict[int, tuple[int, Point]] = {}
+    for index, point in enumerate(points):
+        if point.path is None:
+            at_numbers[point.number] = (index, point)
+        else:
+            at_modules.setdefault(point.path, []).append((index, point))
+
+    def hook(path: str) -> Any:
+        def after(module: nn.Module, args: Any, out: Any) -> Any:
+            times = counts[path] = counts.get(path, 0) + 1
+            for index, point in at_modules[path]:
+                if point.times == times - 1:
+                    with torch._C.DisableTorchFunction():
+                        out = _exchanged(out, index, point, exchange)
+            return out
+
+        return after
+
+    for path in at_modules:
+        module = copy.modules.get(path)
+        if module is None:
+            raise Moved(f"there is no module '{path}' any more")
+        module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            if at_numbers:
+                stack.enter_context(_AtNumber(at_numbers, exchange))
+            elif mode:
+                stack.enter_context(Plain())
+            logits = find_logits(copy.root(images.detach()), output)
+    finally:
+        for path in at_modules:
+            copy.modules[path]._forward_hooks.pop(-1, None)
+    if not anywhere:
+        for point in points:
+            if point.path is not None and counts.get(point.path) != point.count:
+                raise Moved(f"'{point.path}' was called {counts.get(point.path, 0)} times, not {point.count}")
+    return logits
+
+
+def first_not_finite(copy: EvalCopy, images: Tensor, mode: bool) -> str:
+    """The first module whose result holds NaN or infinite values, innermost first, or ""."""
+    found: list[tuple[str, torch.dtype]] = []
+
+    def hook(path: str) -> Any:
+        def after(module: nn.Module, args: Any, out: Any) -> None:
+            for leaf in leaves(out):
+                if (
+                    not found
+                    and isinstance(leaf, Tensor)
+                    and leaf.is_floating_point()
+                    and not bool(leaf.isfinite().all())
+                ):
+                    found.append((path, leaf.dtype))
+
+        return after
+
+    for path, module in copy.modules.items():
+        if path:
+            module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
+    with torch.no_grad(), Plain() if mode else contextlib.nullcontext():
+        copy.root(images.detach())
+    return f"'{found[0][0]}' ({found[0][1]})" if found else ""

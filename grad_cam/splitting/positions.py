@@ -1,0 +1,257 @@
+"""How activations are laid out: followed from the images where that is possible, else asked of the model.
+
+The question asked is where in the picture a position comes from: one patch of the image is changed, and it is looked
+where the activation changes. A reading of its axes is confirmed where the change lies at the patch, contradicted where it
+lies elsewhere, and undecided where the layer mixes everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import introspection, layouts
+from ..layouts import Layout
+from .axes import Labels, labels_of, layout_of
+from .evalcopy import EvalCopy
+from .intercept import Point, observe
+from .log import Ref
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from .cuts import Cutter
+
+PATCHES = ((0.22, 0.34, 0.62, 0.74), (0.70, 0.82, 0.14, 0.26))
+"""Top, bottom, left and right of the patches that are changed, as fractions of the image; off the centre and diagonals."""
+
+NO_POSITIONS = "its axes are not positions of the picture"
+
+
+class Reading(NamedTuple):
+    """How an activation is laid out.
+
+    Attributes:
+        layout: The layout, or None where there is no map.
+        note: Why there is none, or "".
+        evidence: "followed" (from the images, through the operations), "confirmed", "contradicted" or "undecided" (by
+            the experiment), or "".
+    """
+
+    layout: Layout | None
+    note: str
+    evidence: str
+
+
+class Positions:
+    """The layouts of the values of one record."""
+
+    def __init__(self, plan: Plan, root: nn.Module, size: tuple[int, int]) -> None:
+        self.plan, self.size = plan, size
+        self.prefix = introspection.prefix_tokens(root)
+        self._orders = _token_orders(root, plan)
+        self._labels: dict[Ref, Labels] | None = None
+        self._known: dict[tuple[Ref, bool], Reading] = {}
+        self._measured: dict[Ref, list[tuple[Layout, str, float]]] = {}
+
+    @property
+    def labels(self) -> dict[Ref, Labels]:
+        """Labels of the axes of the values."""
+        if self._labels is None:
+            self._labels = labels_of(self.plan.log)
+        return self._labels
+
+    def of(
+        self, value: Ref, name: str, measure: Callable[[Sequence[Ref]], Any], careful: bool = False
+    ) -> Reading:  # fmt: skip
+        """How a value is laid out; `measure` runs the experiment for some values if it is needed."""
+        key = (value, careful)
+        if key not in self._known:
+            self._known[key] = self._read(value, measure, careful)
+        return self._known[key]
+
+    def _read(self, value: Ref, measure: Callable[[Sequence[Ref]], Any], careful: bool) -> Reading:
+        shape = self.plan.log.shapes[value]
+        if shape[:1] != (self.plan.log.batch,):
+            return Reading(None, "not one row per image", "")
+        followed = layout_of(self.labels.get(value), shape)
+        if followed is not None and followed.grid == (1, 1):
+            return Reading(None, "1x1", "")
+        if followed is None:
+            orders = self._orders.get(value, [])
+            if orders and all(o.order is not None and o.order.equal(orders[0].order) for o in orders):
+                followed = orders[0]
+        if followed is not None and not careful:
+            return Reading(followed, "", "followed")
+        candidates = self.candidates(value)
+        if not candidates:
+            return Reading(
+                None, "no spatial axes" if len(shape) not in (3, 4) else "no grid with the picture's proportions", ""
+            )
+        if all(c.grid == (1, 1) for c in candidates):
+            return Reading(None, "1x1", "")
+        if value not in self._measured:
+            measure(self._open_questions(value, careful))
+        return self._decide(value, followed)
+
+    def _open_questions(self, value: Ref, careful: bool) -> list[Ref]:
+        """The values that one experiment can answer for: all that modules return and that are not followed."""
+        found = {value}
+        for call in self.plan.log.calls:
+            for ref in call.outs:
+                if ref is not None and self.plan.log.depends[ref] and self.plan.last[ref] >= 0:
+                    shape = self.plan.log.shapes[ref]
+                    if careful or layout_of(self.labels.get(ref), shape) is None:
+                        found.add(ref)
+        return [r for r in found if r not in self._measured and self.candidates(r)]
+
+    def candidates(self, value: Ref) -> list[Layout]:
+        """All readings that the shape of a value allows."""
+        shape = self.plan.log.shapes[value]
+        found = [*self._orders.get(value, ())]
+        followed = layout_of(self.labels.get(value), shape)
+        if followed is not None:
+            found.append(followed)
+        if shape[:1] == (self.plan.log.batch,) and len(shape) in (3, 4):
+            found += layouts.candidates(shape, self.size, self.prefix)
+        return [c for i, c in enumerate(found) if c not in found[:i] or c.order is not None]
+
+    def _decide(self, value: Ref, followed: Layout | None) -> Reading:
+        measured = self._measured.get(value, [])
+        confirmed = [(score, c) for c, verdict, score in measured if verdict == "confirmed"]
+        if followed is not None:
+            verdict = next((v for c, v, _ in measured if c == followed), "undecided")
+            return Reading(followed, "", verdict)
+        if confirmed:
+            best = max(confirmed, key=lambda pair: pair[0])[1]
+            return Reading(best, "1x1" if best.grid == (1, 1) else "", "confirmed")
+        if measured and all(verdict == "contradicted" for _, verdict, _ in measured):
+            return Reading(None, NO_POSITIONS, "contradicted")
+        declared = self._declared(value)
+        if declared is not None:
+            return Reading(declared, "", "undecided")
+        return Reading(None, NO_POSITIONS + " as far as can be seen", "undecided")
+
+    def _declared(self, value: Ref) -> Layout | None:
+        """The reading that what the model declares of its tokens leaves, if it leaves one."""
+        shape = self.plan.log.shapes[value]
+        orders = self._orders.get(value)
+        if orders:
+            return orders[0]
+        if self.prefix is None or len(shape) != 3:
+            return None
+        fitting = [
+            c for c in layouts.candidates(shape, self.size, self.prefix) if c.axis == 1 and c.prefix == self.prefix
+        ]
+        verdicts = {c: v for c, v, _ in self._measured.get(value, [])}
+        return fitting[0] if len(fitting) == 1 and verdicts.get(fitting[0]) != "contradicted" else None
+
+    # ---------------------------------------------------------------------------------------------------- experiment
+
+    def measure(self, cutter: Cutter, points: dict[Ref, Point]) -> None:
+        """Changes patches of an image and notes what that says about the candidates of some values."""
+        values = list(points)
+        maps: dict[Ref, list[tuple[Layout, Tensor]]] = {}
+
+        def exchange(index: int, tensor: Any) -> Any:
+            value = values[index]
+            if isinstance(tensor, Tensor) and len(tensor) == 1 + len(PATCHES) and tensor.is_floating_point():
+                with torch.no_grad():
+                    change = (tensor[1:] - tensor[:1]).detach().abs().float()  # (patches, ...)
+                    found = []
+                    for layout in self.candidates(value):
+                        with contextlib.suppress(RuntimeError, IndexError):
+                            found.append((layout, layout.to_map(change).mean(1)))  # (patches,h,w)
+                    maps[value] = found
+            return tensor
+
+        batch = changed_patches(cutter.images[:1])
+        try:
+            observe(
+                EvalCopy(cutter.model), batch, list(points.values()), exchange, cutter.output, mode=cutter.record.mode,
+                anywhere=True,
+            )  # fmt: skip
+        except Exception:  # a model that takes no such batch: undecided
+            maps = {}
+        for value in values:
+            self._measured[value] = [(layout, *verdict_of(map_)) for layout, map_ in maps.get(value, [])]
+
+
+def changed_patches(image: Tensor) -> Tensor:
+    """An image (1, C, H, W), and copies of it with one patch changed in each: (1 + patches, C, H, W)."""
+    height, width = image.shape[-2:]
+    generator = torch.Generator().manual_seed(0)
+    spread = image.float().std().nan_to_num().clamp(min=1e-3).to(image.dtype)
+    rows_ = [image]
+    for top, bottom, left, right in PATCHES:
+        copy = image.clone()
+        y0, x0 = int(top * height), int(left * width)
+        y1, x1 = max(y0 + 1, math.ceil(bottom * height)), max(x0 + 1, math.ceil(right * width))
+        noise = torch.randn((1, image.shape[1], y1 - y0, x1 - x0), generator=generator).to(image)
+        copy[..., y0:y1, x0:x1] = 2 * spread * noise - copy[..., y0:y1, x0:x1]
+        rows_.append(copy)
+    return torch.cat(rows_)
+
+
+def verdict_of(maps: Tensor) -> tuple[str, float]:
+    """What the changes (patches, h, w), read with one layout, say about it: the verdict, and how sharply.
+
+    Confirmed: for every patch the largest change lies at the patch, and is larger there than on the average.
+    Contradicted: it is sharply elsewhere. Undecided: neither.
+    """
+    height, width = maps.shape[-2:]
+    if height * width < 4 or not bool(torch.isfinite(maps).all()):
+        return "undecided", 0.0
+    near, sharp = [], []
+    for map_, (top, bottom, left, right) in zip(maps, PATCHES, strict=True):
+        mean = float(map_.mean())
+        if mean == 0:
+            return "undecided", 0.0
+        peak = int(map_.argmax())
+        y, x = peak // width + 0.5, peak % width + 0.5
+        cy, cx = (top + bottom) / 2 * height, (left + right) / 2 * width
+        near.append(abs(y - cy) <= _slack(height) and abs(x - cx) <= _slack(width))
+        sharp.append(float(map_.max()) / mean)
+    score = min(sharp)
+    if all(near) and score > 1.2:
+        return "confirmed", score
+    if not any(near) and score > 2.5:
+        return "contradicted", score
+    return "undecided", score
+
+
+def _slack(size: int) -> float:
+    """How far from a patch's centre, in cells, the largest change may lie."""
+    return 0.12 * size / 2 + max(1.0, 0.08 * size) if size > 4 else 0.9
+
+
+def _token_orders(root: nn.Module, plan: Plan) -> dict[Ref, list[Layout]]:
+    """Hiera keeps its tokens grouped by mask unit; its own `reroll` says where each one lies."""
+    reroll = getattr(root, "reroll", None)
+    found: dict[Ref, list[Layout]] = {}
+    if reroll is None or not hasattr(reroll, "schedule"):
+        return found
+    block, started = 0, False
+    for call in plan.log.calls:
+        started = started or call.path == "unroll"
+        parts = call.path.split(".")
+        if parts[0] == "blocks" and len(parts) > 1 and parts[1].isdecimal():
+            block = int(parts[1])
+        for ref in call.outs:
+            if ref is None or not started or len(plan.log.shapes[ref]) != 3 or ref in found:
+                continue
+            _, tokens, channels = plan.log.shapes[ref]
+            kept = []
+            for which in dict.fromkeys((block, max(block - 1, 0))):
+                with contextlib.suppress(Exception):
+                    order = reroll(torch.arange(tokens).view(1, tokens, 1), which)  # (1,h,w,1)
+                    grid = (int(order.shape[1]), int(order.shape[2]))
+                    if grid[0] * grid[1] == tokens and order.flatten().sort().values.equal(torch.arange(tokens)):
+                        kept.append(Layout("tokens", grid, channels, order=order.flatten()))
+            if kept:
+                found[ref] = kept
+    return found

@@ -1,0 +1,358 @@
+"""What a user sees of cutting: `chain`, `split` and what they return."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import GradCamError, InputError, LayerError, SplitError
+from ..introspection import device_and_dtype, input_channels, input_description, input_size, unwrap
+from ..layouts import Layout
+from ..outputs import Output
+from .cuts import Cut, Cutter
+from .default import default_cut, mark_dead
+from .plan import Border
+from .stages import Stages
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """One line of the printed chain: a stage and what leaves it.
+
+    Attributes:
+        layer_idx: Number of stages after it (what `split` and `GradCAM` call `layer_idx`).
+        name: Module path of the stage; a stage that ends after a module says so (``blk + add``).
+        type: Class of the module.
+        shape: Shape at the cut after the stage, without the batch.
+        layout: How to read it, or None.
+        note: Why no map can be drawn there, or "".
+        positions: How the layout is known: "followed" from the images through the operations, "confirmed" by an
+            experiment, "undecided" (what the model declares is kept), or "".
+    """
+
+    layer_idx: int
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    layout: Layout | None
+    note: str
+    positions: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A model cut in two: ``classifier(extractor(x))`` is the model's logits.
+
+    At a cut inside a residual branch the extractor returns ``(activation, *context)`` and the classifier takes that
+    tuple; elsewhere one tensor is handed over. Both were checked at two batch sizes; a forward that branches on a
+    third one (``if len(x) > 8``) cannot be seen.
+
+    Attributes:
+        extractor: An `nn.Sequential` of the model's own modules, before the cut.
+        classifier: The stages after the cut.
+        name: Module path of the last stage before the cut.
+        layer_idx: Number of stages in the classifier, or None at a cut that is not a border of the chain.
+        layout: How to read the activation, or None.
+        note: Why no map can be drawn here, or "".
+        context: Number of further tensors handed over.
+    """
+
+    extractor: nn.Sequential
+    classifier: nn.Sequential
+    name: str
+    layer_idx: int | None
+    layout: Layout | None
+    note: str
+    context: int
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        yield self.extractor
+        yield self.classifier
+
+
+class Chain(Stages):
+    """A model as named stages, `nn.Sequential`-like; made by `chain`.
+
+    ``print(chain)`` shows the table one looks a `layer_idx` up in; `stages` holds the same as `StageInfo` objects.
+
+    Attributes:
+        depth: How deep the stages are opened.
+        names: Module paths of the stages.
+        size: Height and width of the input it was made for.
+        output: Which part of what the model returns are the logits.
+    """
+
+    def __init__(self, cutter: Cutter) -> None:
+        super().__init__(cutter.chain())
+        self.__dict__["cutter"] = cutter  # not a submodule: the model would appear in it a second time
+        self.depth, self.output = cutter.depth, cutter.output
+        self.size = (int(cutter.images.shape[-2]), int(cutter.images.shape[-1]))
+        self.names = tuple(b.name for b in cutter.borders)
+        self.training = cutter.model.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's logits."""
+        return super().forward(x)
+
+    @property
+    def cutter(self) -> Cutter:
+        """What cuts the model, on the example the chain was made with."""
+        return self.__dict__["cutter"]
+
+    @property
+    def model(self) -> nn.Module:
+        """The model this chain was made of."""
+        return self.cutter.model
+
+    @property
+    def stages(self) -> tuple[StageInfo, ...]:
+        """The table that `print` shows, from the picture to the logits."""
+        return stages_of(self.cutter, self.depth)
+
+    def split(self, layer: int | str | nn.Module) -> Split:
+        """Cuts the chain; see the function `split`."""
+        return split_at(self.cutter, self.cutter.cut(checked_layer(layer)))
+
+    def default_split(self) -> Split:
+        """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
+        return split_at(self.cutter, default_cut(self.cutter))
+
+    def __str__(self) -> str:
+        rows = [("layer_idx", "name", "type", "output", "layout", "grid", "note")]
+        for s in self.stages:
+            grid = "x".join(map(str, s.layout.grid)) if s.layout else "-"
+            shape = "x".join(map(str, s.shape)) if s.shape else "scalar"
+            rows.append((str(s.layer_idx), s.name, s.type, shape, str(s.layout or "-"), grid, s.note))
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        lines.insert(1, "  ".join("-" * w for w in widths))
+        head = f"{type(self.model).__name__} as a chain of {len(self)} stages, input {self.size[0]}x{self.size[1]}"
+        return "\n".join([head, *lines])
+
+    __repr__ = __str__
+
+
+def chain(
+    model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: int = 1, *, output: Output = None
+) -> Chain:
+    """Turns a model into a chain of stages whose composition is the model.
+
+    The forward pass is recorded on the example, in eval mode, and once more at another batch size; the chain is checked
+    against the model, bit for bit, at both.
+
+    Args:
+        model: Any image model; wrappers (`DataParallel`, `torch.compile`) are looked through.
+        example: A batch (B, C, H, W), or a size (H, W); None takes the model's own configuration, else 224x224.
+        depth: 1 gives one stage per top-level child; larger values open stages into blocks (`layer3.2`, `blocks.7`).
+        output: Which part of what the model returns are the logits: a key, an index or a callable; None finds it.
+
+    Returns:
+        An `nn.Sequential` of the user's own modules (printing it shows the layer table).
+
+    Raises:
+        SplitError: The model cannot be followed, or does something else for another number of images.
+        ValueError: The example does not fit the model.
+    """
+    cutter = open_cutter(model, example, depth, output)
+    require_exact(cutter, cutter.chain(original=False))
+    made = Chain(cutter)
+    cutter.forget()
+    return made
+
+
+def split(
+    model: nn.Module, layer: int | str | nn.Module, example: Tensor | tuple[int, int] | int | None = None, *,
+    output: Output = None,
+) -> Split:  # fmt: skip
+    """Cuts a model into an extractor and a classifier, exactly.
+
+    Args:
+        model: Any image model, or a `Chain`.
+        layer: `layer_idx`, the number of stages left to the classifier (2 = the last feature map of a ResNet); or a
+            module path at any depth, also inside a residual branch; or a module of the model. A path means that
+            module's output; of a module called several times it is the last, ``path@1`` the first.
+        example: As for `chain`.
+        output: As for `chain`.
+
+    Returns:
+        The two halves; they unpack: ``extractor, classifier = split(model, 2)``.
+
+    Raises:
+        SplitError: The model cannot be cut exactly there.
+        ValueError: There is no such layer.
+    """
+    if isinstance(model, Chain) and example is None:
+        return model.split(layer)
+    layer = checked_layer(layer)
+    cutter = open_cutter(model, example, 1, output)
+    return split_at(cutter, cutter.cut(layer))
+
+
+def open_cutter(model: nn.Module, example: Any, depth: int, output: Output) -> Cutter:
+    """A cutter for an example; arguments and errors are those of `chain`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    try:
+        depth = operator.index(depth) if not isinstance(depth, bool) else 0
+    except TypeError:
+        depth = 0
+    if depth < 1:
+        raise ValueError(f"depth={depth!r} is not a depth; give 1 (top-level children) or more (blocks inside them)")
+    if isinstance(model, Chain):
+        output, model = output if output is not None else model.output, model.model
+    model = unwrap(model)
+    require_python(model)
+    return open_images(model, example_images(model, example), output, depth)
+
+
+def open_images(model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> Cutter:
+    """A cutter for images on the model's device.
+
+    Raises:
+        InputError: The images do not fit the model. What the model's own code raises is passed on as it is.
+    """
+    require_python(model)
+    with torch.inference_mode(False):
+        try:
+            return Cutter(model, images, output, depth)
+        except GradCamError:
+            raise
+        except (RuntimeError, AssertionError, IndexError, ValueError) as error:
+            if not _from_library(error):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"{type(model).__name__} refuses a batch of shape {tuple(images.shape)}: {reason}",
+                input_description(model) or "nothing in the model says what size it takes",
+                "example=torch.zeros(1, channels, height, width) or images of a shape that the model takes",
+            ) from error
+
+
+def require_python(model: nn.Module) -> None:
+    """Raises SplitError for a model whose forward is not Python."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SplitError(
+            "the model is a ScriptModule, whose forward cannot be followed", type(model).__name__,
+            "load it as an ordinary nn.Module",
+        )  # fmt: skip
+
+
+def _from_library(error: BaseException) -> bool:
+    """Whether an error was raised by a library's check of its input rather than by the model's own code."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    name = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
+    return name.partition(".")[0] in ("torch", "torchvision", "timm", "transformers")
+
+
+def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
+    """The table of stages of a depth, from the picture to the logits."""
+    borders = cutter.borders_at(depth)
+    cuts = [cutter.at_border(b) for b in borders[:-1]]
+    readings = [cutter.reading(c) for c in cuts]
+    mark_dead(cutter, [(c, r.layout) for c, r in zip(cuts, readings, strict=True) if r.layout is not None])
+    found = []
+    log = cutter.record.plan.log
+    for i, border in enumerate(borders):
+        layer_idx = len(borders) - 1 - i
+        shape = log.shapes[border.value][1:]
+        if layer_idx == 0:
+            found.append(StageInfo(0, border.name, _kind(cutter, border), shape, None, "the logits"))
+            continue
+        reading = readings[i]
+        dead = reading.layout is not None and cutter.record.dead.get(border.value, False)
+        note = reading.note or ("gradient at the patches is zero" if dead else "")
+        kind = _kind(cutter, border)
+        found.append(StageInfo(layer_idx, border.name, kind, shape, reading.layout, note, reading.evidence))
+    return tuple(found)
+
+
+def _kind(cutter: Cutter, border: Border) -> str:
+    kinds = list(dict.fromkeys(cutter.record.kinds.get(p, "operations") for p in border.paths)) or ["operations"]
+    text = "+".join(kinds)
+    return text if len(text) < 40 else text[:37] + "..."
+
+
+def split_at(cutter: Cutter, cut: Cut) -> Split:
+    """The checked halves at a cut."""
+    engine = cutter.halves(cut)
+    require_exact(cutter, list(enumerate([*engine[0], *engine[1]])))  # type: ignore[list-item, misc]
+    extractor, classifier = cutter.halves(cut, original=True)
+    reading = cutter.reading(cut)
+    return Split(extractor, classifier, cut.name, cut.layer_idx, reading.layout, reading.note, len(cut.context))
+
+
+def require_exact(cutter: Cutter, parts: list[tuple[Any, nn.Module]]) -> None:
+    """Raises SplitError if stages made of the copy's modules do not give the recorded logits, at both batch sizes."""
+    for images, wanted in cutter.references():
+        x: Any = images.clone()
+        with torch.enable_grad():
+            try:
+                for _, module in parts:
+                    x = module(x)
+                problem = differs(x, wanted)
+            except Exception as error:
+                problem = f"it fails ({' '.join(str(error).split())[:200]})"
+        if problem:
+            raise SplitError(
+                f"the chain of {type(cutter.model).__name__} is not the model for a batch of {len(images)}: {problem}", "",
+                "explain() with gradient methods runs the model itself and is not concerned; for split() make the "
+                "forward depend on its input alone",
+            )  # fmt: skip
+
+
+def differs(got: Tensor, wanted: Tensor) -> str:
+    """How two tensors differ, as a clause; empty if they are equal bit for bit."""
+    if not isinstance(got, Tensor) or got.shape != wanted.shape:
+        return f"its shape is {tuple(getattr(got, 'shape', ()))} instead of {tuple(wanted.shape)}"
+    same = (got == wanted) | (got.isnan() & wanted.isnan())
+    if bool(same.all()):
+        return ""
+    return f"it differs by up to {float((got.double() - wanted.double()).abs()[~same].nan_to_num(nan=float('inf')).max()):.3g}"
+
+
+def checked_layer(layer: Any) -> Any:
+    """A layer as `Cutter.cut` takes it: numpy integers become ints."""
+    if isinstance(layer, (str, nn.Module)):
+        if layer == "":
+            raise LayerError('layer="" names the whole model', "", "give a layer_idx, a module path or a module")
+        return layer
+    try:
+        if isinstance(layer, bool):
+            raise TypeError
+        return operator.index(layer)
+    except TypeError:
+        raise TypeError(
+            f"layer must be an int (layer_idx), a module path or a module, got {type(layer).__name__}"
+        ) from None
+
+
+def example_images(model: nn.Module, example: Any) -> Tensor:
+    """The batch to record a model on."""
+    device, dtype = device_and_dtype(model)
+    if isinstance(example, Tensor):
+        if example.ndim != 4 or 0 in example.shape:
+            raise InputError(f"example must be a batch (B, C, H, W), got a tensor of shape {tuple(example.shape)}")
+        return example.detach().to(device=device, dtype=dtype)
+    if example is None:
+        size: Any = input_size(model)
+    elif isinstance(example, (tuple, list)):
+        size = example
+    else:
+        size = (example, example)
+    try:
+        sizes = tuple(operator.index(n) for n in size)
+        if isinstance(example, bool) or len(sizes) not in (2, 3):
+            raise TypeError
+    except TypeError:
+        raise TypeError(f"example must be a batch (B, C, H, W), a size (H, W) or None, got {example!r}") from None
+    if min(sizes) < 1:
+        raise ValueError(f"example={example!r} is not a size; give (height, width) in pixels")
+    shape = (2, *(sizes if len(sizes) == 3 else (input_channels(model), *sizes)))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=dtype)
