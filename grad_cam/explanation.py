@@ -858,19 +858,14 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
     )
 
 
-_UNCHANGED = {"Identity", "Dropout", "Dropout1d", "Dropout2d", "DropPath", "StochasticDepth"}
-"""Modules that return what they are given in eval mode."""
-
-
 def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
     borders = cutter.borders_at(depth)
     cuts, skipped, values = [], [], {}
     for before, border in zip((None, *borders), borders[:-1], strict=False):
         cut = cutter.at_border(border)
         reading = cutter.reading(cut)
-        kinds = {cutter.record.kinds.get(p) for p in border.paths}
         note = reading.note
-        if before is not None and (border.value in values or kinds <= _UNCHANGED):
+        if before is not None and cutter.record.plan.is_unchanged(before, border):
             note = note or f"the same as after {values.get(border.value, before.name)}"
         values.setdefault(border.value, border.name)
         if note or reading.layout is None:

@@ -197,7 +197,7 @@ class Cutter:
         """Logits (B, classes) of images, by the model's own forward on a copy."""
         copy = self._fresh if self._fresh is not None else self.copy
         with kept_random_state(images.device), self._mode():
-            return rows(find_logits(copy.root(images), self.output), len(images))
+            return rows(find_logits(copy.root(images.clone()), self.output), len(images))
 
     def for_images(self, images: Tensor) -> Cutter:
         """A cutter of the same model and chain for other images of the same shape."""

@@ -206,7 +206,7 @@ def observe(
                 stack.enter_context(_AtNumber(at_numbers, exchange))
             elif mode:
                 stack.enter_context(Plain())
-            logits = find_logits(copy.root(images.detach()), output)
+            logits = find_logits(copy.root(images.detach().clone()), output)
     finally:
         for path in at_modules:
             copy.modules[path]._forward_hooks.pop(-1, None)
@@ -238,5 +238,5 @@ def first_not_finite(copy: EvalCopy, images: Tensor, mode: bool) -> str:
         if path:
             module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
     with torch.no_grad(), Plain() if mode else contextlib.nullcontext():
-        copy.root(images.detach())
+        copy.root(images.detach().clone())
     return f"'{found[0][0]}' ({found[0][1]})" if found else ""

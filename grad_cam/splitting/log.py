@@ -645,7 +645,7 @@ def record(copy: EvalCopy, images: Tensor, output: Any = None) -> Recording:
             modules. What the forward itself raises is passed on as it is.
     """
     recorder = _Recorder(copy, images)
-    given = images.detach()
+    given = images.detach().clone()  # the model may write to its input
     ref = recorder._new(given, True)
     recorder.log.made[ref] = -1
     with torch.enable_grad():

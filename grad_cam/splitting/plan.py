@@ -177,6 +177,8 @@ class Plan:
                 found.append(event.call)
                 i = event.call.end
             elif type(event) is Step:
+                if event.problem and event.depends and not event.outs:
+                    raise self._unrepeatable(event)
                 found.append(event)
             elif type(event) is Exit and event.call.opaque and event.call.start >= start:
                 raise Unrepeatable(
@@ -228,6 +230,13 @@ class Plan:
             indices.add(i)
             stack += event.reads
         return [log.events[i] for i in sorted(indices)]  # type: ignore[misc]
+
+    def _unrepeatable(self, step: Step) -> Unrepeatable:
+        return Unrepeatable(
+            f"{self.place(step)} cannot be followed: {step.problem}", "",
+            "explain() with gradient methods runs the model's own forward and works; for split() move that part into a "
+            "submodule",
+        )  # fmt: skip
 
     def place(self, step: Step) -> str:
         """In whose forward a step stands."""
@@ -309,6 +318,11 @@ class Plan:
             ops = [getattr(s.func, "__name__", "op") for s in self.steps(last.end, position) if value in s.outs]
             name = f"{name} + {(ops or ['glue'])[-1].strip('_').removeprefix('i')}"
         return Border(position, value, name, tuple(calls[n].path for n in group))
+
+    def is_unchanged(self, before: Border, border: Border) -> bool:
+        """Whether a stage returns what it is given, as an identity or a dropout in eval mode does."""
+        names = [getattr(s.func, "__name__", "") for s in self.steps(before.position, border.position)]
+        return all("dropout" in name for name in names)
 
     def name_of(self, call: Call) -> str:
         """A call's name: the module's path; with several calls, that is the last, ``path@1`` the first, and so on."""

@@ -245,9 +245,12 @@ def require_python(model: nn.Module) -> None:
 def _from_library(error: BaseException) -> bool:
     """Whether an error was raised by a library's check of its input rather than by the model's own code."""
     place = error.__traceback__
-    while place is not None and place.tb_next is not None:
+    name = ""
+    while place is not None:
+        here = place.tb_frame.f_globals.get("__name__", "")
+        if not here.startswith("grad_cam.") and here != "torch.overrides":
+            name = here
         place = place.tb_next
-    name = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
     return name.partition(".")[0] in ("torch", "torchvision", "timm", "transformers")
 
 
