@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from . import rendering
 from .explanation import Explanation, class_names, explain, refuse_existing
 from .images import load_image, preprocessing
+from .introspection import unwrap
 from .splitting import Chain
-from .tracing import unwrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from .. import rendering
 from ..explanation import BLOCKS, Explanation, class_names, explain, sweep
 from ..images import load_image, preprocessing
+from ..introspection import unwrap
 from ..methods import METHODS, Method, find
 from ..splitting import Chain, chain
-from ..tracing import unwrap
 
 __all__ = ["Choice", "Display", "Explorer", "Inspector", "LastWins", "inspect"]
 
