@@ -3,8 +3,6 @@
 `load_image` turns any file, PIL picture or array into an upright, opaque RGB picture. `preprocessing(model)` reads from
 the model how it wants to be fed. The `view` it makes is exactly what the model sees, so that a heatmap drawn over the
 view lies where it belongs.
-
-Nothing of this package is imported here.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from . import introspection
 from .errors import GradCamError
 
 MAX_PIXELS = 178_956_970
@@ -415,58 +414,35 @@ def preprocessing(model: nn.Module, input_size: int | tuple[int, int] | None = N
 
 def _told(model: nn.Module) -> Preprocessing:
     while True:
-        own = getattr(model, "preprocessing", None)
+        for outer in introspection.wrapped(model):
+            own = getattr(outer, "preprocessing", None)
+            if isinstance(own, Preprocessing):
+                return own
+        model = introspection.unwrap(model)
+        chained = getattr(model, "model", None)
+        if not isinstance(chained, nn.Module) or "model" in model._modules:
+            break
+        model = chained  # a chain is not the model's owner
+    found = None
+    for part in model.modules():
+        own = getattr(part, "preprocessing", None)
         if isinstance(own, Preprocessing):
             return own
-        chained = getattr(model, "model", None)
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = inner
-        elif _is_wrapper(model):
-            model = model.module
-        elif isinstance(chained, nn.Module) and "model" not in model._modules:  # a chain is not the model's owner
-            model = chained
-        else:
+        if (found := _configured(part)) is not None:
             break
-    found = _configured(model)
-    if found is None:
-        inside = (_set_or_configured(part) for part in model.modules() if part is not model)
-        found = next((told for told in inside if told is not None), None)
-    if found is None:
-        found = _for_channels(Preprocessing(size=_built_for(model) or (224, 224), assumed=True), _first_channels(model))
-    return found
-
-
-def _set_or_configured(model: nn.Module) -> Preprocessing | None:
-    own = getattr(model, "preprocessing", None)
-    return own if isinstance(own, Preprocessing) else _configured(model)
+    found = dataclasses.replace(found or Preprocessing(assumed=True), size=introspection.input_size(model))
+    return _for_channels(found, introspection.input_channels(model))
 
 
 def _configured(model: nn.Module) -> Preprocessing | None:
-    """What timm, Hugging Face or torchvision say of a model; None if it is of none of them."""
+    """What timm, Hugging Face or torchvision declare of a model, without its size and channels; None for any other."""
     config = getattr(model, "config", None)
-    timm_config = getattr(model, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
-    if isinstance(timm_config, Mapping) and timm_config:
-        return _from_timm(model, timm_config)
+    timm_config = introspection.timm_config(model)
+    if timm_config is not None:
+        return _from_timm(timm_config.value)
     if config is not None and (hasattr(config, "model_type") or hasattr(model, "image_processor")):
-        return _from_hugging_face(model, config)
-    origin = next((c.__module__ for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
-    return _for_channels(_from_torchvision(model, origin), _first_channels(model)) if origin else None
-
-
-def _built_for(model: nn.Module) -> tuple[int, int] | None:
-    """The size a model was built for, or later set to (timm's `img_size=` and `set_input_size`), if it says so."""
-    stems = [part for name, part in model.named_children() if "embed" in name or name == "stem"]
-    for part in [model, *stems]:
-        first = part[0] if isinstance(part, nn.ModuleList) and len(part) else part
-        size = getattr(first, "img_size", None) or getattr(first, "image_size", None)
-        if isinstance(size, (int, tuple, list)) and (sides := _sides(size)) is not None:
-            return sides
-    return None
-
-
-def _is_wrapper(model: nn.Module) -> bool:
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
-    return isinstance(model, wrappers)
+        return _from_hugging_face(getattr(model, "image_processor", None), getattr(config, "model_type", None))
+    return _from_torchvision(model) if introspection.is_torchvision(model) else None
 
 
 def _for_channels(found: Preprocessing, channels: int) -> Preprocessing:
@@ -477,32 +453,16 @@ def _for_channels(found: Preprocessing, channels: int) -> Preprocessing:
     return dataclasses.replace(found, channels=channels, **alike)
 
 
-def _first_channels(model: nn.Module) -> int:
-    """The channels a model says it takes, else those of its first convolution unless that looks at folded pixels."""
-    told = getattr(model, "in_chans", None)
-    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
-        return told
-    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
-    if first is None:
-        return 3
-    folds = (3 * side * side for side in range(2, 9))  # space-to-depth turns side x side pixels into channels
-    return 3 if first.in_channels in folds else first.in_channels
-
-
-def _from_timm(model: nn.Module, config: Mapping[str, Any]) -> Preprocessing:
-    size = tuple(config.get("input_size") or (3, 224, 224))[-2:]
-    size = _built_for(getattr(model, "timm_model", model)) or size
+def _from_timm(config: Mapping[str, Any]) -> Preprocessing:
     mean = tuple(config.get("mean") or IMAGENET_MEAN)
     std = tuple(config.get("std") or IMAGENET_STD)
-    found = Preprocessing(
-        size=size,
+    return Preprocessing(
         mean=mean * 3 if len(mean) == 1 else mean,
         std=std * 3 if len(std) == 1 else std,
         interpolation=_known(config.get("interpolation")),
         crop_pct=config.get("crop_pct") or 0.875,
         crop_mode=config.get("crop_mode") or "center",
     )
-    return _for_channels(found, _first_channels(model))
 
 
 def _known(interpolation: str | None) -> str:
@@ -513,33 +473,25 @@ _HALF_TYPES = frozenset({"vit", "beit", "data2vec-vision", "mobilenet_v1", "mobi
 """Hugging Face types whose published models take pictures from -1 to 1 (most others: ImageNet's mean and std)."""
 
 
-def _from_hugging_face(model: nn.Module, config: Any) -> Preprocessing:
-    size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
-    channels = getattr(config, "num_channels", None) or 3
-    processor, model_type = getattr(model, "image_processor", None), getattr(config, "model_type", None)
+def _from_hugging_face(processor: Any, model_type: str | None) -> Preprocessing:
     if processor is None:
-        size = (224, 224) if size is None else _size(tuple(size) if isinstance(size, list) else size)
         if model_type in _HALF_TYPES:
-            half = Preprocessing(size, (0.5,) * 3, (0.5,) * 3, "bilinear", crop_mode="squash")
-            return _for_channels(half, channels)
-        return _for_channels(Preprocessing(size=size, crop_mode="squash", assumed=True), channels)
+            return Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_mode="squash")
+        return Preprocessing(crop_mode="squash", assumed=True)
 
     told = processor.to_dict() if hasattr(processor, "to_dict") else dict(vars(processor))
     told = {name: value for name, value in told.items() if value is not None}
-    resize, crop = _sides(told.get("size")), _sides(told.get("crop_size"))
+    resize, crop = introspection.as_size(told.get("size")), introspection.as_size(told.get("crop_size"))
     short = isinstance(told.get("size"), Mapping) and "shortest_edge" in told["size"]
     crop_pct = 1.0
     if told.get("do_center_crop") and crop is not None:
-        final = crop
         if told.get("do_resize", True) and resize is not None:
             crop_pct = _crop_pct(min(crop), min(resize))
-    else:
-        final = resize or _sides(size) or (224, 224)
-        if "crop_pct" in told and short:  # ConvNeXt: cropped when small, squashed from 384 on
-            if min(final) < 384:
-                crop_pct = float(told["crop_pct"])
-            else:
-                short = False
+    elif "crop_pct" in told and short:  # ConvNeXt: cropped when small, squashed from 384 on
+        if resize is None or min(resize) < 384:
+            crop_pct = float(told["crop_pct"])
+        else:
+            short = False
     mean, std = (0.0,), (1.0,)
     if told.get("do_normalize"):
         mean, std = _per_channel(told.get("image_mean", 0.5)), _per_channel(told.get("image_std", 0.5))
@@ -547,8 +499,7 @@ def _from_hugging_face(model: nn.Module, config: Any) -> Preprocessing:
     factor = 255 * float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 255.0
     offset = 1.0 if told.get("rescale_offset") else 0.0
     scale = [value**2 for value in std] if told.get("include_top") else std  # EfficientNet divides twice
-    found = Preprocessing(
-        size=final,
+    return Preprocessing(
         mean=_three([(value + offset) / factor for value in mean]),
         std=_three([value / factor for value in scale]),
         interpolation=Image.Resampling(int(told["resample"])).name.lower() if "resample" in told else "bilinear",
@@ -556,19 +507,6 @@ def _from_hugging_face(model: nn.Module, config: Any) -> Preprocessing:
         crop_mode="center" if short else "squash",
         bgr=bool(told.get("do_flip_channel_order")),
     )
-    return _for_channels(found, channels)
-
-
-def _sides(told: Any) -> tuple[int, int] | None:
-    """Height and width from the ways in which processors write a size."""
-    if isinstance(told, Mapping):
-        edge = told.get("shortest_edge")
-        told = (told.get("height") or edge, told.get("width") or edge)
-    elif isinstance(told, int):
-        told = (told, told)
-    if not told or len(told) != 2 or not all(told):
-        return None
-    return int(told[0]), int(told[1])
 
 
 def _per_channel(value: Any) -> tuple[float, ...]:
@@ -587,25 +525,10 @@ def _crop_pct(cut: int, resize: int) -> float:
     return fraction
 
 
-def _from_torchvision(model: nn.Module, origin: str) -> Preprocessing:
-    """The transforms of the default weights of the architecture that has the model's number of parameters."""
-    from torchvision import models
-
-    count = _parameters_for_1000_classes(model)
-    known: list[Any] = []
-    matching: list[Any] = []
-    for name in models.list_models(module=models):
-        if models.get_model_builder(name).__module__ != origin:
-            continue
-        default = models.get_model_weights(name).DEFAULT
-        known.append(default)
-        others = [weights for weights in models.get_model_weights(name) if weights is not default]
-        matching += [weights for weights in [default, *others] if weights.meta["num_params"] == count]
-    found = {_from_preset(weights.transforms()) for weights in matching[:1] or known}
-    usual = Preprocessing(interpolation="bilinear", crop_pct=0.875)  # where torchvision has no weights for the model
-    preset = found.pop() if len(found) == 1 else usual
-    side = getattr(model, "image_size", None)
-    return dataclasses.replace(preset, size=(side, side)) if isinstance(side, int) else preset
+def _from_torchvision(model: nn.Module) -> Preprocessing:
+    """The transforms of the weights the model may have been made for, where they agree."""
+    found = {_from_preset(weights.transforms()) for weights in introspection.torchvision_weights(model)}
+    return found.pop() if len(found) == 1 else Preprocessing(interpolation="bilinear", crop_pct=0.875)
 
 
 def _from_preset(preset: Any) -> Preprocessing:
@@ -617,14 +540,3 @@ def _from_preset(preset: Any) -> Preprocessing:
         interpolation=preset.interpolation.value,
         crop_pct=_crop_pct(cut, resize),
     )
-
-
-def _parameters_for_1000_classes(model: nn.Module) -> int:
-    """Counts the parameters as if the last layer had 1000 outputs."""
-    count = sum(parameter.numel() for parameter in model.parameters())
-    heads = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    if not heads:
-        return count
-    outputs = heads[-1].weight.shape[0]
-    per_output = sum(parameter.numel() for parameter in heads[-1].parameters()) // outputs
-    return count + (1000 - outputs) * per_output

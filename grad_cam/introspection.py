@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -130,11 +131,11 @@ def _set_size(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
 def _size_of(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
     """What a Hugging Face, timm or torchvision model declares, or None if it is none of them."""
     config, processor = getattr(model, "config", None), getattr(model, "image_processor", None)
-    timm_config = _timm_config(model)
-    if timm_config is not None:
+    told = timm_config(model)
+    if told is not None:
         built = _built_size(getattr(model, "timm_model", model), path)
-        size = as_size(timm_config.value.get("input_size"))
-        source = f"{path}.{timm_config.source}"
+        size = as_size(told.value.get("input_size"))
+        source = f"{path}.{told.source}"
         return built or (None if size is None else Declared(size, source))
     if processor is not None:
         size = processor_size(processor)
@@ -149,8 +150,8 @@ def _size_of(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
     return (_built_size(model, path) or _weights_size(model, known)) if known else None
 
 
-def _timm_config(model: nn.Module) -> Declared[Mapping[str, Any]] | None:
-    """Timm's configuration of a model, also of one that Hugging Face wraps."""
+def timm_config(model: nn.Module) -> Declared[Mapping[str, Any]] | None:
+    """Reads timm's configuration of a model, also of one that Hugging Face wraps; None if it is none of timm's."""
     for owner, path in ((model, ""), (getattr(model, "config", None), "config.")):
         for name in ("pretrained_cfg", "default_cfg"):
             found = getattr(owner, name, None)
@@ -212,7 +213,7 @@ def as_size(value: Any) -> tuple[int, int] | None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
 
 
 def _settings(config: Any, names: tuple[str, ...], path: str) -> Iterator[tuple[Any, str]]:

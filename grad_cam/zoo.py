@@ -30,7 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import introspection
 from .errors import GradCamError
+from .introspection import unwrap, wrapped
 
 PHOTOS = pathlib.Path(__file__).parent / "photos"
 
@@ -366,7 +368,7 @@ def _changes(model: nn.Module, state: dict[str, Tensor], name: str, num_classes:
         changes["num_classes"] = state[f"{head}.weight"].shape[0]  # published without a classifier, trained with one
     embedding, patch = state.get("pos_embed"), getattr(model, "patch_embed", None)
     if "pos_embed" in differ and embedding is not None and embedding.ndim == 3 and hasattr(model, "set_input_size"):
-        prefix = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 0)
+        prefix = 0 if getattr(model, "no_embed_class", False) else introspection.prefix_tokens(model) or 0
         side, size = math.isqrt(max(embedding.shape[1] - prefix, 0)), getattr(patch, "patch_size", None)
         if size is not None and side and side * side == embedding.shape[1] - prefix:
             height, width = side * size[0], side * size[1]
@@ -402,12 +404,10 @@ def _some(what: str, items: list[str]) -> list[str]:
 
 def class_count(model: nn.Module) -> int | None:
     """The number of classes a model tells, else that of its last layer; None if it has none."""
-    model = _inner(model)
-    config = getattr(model, "config", None)
-    for owner, attribute in ((model, "num_classes"), (config, "num_labels")):
-        count = getattr(owner, attribute, None)
-        if _is_int(count):
-            return count or None
+    model = unwrap(model)
+    count = introspection.class_count(model)
+    if count is not None:
+        return count or None
     last = None
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -570,15 +570,8 @@ def samples() -> dict[str, pathlib.Path]:
 
 
 def _inner(model: nn.Module) -> nn.Module:
-    """Looks through parallel and compiled wrappers, unless names were set on the wrapper itself."""
-    while "class_names" not in vars(model):
-        inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            break
-        model = inner
-    return model
+    """Looks through wrappers, unless names were set on the wrapper itself."""
+    return next((each for each in wrapped(model) if "class_names" in vars(each)), unwrap(model))
 
 
 def _is_int(value: Any) -> bool:
