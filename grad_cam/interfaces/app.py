@@ -10,6 +10,7 @@ a picture, model, class, method or layer is new; a display control only draws th
 
 from __future__ import annotations
 
+import atexit
 import base64
 import collections
 import contextlib
@@ -26,9 +27,10 @@ import pathlib
 import re
 import socket
 import sys
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -373,6 +375,32 @@ def read(path: pathlib.Path, limits: Limits) -> Image.Image:
         raise ImageError(f"{path.name} is no longer on the server: upload it again.") from None
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from None
+
+
+@functools.cache
+def upload_folder() -> pathlib.Path:
+    """Where gradio keeps what visitors upload: a folder of this process alone, removed when it ends."""
+    folder = tempfile.TemporaryDirectory(prefix="grad-cam-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+    atexit.register(folder.cleanup)  # holds the folder, too
+    found = pathlib.Path(folder.name).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(found)
+    return found
+
+
+def uploaded(path: Any, folder: pathlib.Path) -> pathlib.Path:
+    """The file a visitor has uploaded.
+
+    Args:
+        path: Where the visitor says it is.
+        folder: Where uploads are kept.
+
+    Raises:
+        AppError: It is anything but a file below that folder, or on the way there is a link.
+    """
+    found = pathlib.Path(os.path.abspath(str(path)))
+    if found.resolve() != found or not found.is_relative_to(folder) or not found.is_file():
+        raise AppError("this file was not uploaded to the page: choose it in the field for photos")
+    return found
 
 
 def _pixels(path: pathlib.Path) -> tuple[int, int] | None:
@@ -822,7 +850,7 @@ def build(
     first = open_model(model, input_size=input_size, **how)
     models = Models(first, limits.models)
     methods = [(METHODS[name].title, name) for name in shown_methods()]
-    wishes = Wishes()
+    wishes, uploads = Wishes(), upload_folder()
 
     with gr.Blocks(
         title="Grad-CAM, layer by layer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
@@ -868,7 +896,10 @@ def build(
             return gr.skip() if view is None else told(redraw(view, Display(*settings)))
 
         def upload(path: Any) -> tuple[Any, None]:
-            return pathlib.Path(path), None  # the field is empty again, for the next photo
+            try:
+                return uploaded(path, uploads), None  # the field is empty again, for the next photo
+            except AppError as error:
+                raise gr.Error(str(error), print_exception=False) from None
 
         def sample(event: Any) -> Any:
             return zoo.samples().get(event.pick, gr.skip())
@@ -912,6 +943,8 @@ def build(
         for name, one in tabs.items():
             one.select(functools.partial(str, name), None, part["tab"], **quiet)
         page.unload(leave)
+    # gradio checks the paths that a visitor sends only where this is set, and `mount_gradio_app` does not set it.
+    page.has_launched = True
     return page
 
 
@@ -993,31 +1026,19 @@ class Page:
         url: Where it is.
     """
 
-    def __init__(self, server: Any, bound: socket.socket, url: str) -> None:
-        self._server, self._socket, self.url = server, bound, url
-        self._thread = threading.Thread(target=self.serve, name="grad-cam page", daemon=True)
+    def __init__(self, blocks: gradio.Blocks, url: str) -> None:
+        self._blocks, self.url = blocks, url
+        self._closed = threading.Event()
 
-    def serve(self) -> None:
-        """Serves until it is closed."""
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._socket.close()
-
-    def start(self) -> Page:
-        """Serves from a thread of its own, and comes back when the page can be opened."""
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise AppError(f"the page at {self.url} could not be started; see the log")
-            self._thread.join(0.02)
-        return self
+    def wait(self) -> None:
+        """Waits until the page is closed, by `close` or by Ctrl-C."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._closed.wait()
 
     def close(self) -> None:
         """Stops serving."""
-        self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join(10)
+        self._blocks.close(verbose=False)
+        self._closed.set()
 
     def __enter__(self) -> Page:
         return self
@@ -1052,36 +1073,33 @@ def launch(
         ModelError: There is no such model.
     """
     gr, limits = _gradio(), limits or Limits()
-    bound = bind(host, port)
+    number = free_port(host, port)
+    blocks = build(model, limits=limits, input_size=input_size, checkpoint=checkpoint, pretrained=pretrained)
+    name = f"[{host}]" if ":" in host else host
     try:
-        blocks = build(
-            model, limits=limits, input_size=input_size, checkpoint=checkpoint, pretrained=pretrained,
-        )  # fmt: skip
-        import fastapi
-        import uvicorn
-
-        where, number = bound.getsockname()[:2]
-        web = gr.mount_gradio_app(
-            fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, "/", server_name=where,
-            server_port=number, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
-            show_error=True, theme=_theme(gr), css=files(__package__).joinpath("templates/app.css").read_text("utf-8"),
-        )  # fmt: skip
-        settings = uvicorn.Config(web, log_level="error", timeout_graceful_shutdown=1, ws="none")
-        shown = "127.0.0.1" if where in ("0.0.0.0", "::") else where
-        page = Page(uvicorn.Server(settings), bound, f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/")
-    except BaseException:
-        bound.close()
-        raise
+        with _no_proxy_to(host):  # gradio asks the page it serves whether it is there
+            blocks.launch(
+                server_name=name, server_port=number, prevent_thread_lock=True, quiet=True, share=False, inline=False,
+                show_error=True, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
+                mcp_server=False, pwa=False, enable_monitoring=False, theme=_theme(gr),
+                css=files(__package__).joinpath("templates/app.css").read_text("utf-8"),
+                app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+            )  # fmt: skip
+    except OSError as error:
+        raise AppError(f"the page cannot be served at port {number} of {host}: {_one_line(error)}") from error
+    shown = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
+    page = Page(blocks, f"http://{shown}:{number}/")
     if not block:
-        return page.start()
-    sys.stdout.write(f"The page is at {page.url} (Ctrl-C stops it)\n")
-    sys.stdout.flush()
-    page.serve()
+        return page
+    with page:
+        sys.stdout.write(f"The page is at {page.url} (Ctrl-C stops it)\n")
+        sys.stdout.flush()
+        page.wait()
     return page
 
 
-def bind(host: str = HOST, port: int | None = None) -> socket.socket:
-    """Takes a port.
+def free_port(host: str = HOST, port: int | None = None) -> int:
+    """Finds the port to serve at.
 
     Args:
         host: Address to listen at.
@@ -1094,23 +1112,38 @@ def bind(host: str = HOST, port: int | None = None) -> socket.socket:
         raise AppError(f"port={port} is not a port: give a number from 1 to 65535 (--port)")
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in range(PORT, PORT + PORTS) if port is None else (port,):
-        found = socket.socket(kind, socket.SOCK_STREAM)
-        if os.name == "posix":
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held back by connections just closed
-        try:
-            found.bind((host, number))
-            found.listen(128)
-            return found
-        except OSError as error:
-            found.close()
-            if port is not None:
-                why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror or error})"
-                raise AppError(
-                    f"port {port} of {host} {why}: choose another with --port (port=...), or give none"
-                ) from None
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise AppError(f"cannot listen at {host!r}: {error.strerror or error}") from None
+        with socket.socket(kind, socket.SOCK_STREAM) as found:
+            if os.name == "posix":
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held back by connections just closed
+            try:
+                found.bind((host, number))
+                found.listen(1)
+                return int(found.getsockname()[1])
+            except OSError as error:
+                if port is not None:
+                    taken = error.errno == errno.EADDRINUSE
+                    why = "is in use" if taken else f"cannot be used ({error.strerror or error})"
+                    raise AppError(
+                        f"port {port} of {host} {why}: choose another with --port (port=...), or give none"
+                    ) from None
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise AppError(f"cannot listen at {host!r}: {error.strerror or error}") from None
     raise AppError(f"ports {PORT} to {PORT + PORTS - 1} of {host} are in use: choose another with --port (port=...)")
+
+
+@contextlib.contextmanager
+def _no_proxy_to(host: str) -> Iterator[None]:
+    """Has requests to this computer leave out the proxy that the environment may name."""
+    before = os.environ.get("no_proxy")
+    direct = (before, os.environ.get("NO_PROXY"), "localhost", "127.0.0.1", "::1", host)
+    os.environ["no_proxy"] = ",".join(filter(None, direct))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["no_proxy"]
+        else:
+            os.environ["no_proxy"] = before
 
 
 def _theme(gr: Any) -> Any:
