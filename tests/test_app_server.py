@@ -294,3 +294,67 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_computer(
     with app.launch(model, 0, input_size=64, block=False) as page:
         assert Client(page.url).send("GET", "/config")[0] == 200
     assert os.environ["no_proxy"] == "elsewhere"
+
+
+# --------------------------------------------------------------------------------------------------- other web sites
+
+
+@pytest.fixture(params=["url", "command"])
+def launched(request: pytest.FixtureRequest) -> str:
+    """The address of a page made by `launch`, and of one made by the command line."""
+    return request.getfixturevalue(request.param)
+
+
+def test_a_name_that_is_pointed_to_this_computer_is_refused(launched: str) -> None:
+    """Requests whose Host is another site's get no answer to read, at any door; those to this computer do."""
+    client = Client(launched)
+    port = client.address[1]
+    doors = [
+        ("GET", "/", None), ("GET", "/config", None), ("POST", "/gradio_api/upload", b""),
+        ("POST", "/gradio_api/queue/join", {"data": [], "fn_index": 0, "session_hash": "x"}),
+        ("GET", "/gradio_api/queue/data?session_hash=x", None), ("GET", "/gradio_api/heartbeat/x", None),
+    ]  # fmt: skip
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.1", "", "[", "a@b", "::1"):
+        for method, path, body in doors:
+            status, text = client.send(method, path, body, {"Host": host})
+            assert status in (400, 403) and "gradio" not in text, (host, path, status)
+    for host in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert client.send("GET", "/config", None, {"Host": host})[0] == 200, host
+
+
+def test_another_site_cannot_send_forms_to_the_page(launched: str, picture: Path) -> None:
+    """A request with a foreign Origin changes nothing, although a browser would send it; the page's own are taken."""
+    client = Client(launched)
+    port = client.address[1]
+    kept = set(app.upload_folder().parent.glob("grad-cam-*/*"))
+    body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc\r\n--edge--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+    for origin in ("http://evil.example", "null", f"http://localhost:{port + 1}", f"https://evil.example:{port}"):
+        for door in ("/gradio_api/upload", "/gradio_api/queue/join"):
+            status, _ = client.send("POST", door, body, {**kind, "Origin": origin})
+            assert status == 403, (origin, door)
+    assert set(app.upload_folder().parent.glob("grad-cam-*/*")) == kept
+    own = {**kind, "Origin": f"http://127.0.0.1:{port}"}
+    assert client.send("POST", "/gradio_api/upload", body, own)[0] == 200
+
+
+def test_a_page_for_everyone_is_known_by_number_and_by_the_names_it_is_given() -> None:
+    """Listening everywhere, a page takes any number for its host, since names are what can be pointed here."""
+    everywhere = app.KnownHosts(None, "0.0.0.0", ["lab.example"])
+    for place in ("192.168.1.5:7860", "[fe80::1]:80", "lab.example:7860", "localhost", "LAB.example"):
+        assert everywhere.knows(place), place
+    for place in ("evil.example", "lab.example.evil", "", "192.168.1.5.evil", "[::1"):
+        assert not everywhere.knows(place), place
+    here = app.KnownHosts(None)
+    assert not here.knows("192.168.1.5:7860") and here.knows("[::1]:7860")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "localhost"])
+def test_a_page_is_served_at_the_host_chosen(host: str, model: nn.Module) -> None:
+    """Other addresses than the default one work, and the address told can be opened."""
+    try:
+        app.free_port(host, 0)
+    except AppError:
+        pytest.skip(f"this computer has no {host}")
+    with app.launch(model, 0, host=host, input_size=64, block=False) as page:
+        assert Client(page.url).send("GET", "/config")[0] == 200

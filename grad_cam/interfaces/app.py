@@ -20,6 +20,7 @@ import functools
 import html
 import inspect
 import io
+import ipaddress
 import logging
 import math
 import os
@@ -29,8 +30,9 @@ import socket
 import sys
 import tempfile
 import threading
+import urllib.parse
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -1050,7 +1052,7 @@ class Page:
 def launch(
     model: str | nn.Module = "demo", port: int | None = None, *, host: str = HOST, limits: Limits | None = None,
     input_size: int | tuple[int, int] | None = None, checkpoint: str | os.PathLike[str] | None = None,
-    pretrained: bool = True, block: bool = True,
+    pretrained: bool = True, block: bool = True, hosts: Sequence[str] = (),
 ) -> Page:  # fmt: skip
     """Serves the page.
 
@@ -1064,6 +1066,8 @@ def launch(
         checkpoint: File with the model's weights.
         pretrained: Load the published weights; False gives random ones.
         block: Serve until Ctrl-C and say where; otherwise come back while the page is served from a thread.
+        hosts: Names under which this computer is known to visitors, besides `host` and its own name. Requests to
+            other names, and from other web sites, are refused.
 
     Returns:
         The page, closed if `block`.
@@ -1073,6 +1077,8 @@ def launch(
         ModelError: There is no such model.
     """
     gr, limits = _gradio(), limits or Limits()
+    from starlette.middleware import Middleware
+
     number = free_port(host, port)
     blocks = build(model, limits=limits, input_size=input_size, checkpoint=checkpoint, pretrained=pretrained)
     name = f"[{host}]" if ":" in host else host
@@ -1083,7 +1089,10 @@ def launch(
                 show_error=True, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
                 mcp_server=False, pwa=False, enable_monitoring=False, theme=_theme(gr),
                 css=files(__package__).joinpath("templates/app.css").read_text("utf-8"),
-                app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+                app_kwargs={
+                    "middleware": [Middleware(KnownHosts, host, (socket.gethostname(), *hosts))],
+                    "docs_url": None, "redoc_url": None, "openapi_url": None,
+                },
             )  # fmt: skip
     except OSError as error:
         raise AppError(f"the page cannot be served at port {number} of {host}: {_one_line(error)}") from error
@@ -1096,6 +1105,48 @@ def launch(
         sys.stdout.flush()
         page.wait()
     return page
+
+
+class KnownHosts:
+    """Refuses what other web sites have a visitor's browser send to the page.
+
+    A site can point its own name to this computer and read the answers as its own; the Host header still holds that
+    name. It can also send a form without reading the answer; the Origin header says so.
+
+    Args:
+        app: The application behind it.
+        host: Address the page listens at. Where that is every address of the computer, any number will do as Host,
+            because only a name can be pointed elsewhere.
+        names: Other names of this computer.
+    """
+
+    def __init__(self, app: Any, host: str = HOST, names: Sequence[str] = ()) -> None:
+        self._app, self._everywhere = app, host in ("0.0.0.0", "::")
+        self._names = {name.lower() for name in ("localhost", "127.0.0.1", "::1", host, *names)}
+
+    def knows(self, place: str) -> bool:
+        """Whether a host, with a port or without, is this computer."""
+        try:
+            name = urllib.parse.urlsplit(f"//{place}").hostname or ""
+            return name in self._names or self._everywhere and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        if scope["type"] in ("http", "websocket"):
+            headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            host, origin = headers.get(b"host", ""), headers.get(b"origin")
+            refusal = ""
+            if not self.knows(host):
+                refusal = f"This page is not at {host[:80]!r}: open it at the address that it was started with."
+            elif origin is not None and origin.partition("://")[2] != host:
+                refusal = f"This page takes no requests from {origin[:80]!r}."
+            if refusal:
+                await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def free_port(host: str = HOST, port: int | None = None) -> int:
