@@ -358,6 +358,34 @@ def test_a_model_without_any_map_is_refused() -> None:
         open_model(Flat().eval(), input_size=64)
 
 
+@pytest.mark.parametrize("family", ["ResNet", "ViT", "ConvNext", "Swin"])
+def test_hugging_face_classifiers_are_shown_at_the_scale_that_has_maps(
+    family: str, view: View, asked: Asked, opened: app.Opened
+) -> None:
+    """Their stages are the network and its classifier; the page offers the blocks, and refuses the stages in words."""
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        "ViT": {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64},
+        "ConvNext": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+        "Swin": {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 64},
+    }[family]
+    config = getattr(transformers, f"{family}Config")(**small, num_labels=5)
+    model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
+    found = open_model(model, input_size=64)
+    assert list(found.rungs) == list(found.chains) == ["Blocks"] and found.skipped["Stages"]
+    old = view.asked._replace(scale="Stages", target=view.target)
+    coarse = dataclasses.replace(look(old, opened, view), asked=old)
+    parts = answer(coarse, old._replace(model=found.name), Display(), lambda name: found)
+    assert parts["scale"] == {"choices": ["Blocks"], "value": "Blocks"} and "<img" in parts["layer"]
+    now = parts["view"]
+    assert answer(now, now.asked, Display(), lambda name: found) == {}
+    refused = answer(now, now.asked._replace(scale="Stages"), Display(), lambda name: found)
+    assert "choose Blocks" in refused["notice"] and refused["scale"] == {"value": "Blocks"}
+    assert answer(now, old, Display(), lambda name: opened)["scale"]["choices"] == ["Blocks", "Stages"]
+    app.build(model, input_size=64)
+
+
 def test_vision_transformer_has_its_layers_and_leaves_out_the_dead_one(vit: nn.Module, photo: Path) -> None:
     """Token grids are maps; the last block of a class-token model is listed with its reason instead."""
     found = open_model(vit, input_size=64)

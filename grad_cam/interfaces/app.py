@@ -122,7 +122,8 @@ class Opened:
         name: As the visitor knows it.
         labels: Names of its classes, or None.
         prepare: How it wants its pictures.
-        chains: The model as a chain, by scale ("Blocks", "Stages").
+        chains: The model as a chain, by scale ("Blocks", "Stages"). A scale without any map is left out: the stages of
+            a Hugging Face model, for example, are the whole network and the classifier.
         rungs: The cuts that carry a map, from the picture to the logits, by scale.
         start: Position of the rung that is shown first, by scale.
         skipped: The other cuts with the reason, by scale.
@@ -159,18 +160,21 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
     name = model if isinstance(model, str) else type(model).__name__
     loaded = zoo.load(model, **how) if isinstance(model, str) else model
     prepare = preprocessing(loaded, input_size)
-    chains = {scale: chain(loaded, prepare.size, depth) for scale, depth in SCALES.items()}
-    rungs, start, skipped = {}, {}, {}
-    for scale, links in chains.items():
+    chains, rungs, start, skipped = {}, {}, {}, {}
+    for scale, depth in SCALES.items():
+        links = chain(loaded, prepare.size, depth)
         inner = links.stages[:-1]
-        rungs[scale] = tuple(Rung(s.name, s.layer_idx, s.layout.grid) for s in inner if s.layout and not s.note)
+        carriers = tuple(Rung(s.name, s.layer_idx, s.layout.grid) for s in inner if s.layout and not s.note)
         skipped[scale] = tuple((s.name, s.note or "no map") for s in inner if not s.layout or s.note)
-        if not rungs[scale]:
-            why = "; ".join(f"{stage}: {note}" for stage, note in skipped[scale]) or "it has one stage"
-            raise AppError(f"no layer of {name} carries a map ({why}): choose a model with a spatial grid")
-        names = [rung.name for rung in rungs[scale]]
-        chosen = links.default_split().name
-        start[scale] = names.index(chosen) if chosen in names else len(names) - 1
+        if carriers:
+            names, chosen = [rung.name for rung in carriers], links.default_split().name
+            chains[scale], rungs[scale] = links, carriers
+            start[scale] = names.index(chosen) if chosen in names else len(names) - 1
+    if not chains:
+        why = "; ".join(dict.fromkeys(f"{stage}: {note}" for scale in SCALES for stage, note in skipped[scale]))
+        raise AppError(
+            f"no layer of {name} carries a map ({why or 'it has one stage'}): choose one with a spatial grid"
+        )
     return Opened(name, zoo.labels(loaded), prepare, chains, rungs, start, skipped)
 
 
@@ -425,7 +429,8 @@ def look(
 ) -> View:
     """Answers what a visitor asks, with as much of what was there before as still holds.
 
-    A new picture or model is explained for its predicted class, a new model or scale at its usual layer.
+    A new picture or model is explained for its predicted class, a new model or scale at its usual layer. A new model
+    that has no map at the scale asked for is shown at its other one.
 
     Args:
         asked: The controls.
@@ -442,12 +447,15 @@ def look(
     for method in (asked.method, *asked.chosen):
         if method not in shown_methods():
             raise AppError(f"the page has no method {method!r}: choose one of {', '.join(shown_methods())}")
-    rungs = opened.rungs[asked.scale]
     same_model = before is not None and before.opened is opened
-    same_scale = same_model and before.scale == asked.scale
-    position = (
-        min(max(asked.position, 0), len(rungs) - 1) if same_scale or before is None else opened.start[asked.scale]
-    )
+    scale = asked.scale
+    if scale not in opened.rungs:
+        if same_model:
+            raise AppError(f"no layer of {opened.name} carries a map in {scale!r}: choose {', '.join(opened.rungs)}")
+        scale = next(iter(opened.rungs))
+    rungs = opened.rungs[scale]
+    same_scale = same_model and before.scale == scale
+    position = min(max(asked.position, 0), len(rungs) - 1) if same_scale or before is None else opened.start[scale]
     if before is not None and same_model and before.asked.photo == asked.photo:
         target = before.target if asked.target in (None, "") else zoo.class_index(opened.model, asked.target)
         view = dataclasses.replace(before, target=target)
@@ -456,9 +464,9 @@ def look(
     else:
         tensor, seen = opened.prepare(read(asked.photo, limits or Limits()))
         nothing = np.zeros(0, np.float32)
-        view = View(asked, opened, tensor, np.asarray(seen), nothing, asked.scale, 0, None, "", asked.method, (), {})
+        view = View(asked, opened, tensor, np.asarray(seen), nothing, scale, 0, None, "", asked.method, (), {})
     view = dataclasses.replace(
-        view, asked=asked, scale=asked.scale, position=position, method=asked.method, chosen=asked.chosen
+        view, asked=asked, scale=scale, position=position, method=asked.method, chosen=asked.chosen
     )
     return settle(view, progress)
 
@@ -762,7 +770,8 @@ def answer(
         message = f"This did not work: {type(error).__name__}: {_one_line(error)}"
         return {"notice": notice_html(message), **_back(before, asked)}
     # As the controls will be when they show this view, so that their change finds nothing to do.
-    view = dataclasses.replace(view, asked=asked._replace(position=view.position, target=view.target))
+    shown = asked._replace(scale=view.scale, position=view.position, target=view.target)
+    view = dataclasses.replace(view, asked=shown)
     parts: dict[str, Any] = {
         "view": view, "notice": "", "headline": headline_html(view), "predictions": predictions_html(view),
         "where": layer_html(view), "advice": method_html(view.method),
@@ -772,6 +781,8 @@ def answer(
         suits = round(rendering.default_smoothing(view.size), 1)
         display = display._replace(smoothing=suits)
         parts["smoothing"] = {"value": suits, "maximum": 4 * suits}
+    if new_model:
+        parts["scale"] = {"choices": list(view.opened.rungs), "value": view.scale}
     if new_model or before.scale != view.scale:
         last = len(view.rungs) - 1
         parts["position"] = {"value": view.position, "maximum": max(last, 1), "interactive": last > 0}
@@ -955,7 +966,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
     part: dict[str, Any] = {
         "view": gr.State(None), "photo": gr.State(zoo.samples()["cat"]), "tab": gr.State(TABS[0]),
     }  # fmt: skip
-    scale, suits = next(iter(SCALES)), round(rendering.default_smoothing(first.prepare.size), 1)
+    scale, suits = next(iter(first.rungs)), round(rendering.default_smoothing(first.prepare.size), 1)
     gr.HTML('<header class="gc-header"><h1>Grad-CAM, layer by layer</h1><p>See what a vision model saw</p></header>')
     with gr.Row(elem_classes="gc-main"):
         with gr.Column(scale=0, min_width=250, elem_classes="gc-side"):
@@ -995,8 +1006,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
                         elem_id="gc-position", buttons=[],
                     )  # fmt: skip
                     part["scale"] = gr.Radio(
-                        list(SCALES), value=scale, label="Detail", scale=0,
-                        min_width=190, elem_id="gc-scale",
+                        list(first.rungs), value=scale, label="Detail", scale=0, min_width=190, elem_id="gc-scale",
                     )  # fmt: skip
                 part["where"] = gr.HTML(elem_id="gc-where")
         with gr.Column(scale=0, min_width=210, elem_classes="gc-controls"):
