@@ -185,6 +185,48 @@ def test_a_method_that_fails_beside_others_shows_why_in_its_place(
     assert set(answered) == {"notice", "method"}
 
 
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
+    kind: str, request: pytest.FixtureRequest, asked: Asked
+) -> None:
+    """A method of any layer, of the picture or of the whole network has its map and is named after what it is of."""
+    found = open_model(request.getfixturevalue(kind), input_size=64)
+    now = look(asked._replace(model=found.name, position=1), found)
+    refused = set()
+    for method in app.shown_methods():
+        for tab in app.TABS:
+            parts = answer(None, now.asked._replace(method=method, tab=tab), Display(), lambda name: found)
+            if parts["notice"]:
+                assert "view" not in parts and "did not work" not in parts["notice"], (method, tab)
+                refused.add(method)
+                continue
+            assert "<img" in parts[tab] and parts["view"].method == method, (method, tab)
+            of_layer = now.rung.name in parts["headline"]
+            assert of_layer != ("the whole network" in parts["headline"]), method
+    chosen = now.asked._replace(tab="methods", chosen=tuple(app.shown_methods()))
+    cards = answer(now, chosen, Display(), lambda name: found)["methods"]
+    assert cards.count("<img") == len(app.shown_methods()) - len(refused)
+    attention = {"attention_rollout", "gradient_rollout", "le_grad"}
+    assert refused == (attention if kind == "cnn" else {"guided_backprop", "guided_grad_cam"})
+    concepts = answer(now, now.asked._replace(method="deep_feature_factorization"), Display(), lambda name: found)
+    assert "choose one of grad_cam" in concepts["notice"]
+
+
+def test_a_page_that_cannot_be_drawn_says_so(
+    view: View, asked: Asked, opened: app.Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes wrong while the answer is written becomes the notice, as what goes wrong before; so do bad settings."""
+    for wrong in (Display(colormap="no colours"), Display(threshold=7.0), Display(threshold=None)):  # type: ignore
+        for parts in (
+            answer(view, asked._replace(position=0), wrong, lambda name: opened),
+            app.restyled(view, wrong),
+        ):
+            assert 'role="alert"' in parts["notice"] and "view" not in parts and "layer" not in parts
+    monkeypatch.setattr(app, "headline_html", lambda view: 1 / 0)
+    parts = answer(view, asked._replace(position=0), Display(), lambda name: opened)
+    assert "ZeroDivisionError" in parts["notice"] and parts["position"] == {"value": view.position}
+
+
 def test_a_newer_wish_stops_a_long_computation(view: View, opened: app.Opened) -> None:
     """What nobody waits for any more ends at its next step, without a message; others go on."""
     wishes = app.Wishes()

@@ -45,6 +45,7 @@ from torch import nn
 from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep, zoo
 from ..explanation import BLOCKS
 from ..images import ImageError, Preprocessing, load_image, preprocessing
+from .notebook import layered
 
 if TYPE_CHECKING:
     import gradio
@@ -265,7 +266,12 @@ class Wishes:
 
 
 Map = NDArray[np.float32]
-Key = tuple[str, int]  # method and layer_idx
+Key = tuple[str, int | None]  # method and layer_idx; None for a method to which layers make no difference
+
+
+def key(method: str, layer_idx: int) -> Key:
+    """Under which a map is kept."""
+    return method, layer_idx if layered(METHODS[method]) else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -324,7 +330,12 @@ class View:
 
     @property
     def map(self) -> Map | str:
-        return self.maps[self.method, self.rung.layer_idx]
+        return self.maps[key(self.method, self.rung.layer_idx)]
+
+    @property
+    def place(self) -> str:
+        """What the map is of: a layer, or all of the network."""
+        return self.rung.name if layered(METHODS[self.method]) else "the whole network"
 
 
 class Display(NamedTuple):
@@ -337,12 +348,8 @@ class Display(NamedTuple):
 
 
 def shown_methods() -> list[str]:
-    """The methods that the page offers: those that give one map of one layer."""
-    return [name for name, method in METHODS.items() if method.gives == "map" and not _whole_network(name)]
-
-
-def _whole_network(name: str) -> bool:
-    return METHODS[name].needs in ("network", "attention")
+    """The methods that the page offers: those that give one map."""
+    return [name for name, method in METHODS.items() if method.gives == "map"]
 
 
 def one_pass(method: str) -> bool:
@@ -473,11 +480,11 @@ def look(
 
 def wanted(view: View) -> list[Key]:
     """The maps that the visitor's tab shows; the first is the one under the slider."""
-    keys = [(view.method, view.rung.layer_idx)]
+    keys = [key(view.method, view.rung.layer_idx)]
     if view.asked.tab == "methods":
-        keys += [(method, view.rung.layer_idx) for method in view.chosen]
+        keys += [key(method, view.rung.layer_idx) for method in view.chosen]
     if view.asked.tab == "layers":
-        keys += [(view.method, rung.layer_idx) for rung in view.rungs]
+        keys += [key(view.method, rung.layer_idx) for rung in view.rungs]
     return list(dict.fromkeys(keys))
 
 
@@ -499,16 +506,19 @@ def settle(view: View, progress: Progress | None = None) -> View:
     return view
 
 
-def _explained(view: View, method: str, layer_idx: int, progress: Progress | None) -> View:
+def _explained(view: View, method: str, layer_idx: int | None, progress: Progress | None) -> View:
     links, options = view.opened.chains[view.scale], {}
     if one_pass(method):
         found = list(sweep(links, view.tensor, layers="stages", target=view.target, method=method))
+        keys = [(method, e.layer.layer_idx) for e in found]
     else:
         if progress is not None and "progress" in inspect.signature(METHODS[method].function).parameters:
             options["progress"] = progress
-        found = [explain(links, view.tensor, layer=layer_idx, target=view.target, method=method, **options)]
+        at = view.rung.layer_idx if layer_idx is None else layer_idx
+        found = [explain(links, view.tensor, layer=at, target=view.target, method=method, **options)]
+        keys = [(method, layer_idx)]
     first = found[0]
-    maps = {(method, e.layer.layer_idx): e.map.reshape(e.map.shape[-2:]).float().cpu().numpy() for e in found}
+    maps = {k: e.map.reshape(e.map.shape[-2:]).float().cpu().numpy() for k, e in zip(keys, found, strict=True)}
     target = view.target if first.classes is None else int(first.classes.flatten()[0])
     return dataclasses.replace(
         view, maps={**view.maps, **maps}, target=target, word=first.target[0][0],
@@ -553,7 +563,7 @@ def percent(probability: float) -> str:
 
 def file_name(view: View, ending: str) -> str:
     """Name for a download: picture, class, method and layer."""
-    parts = (view.name, view.word, view.method, view.rung.name)
+    parts = (view.name, view.word, view.method, view.place)
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:40] for part in parts) + ending
 
 
@@ -574,7 +584,7 @@ def overlay_html(view: View, display: Display) -> str:
         return _lack(map)
     note = rendering.describe(map)
     title = METHODS[view.method].title
-    alt = f"{title} for {view.word} at {view.rung.name}, over the picture"
+    alt = f"{title} for {view.word} at {view.place}, over the picture"
     picture, raw = (_text(file_name(view, ending)) for ending in (".png", ".npy"))
     links = (
         f'<a class="gc-link" id="gc-save-picture" download="{picture}" href="#" '
@@ -597,7 +607,9 @@ def headline_html(view: View) -> str:
     chance = ""
     if view.target is not None and view.logits.size > 1:
         chance = f' <span class="gc-quiet">{_text(percent(float(view.probabilities[view.target])))}</span>'
-    at = f"{METHODS[view.method].title} at <code>{_text(view.rung.name)}</code>, {view.rung.size}"
+    at = f"{METHODS[view.method].title}, {view.place}"
+    if layered(METHODS[view.method]):
+        at = f"{METHODS[view.method].title} at <code>{_text(view.rung.name)}</code>, {view.rung.size}"
     return f'<div class="gc-headline"><h2>{_text(view.word)}{chance}</h2><p>{at}</p></div>'
 
 
@@ -641,20 +653,25 @@ def methods_html(view: View, display: Display) -> str:
         return '<p class="gc-quiet">Choose one or more methods.</p>'
     cards = []
     for method in view.chosen:
-        map = view.maps.get((method, view.rung.layer_idx), "not computed yet")
+        map = view.maps.get(key(method, view.rung.layer_idx), "not computed yet")
         entry = METHODS[method]
-        about = _text(entry.source if entry.class_specific else f"{entry.source}; the same for every class")
+        same = ["class"] * (not entry.class_specific) + ["layer"] * (not layered(entry))
+        about = _text(f"{entry.source}; the same for every {' and '.join(same)}" if same else entry.source)
         cards.append(_card(view, map, display, entry.title, about, method, method == view.method))
     return f'<div class="gc-grid">{"".join(cards)}</div>'
 
 
 def layers_html(view: View, display: Display) -> str:
     """The sweep: every layer that carries a map, from the picture to the logits."""
-    keys = [(view.method, rung.layer_idx) for rung in view.rungs]
+    if not layered(METHODS[view.method]):
+        card = _card(view, view.map, display, view.place, "", str(view.position), True)
+        said = f"{METHODS[view.method].title} has one map for all layers."
+        return f'<div class="gc-grid">{card}</div><p class="gc-quiet">{_text(said)}</p>'
+    keys = [key(view.method, rung.layer_idx) for rung in view.rungs]
     last = view.maps.get(keys[-1])
     cards = []
-    for position, (rung, key) in enumerate(zip(view.rungs, keys, strict=True)):
-        map = view.maps.get(key, "not computed yet")
+    for position, (rung, at) in enumerate(zip(view.rungs, keys, strict=True)):
+        map = view.maps.get(at, "not computed yet")
         about = f"<span>{rung.size}"
         if isinstance(map, np.ndarray) and isinstance(last, np.ndarray):
             agreement = metrics.agreement(torch.from_numpy(map), torch.from_numpy(last))
@@ -761,6 +778,7 @@ def answer(
         return {}
     try:
         view = look(asked, models(asked.model), before, limits=limits, progress=progress)
+        return _changed(before, asked, view, display)
     except Superseded:
         return {}
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -769,6 +787,10 @@ def answer(
         _log.exception("the page could not answer %s", asked)
         message = f"This did not work: {type(error).__name__}: {_one_line(error)}"
         return {"notice": notice_html(message), **_back(before, asked)}
+
+
+def _changed(before: View | None, asked: Asked, view: View, display: Display) -> dict[str, Any]:
+    """The parts of the page that show a new view."""
     # As the controls will be when they show this view, so that their change finds nothing to do.
     shown = asked._replace(scale=view.scale, position=view.position, target=view.target)
     view = dataclasses.replace(view, asked=shown)
@@ -813,6 +835,16 @@ def redraw(view: View, display: Display) -> dict[str, Any]:
     tab = view.asked.tab
     make = {"layer": overlay_html, "layers": layers_html, "methods": methods_html}[tab]
     return {tab: make(view, display)}
+
+
+def restyled(view: View, display: Display) -> dict[str, Any]:
+    """What changes on the page when only a display control has; what cannot be drawn becomes the notice."""
+    try:
+        return {"notice": "", **redraw(view, display)}
+    except Exception as error:
+        if not isinstance(error, (ValueError, TypeError)):
+            _log.exception("the page could not draw with %s", display)
+        return {"notice": notice_html(_one_line(error))}
 
 
 # ---------------------------------------------------------------------------------------------------------- the wiring
@@ -906,7 +938,7 @@ def build(
             return told(answer(before, asked, shown, models, limits=limits, progress=step))
 
         def restyle(view: Any, *settings: Any) -> Any:
-            return gr.skip() if view is None else told(redraw(view, Display(*settings)))
+            return gr.skip() if view is None else told(restyled(view, Display(*settings)))
 
         def upload(path: Any) -> tuple[Any, None]:
             try:
@@ -945,7 +977,8 @@ def build(
             show_progress_on=part["headline"], api_visibility="private",
         )  # fmt: skip
         gr.on(
-            [control.change for control in display], restyle, [part["view"], *display], [part[name] for name in TABS],
+            [control.change for control in display], restyle, [part["view"], *display],
+            [part["notice"], *(part[name] for name in TABS)],
             trigger_mode="always_last", concurrency_id="drawing", concurrency_limit=8, **quiet,
         )  # fmt: skip
         part["upload"].upload(upload, part["upload"], [part["photo"], part["upload"]], **quiet)
