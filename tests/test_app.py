@@ -185,6 +185,48 @@ def test_a_method_that_fails_beside_others_shows_why_in_its_place(
     assert set(answered) == {"notice", "method"}
 
 
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
+    kind: str, request: pytest.FixtureRequest, asked: Asked
+) -> None:
+    """A method of any layer, of the picture or of the whole network has its map and is named after what it is of."""
+    found = open_model(request.getfixturevalue(kind), input_size=64)
+    now = look(asked._replace(model=found.name, position=1), found)
+    refused = set()
+    for method in app.shown_methods():
+        for tab in app.TABS:
+            parts = answer(None, now.asked._replace(method=method, tab=tab), Display(), lambda name: found)
+            if parts["notice"]:
+                assert "view" not in parts and "did not work" not in parts["notice"], (method, tab)
+                refused.add(method)
+                continue
+            assert "<img" in parts[tab] and parts["view"].method == method, (method, tab)
+            of_layer = now.rung.name in parts["headline"]
+            assert of_layer != ("the whole network" in parts["headline"]), method
+    chosen = now.asked._replace(tab="methods", chosen=tuple(app.shown_methods()))
+    cards = answer(now, chosen, Display(), lambda name: found)["methods"]
+    assert cards.count("<img") == len(app.shown_methods()) - len(refused)
+    attention = {"attention_rollout", "gradient_rollout", "le_grad"}
+    assert refused == (attention if kind == "cnn" else {"guided_backprop", "guided_grad_cam"})
+    concepts = answer(now, now.asked._replace(method="deep_feature_factorization"), Display(), lambda name: found)
+    assert "choose one of grad_cam" in concepts["notice"]
+
+
+def test_a_page_that_cannot_be_drawn_says_so(
+    view: View, asked: Asked, opened: app.Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes wrong while the answer is written becomes the notice, as what goes wrong before; so do bad settings."""
+    for wrong in (Display(colormap="no colours"), Display(threshold=7.0), Display(threshold=None)):  # type: ignore
+        for parts in (
+            answer(view, asked._replace(position=0), wrong, lambda name: opened),
+            app.restyled(view, wrong),
+        ):
+            assert 'role="alert"' in parts["notice"] and "view" not in parts and "layer" not in parts
+    monkeypatch.setattr(app, "headline_html", lambda view: 1 / 0)
+    parts = answer(view, asked._replace(position=0), Display(), lambda name: opened)
+    assert "ZeroDivisionError" in parts["notice"] and parts["position"] == {"value": view.position}
+
+
 def test_a_newer_wish_stops_a_long_computation(view: View, opened: app.Opened) -> None:
     """What nobody waits for any more ends at its next step, without a message; others go on."""
     wishes = app.Wishes()
@@ -358,6 +400,34 @@ def test_a_model_without_any_map_is_refused() -> None:
         open_model(Flat().eval(), input_size=64)
 
 
+@pytest.mark.parametrize("family", ["ResNet", "ViT", "ConvNext", "Swin"])
+def test_hugging_face_classifiers_are_shown_at_the_scale_that_has_maps(
+    family: str, view: View, asked: Asked, opened: app.Opened
+) -> None:
+    """Their stages are the network and its classifier; the page offers the blocks, and refuses the stages in words."""
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        "ViT": {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64},
+        "ConvNext": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+        "Swin": {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 64},
+    }[family]
+    config = getattr(transformers, f"{family}Config")(**small, num_labels=5)
+    model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
+    found = open_model(model, input_size=64)
+    assert list(found.rungs) == list(found.chains) == ["Blocks"] and found.skipped["Stages"]
+    old = view.asked._replace(scale="Stages", target=view.target)
+    coarse = dataclasses.replace(look(old, opened, view), asked=old)
+    parts = answer(coarse, old._replace(model=found.name), Display(), lambda name: found)
+    assert parts["scale"] == {"choices": ["Blocks"], "value": "Blocks"} and "<img" in parts["layer"]
+    now = parts["view"]
+    assert answer(now, now.asked, Display(), lambda name: found) == {}
+    refused = answer(now, now.asked._replace(scale="Stages"), Display(), lambda name: found)
+    assert "choose Blocks" in refused["notice"] and refused["scale"] == {"value": "Blocks"}
+    assert answer(now, old, Display(), lambda name: opened)["scale"]["choices"] == ["Blocks", "Stages"]
+    app.build(model, input_size=64)
+
+
 def test_vision_transformer_has_its_layers_and_leaves_out_the_dead_one(vit: nn.Module, photo: Path) -> None:
     """Token grids are maps; the last block of a class-token model is listed with its reason instead."""
     found = open_model(vit, input_size=64)
@@ -379,11 +449,11 @@ def test_port_in_use_is_named_and_another_offered() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(AppError, match=rf"port {port} .*in use.*--port"):
-            app.bind(app.HOST, port)
+            app.free_port(app.HOST, port)
     with pytest.raises(AppError, match="65535"):
-        app.bind(app.HOST, 70000)
-    with app.bind(app.HOST, 0) as free:
-        assert free.getsockname()[0] == "127.0.0.1"
+        app.free_port(app.HOST, 70000)
+    with socket.socket() as free:
+        free.bind((app.HOST, app.free_port(app.HOST, 0)))
 
 
 def test_missing_gradio_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

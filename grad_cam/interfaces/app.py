@@ -10,6 +10,7 @@ a picture, model, class, method or layer is new; a display control only draws th
 
 from __future__ import annotations
 
+import atexit
 import base64
 import collections
 import contextlib
@@ -19,6 +20,7 @@ import functools
 import html
 import inspect
 import io
+import ipaddress
 import logging
 import math
 import os
@@ -26,9 +28,11 @@ import pathlib
 import re
 import socket
 import sys
+import tempfile
 import threading
+import urllib.parse
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +45,7 @@ from torch import nn
 from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep, zoo
 from ..explanation import BLOCKS
 from ..images import ImageError, Preprocessing, load_image, preprocessing
+from .notebook import layered
 
 if TYPE_CHECKING:
     import gradio
@@ -118,7 +123,8 @@ class Opened:
         name: As the visitor knows it.
         labels: Names of its classes, or None.
         prepare: How it wants its pictures.
-        chains: The model as a chain, by scale ("Blocks", "Stages").
+        chains: The model as a chain, by scale ("Blocks", "Stages"). A scale without any map is left out: the stages of
+            a Hugging Face model, for example, are the whole network and the classifier.
         rungs: The cuts that carry a map, from the picture to the logits, by scale.
         start: Position of the rung that is shown first, by scale.
         skipped: The other cuts with the reason, by scale.
@@ -155,18 +161,21 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
     name = model if isinstance(model, str) else type(model).__name__
     loaded = zoo.load(model, **how) if isinstance(model, str) else model
     prepare = preprocessing(loaded, input_size)
-    chains = {scale: chain(loaded, prepare.size, depth) for scale, depth in SCALES.items()}
-    rungs, start, skipped = {}, {}, {}
-    for scale, links in chains.items():
+    chains, rungs, start, skipped = {}, {}, {}, {}
+    for scale, depth in SCALES.items():
+        links = chain(loaded, prepare.size, depth)
         inner = links.stages[:-1]
-        rungs[scale] = tuple(Rung(s.name, s.layer_idx, s.layout.grid) for s in inner if s.layout and not s.note)
+        carriers = tuple(Rung(s.name, s.layer_idx, s.layout.grid) for s in inner if s.layout and not s.note)
         skipped[scale] = tuple((s.name, s.note or "no map") for s in inner if not s.layout or s.note)
-        if not rungs[scale]:
-            why = "; ".join(f"{stage}: {note}" for stage, note in skipped[scale]) or "it has one stage"
-            raise AppError(f"no layer of {name} carries a map ({why}): choose a model with a spatial grid")
-        names = [rung.name for rung in rungs[scale]]
-        chosen = links.default_split().name
-        start[scale] = names.index(chosen) if chosen in names else len(names) - 1
+        if carriers:
+            names, chosen = [rung.name for rung in carriers], links.default_split().name
+            chains[scale], rungs[scale] = links, carriers
+            start[scale] = names.index(chosen) if chosen in names else len(names) - 1
+    if not chains:
+        why = "; ".join(dict.fromkeys(f"{stage}: {note}" for scale in SCALES for stage, note in skipped[scale]))
+        raise AppError(
+            f"no layer of {name} carries a map ({why or 'it has one stage'}): choose one with a spatial grid"
+        )
     return Opened(name, zoo.labels(loaded), prepare, chains, rungs, start, skipped)
 
 
@@ -257,7 +266,12 @@ class Wishes:
 
 
 Map = NDArray[np.float32]
-Key = tuple[str, int]  # method and layer_idx
+Key = tuple[str, int | None]  # method and layer_idx; None for a method to which layers make no difference
+
+
+def key(method: str, layer_idx: int) -> Key:
+    """Under which a map is kept."""
+    return method, layer_idx if layered(METHODS[method]) else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -316,7 +330,12 @@ class View:
 
     @property
     def map(self) -> Map | str:
-        return self.maps[self.method, self.rung.layer_idx]
+        return self.maps[key(self.method, self.rung.layer_idx)]
+
+    @property
+    def place(self) -> str:
+        """What the map is of: a layer, or all of the network."""
+        return self.rung.name if layered(METHODS[self.method]) else "the whole network"
 
 
 class Display(NamedTuple):
@@ -329,12 +348,8 @@ class Display(NamedTuple):
 
 
 def shown_methods() -> list[str]:
-    """The methods that the page offers: those that give one map of one layer."""
-    return [name for name, method in METHODS.items() if method.gives == "map" and not _whole_network(name)]
-
-
-def _whole_network(name: str) -> bool:
-    return METHODS[name].needs in ("network", "attention")
+    """The methods that the page offers: those that give one map."""
+    return [name for name, method in METHODS.items() if method.gives == "map"]
 
 
 def one_pass(method: str) -> bool:
@@ -375,6 +390,32 @@ def read(path: pathlib.Path, limits: Limits) -> Image.Image:
         raise ImageError(str(error).replace(str(path), path.name)) from None
 
 
+@functools.cache
+def upload_folder() -> pathlib.Path:
+    """Where gradio keeps what visitors upload: a folder of this process alone, removed when it ends."""
+    folder = tempfile.TemporaryDirectory(prefix="grad-cam-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+    atexit.register(folder.cleanup)  # holds the folder, too
+    found = pathlib.Path(folder.name).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(found)
+    return found
+
+
+def uploaded(path: Any, folder: pathlib.Path) -> pathlib.Path:
+    """The file a visitor has uploaded.
+
+    Args:
+        path: Where the visitor says it is.
+        folder: Where uploads are kept.
+
+    Raises:
+        AppError: It is anything but a file below that folder, or on the way there is a link.
+    """
+    found = pathlib.Path(os.path.abspath(str(path)))
+    if found.resolve() != found or not found.is_relative_to(folder) or not found.is_file():
+        raise AppError("this file was not uploaded to the page: choose it in the field for photos")
+    return found
+
+
 def _pixels(path: pathlib.Path) -> tuple[int, int] | None:
     """Width and height from the header of a picture, without decoding it; None if it cannot be read."""
     try:
@@ -395,7 +436,8 @@ def look(
 ) -> View:
     """Answers what a visitor asks, with as much of what was there before as still holds.
 
-    A new picture or model is explained for its predicted class, a new model or scale at its usual layer.
+    A new picture or model is explained for its predicted class, a new model or scale at its usual layer. A new model
+    that has no map at the scale asked for is shown at its other one.
 
     Args:
         asked: The controls.
@@ -412,12 +454,15 @@ def look(
     for method in (asked.method, *asked.chosen):
         if method not in shown_methods():
             raise AppError(f"the page has no method {method!r}: choose one of {', '.join(shown_methods())}")
-    rungs = opened.rungs[asked.scale]
     same_model = before is not None and before.opened is opened
-    same_scale = same_model and before.scale == asked.scale
-    position = (
-        min(max(asked.position, 0), len(rungs) - 1) if same_scale or before is None else opened.start[asked.scale]
-    )
+    scale = asked.scale
+    if scale not in opened.rungs:
+        if same_model:
+            raise AppError(f"no layer of {opened.name} carries a map in {scale!r}: choose {', '.join(opened.rungs)}")
+        scale = next(iter(opened.rungs))
+    rungs = opened.rungs[scale]
+    same_scale = same_model and before.scale == scale
+    position = min(max(asked.position, 0), len(rungs) - 1) if same_scale or before is None else opened.start[scale]
     if before is not None and same_model and before.asked.photo == asked.photo:
         target = before.target if asked.target in (None, "") else zoo.class_index(opened.model, asked.target)
         view = dataclasses.replace(before, target=target)
@@ -426,20 +471,20 @@ def look(
     else:
         tensor, seen = opened.prepare(read(asked.photo, limits or Limits()))
         nothing = np.zeros(0, np.float32)
-        view = View(asked, opened, tensor, np.asarray(seen), nothing, asked.scale, 0, None, "", asked.method, (), {})
+        view = View(asked, opened, tensor, np.asarray(seen), nothing, scale, 0, None, "", asked.method, (), {})
     view = dataclasses.replace(
-        view, asked=asked, scale=asked.scale, position=position, method=asked.method, chosen=asked.chosen
+        view, asked=asked, scale=scale, position=position, method=asked.method, chosen=asked.chosen
     )
     return settle(view, progress)
 
 
 def wanted(view: View) -> list[Key]:
     """The maps that the visitor's tab shows; the first is the one under the slider."""
-    keys = [(view.method, view.rung.layer_idx)]
+    keys = [key(view.method, view.rung.layer_idx)]
     if view.asked.tab == "methods":
-        keys += [(method, view.rung.layer_idx) for method in view.chosen]
+        keys += [key(method, view.rung.layer_idx) for method in view.chosen]
     if view.asked.tab == "layers":
-        keys += [(view.method, rung.layer_idx) for rung in view.rungs]
+        keys += [key(view.method, rung.layer_idx) for rung in view.rungs]
     return list(dict.fromkeys(keys))
 
 
@@ -461,16 +506,19 @@ def settle(view: View, progress: Progress | None = None) -> View:
     return view
 
 
-def _explained(view: View, method: str, layer_idx: int, progress: Progress | None) -> View:
+def _explained(view: View, method: str, layer_idx: int | None, progress: Progress | None) -> View:
     links, options = view.opened.chains[view.scale], {}
     if one_pass(method):
         found = list(sweep(links, view.tensor, layers="stages", target=view.target, method=method))
+        keys = [(method, e.layer.layer_idx) for e in found]
     else:
         if progress is not None and "progress" in inspect.signature(METHODS[method].function).parameters:
             options["progress"] = progress
-        found = [explain(links, view.tensor, layer=layer_idx, target=view.target, method=method, **options)]
+        at = view.rung.layer_idx if layer_idx is None else layer_idx
+        found = [explain(links, view.tensor, layer=at, target=view.target, method=method, **options)]
+        keys = [(method, layer_idx)]
     first = found[0]
-    maps = {(method, e.layer.layer_idx): e.map.reshape(e.map.shape[-2:]).float().cpu().numpy() for e in found}
+    maps = {k: e.map.reshape(e.map.shape[-2:]).float().cpu().numpy() for k, e in zip(keys, found, strict=True)}
     target = view.target if first.classes is None else int(first.classes.flatten()[0])
     return dataclasses.replace(
         view, maps={**view.maps, **maps}, target=target, word=first.target[0][0],
@@ -515,7 +563,7 @@ def percent(probability: float) -> str:
 
 def file_name(view: View, ending: str) -> str:
     """Name for a download: picture, class, method and layer."""
-    parts = (view.name, view.word, view.method, view.rung.name)
+    parts = (view.name, view.word, view.method, view.place)
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:40] for part in parts) + ending
 
 
@@ -536,7 +584,7 @@ def overlay_html(view: View, display: Display) -> str:
         return _lack(map)
     note = rendering.describe(map)
     title = METHODS[view.method].title
-    alt = f"{title} for {view.word} at {view.rung.name}, over the picture"
+    alt = f"{title} for {view.word} at {view.place}, over the picture"
     picture, raw = (_text(file_name(view, ending)) for ending in (".png", ".npy"))
     links = (
         f'<a class="gc-link" id="gc-save-picture" download="{picture}" href="#" '
@@ -559,7 +607,9 @@ def headline_html(view: View) -> str:
     chance = ""
     if view.target is not None and view.logits.size > 1:
         chance = f' <span class="gc-quiet">{_text(percent(float(view.probabilities[view.target])))}</span>'
-    at = f"{METHODS[view.method].title} at <code>{_text(view.rung.name)}</code>, {view.rung.size}"
+    at = f"{METHODS[view.method].title}, {view.place}"
+    if layered(METHODS[view.method]):
+        at = f"{METHODS[view.method].title} at <code>{_text(view.rung.name)}</code>, {view.rung.size}"
     return f'<div class="gc-headline"><h2>{_text(view.word)}{chance}</h2><p>{at}</p></div>'
 
 
@@ -603,20 +653,25 @@ def methods_html(view: View, display: Display) -> str:
         return '<p class="gc-quiet">Choose one or more methods.</p>'
     cards = []
     for method in view.chosen:
-        map = view.maps.get((method, view.rung.layer_idx), "not computed yet")
+        map = view.maps.get(key(method, view.rung.layer_idx), "not computed yet")
         entry = METHODS[method]
-        about = _text(entry.source if entry.class_specific else f"{entry.source}; the same for every class")
+        same = ["class"] * (not entry.class_specific) + ["layer"] * (not layered(entry))
+        about = _text(f"{entry.source}; the same for every {' and '.join(same)}" if same else entry.source)
         cards.append(_card(view, map, display, entry.title, about, method, method == view.method))
     return f'<div class="gc-grid">{"".join(cards)}</div>'
 
 
 def layers_html(view: View, display: Display) -> str:
     """The sweep: every layer that carries a map, from the picture to the logits."""
-    keys = [(view.method, rung.layer_idx) for rung in view.rungs]
+    if not layered(METHODS[view.method]):
+        card = _card(view, view.map, display, view.place, "", str(view.position), True)
+        said = f"{METHODS[view.method].title} has one map for all layers."
+        return f'<div class="gc-grid">{card}</div><p class="gc-quiet">{_text(said)}</p>'
+    keys = [key(view.method, rung.layer_idx) for rung in view.rungs]
     last = view.maps.get(keys[-1])
     cards = []
-    for position, (rung, key) in enumerate(zip(view.rungs, keys, strict=True)):
-        map = view.maps.get(key, "not computed yet")
+    for position, (rung, at) in enumerate(zip(view.rungs, keys, strict=True)):
+        map = view.maps.get(at, "not computed yet")
         about = f"<span>{rung.size}"
         if isinstance(map, np.ndarray) and isinstance(last, np.ndarray):
             agreement = metrics.agreement(torch.from_numpy(map), torch.from_numpy(last))
@@ -723,6 +778,7 @@ def answer(
         return {}
     try:
         view = look(asked, models(asked.model), before, limits=limits, progress=progress)
+        return _changed(before, asked, view, display)
     except Superseded:
         return {}
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -731,8 +787,13 @@ def answer(
         _log.exception("the page could not answer %s", asked)
         message = f"This did not work: {type(error).__name__}: {_one_line(error)}"
         return {"notice": notice_html(message), **_back(before, asked)}
+
+
+def _changed(before: View | None, asked: Asked, view: View, display: Display) -> dict[str, Any]:
+    """The parts of the page that show a new view."""
     # As the controls will be when they show this view, so that their change finds nothing to do.
-    view = dataclasses.replace(view, asked=asked._replace(position=view.position, target=view.target))
+    shown = asked._replace(scale=view.scale, position=view.position, target=view.target)
+    view = dataclasses.replace(view, asked=shown)
     parts: dict[str, Any] = {
         "view": view, "notice": "", "headline": headline_html(view), "predictions": predictions_html(view),
         "where": layer_html(view), "advice": method_html(view.method),
@@ -742,6 +803,8 @@ def answer(
         suits = round(rendering.default_smoothing(view.size), 1)
         display = display._replace(smoothing=suits)
         parts["smoothing"] = {"value": suits, "maximum": 4 * suits}
+    if new_model:
+        parts["scale"] = {"choices": list(view.opened.rungs), "value": view.scale}
     if new_model or before.scale != view.scale:
         last = len(view.rungs) - 1
         parts["position"] = {"value": view.position, "maximum": max(last, 1), "interactive": last > 0}
@@ -772,6 +835,16 @@ def redraw(view: View, display: Display) -> dict[str, Any]:
     tab = view.asked.tab
     make = {"layer": overlay_html, "layers": layers_html, "methods": methods_html}[tab]
     return {tab: make(view, display)}
+
+
+def restyled(view: View, display: Display) -> dict[str, Any]:
+    """What changes on the page when only a display control has; what cannot be drawn becomes the notice."""
+    try:
+        return {"notice": "", **redraw(view, display)}
+    except Exception as error:
+        if not isinstance(error, (ValueError, TypeError)):
+            _log.exception("the page could not draw with %s", display)
+        return {"notice": notice_html(_one_line(error))}
 
 
 # ---------------------------------------------------------------------------------------------------------- the wiring
@@ -822,7 +895,7 @@ def build(
     first = open_model(model, input_size=input_size, **how)
     models = Models(first, limits.models)
     methods = [(METHODS[name].title, name) for name in shown_methods()]
-    wishes = Wishes()
+    wishes, uploads = Wishes(), upload_folder()
 
     with gr.Blocks(
         title="Grad-CAM, layer by layer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
@@ -865,10 +938,13 @@ def build(
             return told(answer(before, asked, shown, models, limits=limits, progress=step))
 
         def restyle(view: Any, *settings: Any) -> Any:
-            return gr.skip() if view is None else told(redraw(view, Display(*settings)))
+            return gr.skip() if view is None else told(restyled(view, Display(*settings)))
 
         def upload(path: Any) -> tuple[Any, None]:
-            return pathlib.Path(path), None  # the field is empty again, for the next photo
+            try:
+                return uploaded(path, uploads), None  # the field is empty again, for the next photo
+            except AppError as error:
+                raise gr.Error(str(error), print_exception=False) from None
 
         def sample(event: Any) -> Any:
             return zoo.samples().get(event.pick, gr.skip())
@@ -901,7 +977,8 @@ def build(
             show_progress_on=part["headline"], api_visibility="private",
         )  # fmt: skip
         gr.on(
-            [control.change for control in display], restyle, [part["view"], *display], [part[name] for name in TABS],
+            [control.change for control in display], restyle, [part["view"], *display],
+            [part["notice"], *(part[name] for name in TABS)],
             trigger_mode="always_last", concurrency_id="drawing", concurrency_limit=8, **quiet,
         )  # fmt: skip
         part["upload"].upload(upload, part["upload"], [part["photo"], part["upload"]], **quiet)
@@ -912,6 +989,8 @@ def build(
         for name, one in tabs.items():
             one.select(functools.partial(str, name), None, part["tab"], **quiet)
         page.unload(leave)
+    # gradio checks the paths that a visitor sends only where this is set, and `mount_gradio_app` does not set it.
+    page.has_launched = True
     return page
 
 
@@ -920,7 +999,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
     part: dict[str, Any] = {
         "view": gr.State(None), "photo": gr.State(zoo.samples()["cat"]), "tab": gr.State(TABS[0]),
     }  # fmt: skip
-    scale, suits = next(iter(SCALES)), round(rendering.default_smoothing(first.prepare.size), 1)
+    scale, suits = next(iter(first.rungs)), round(rendering.default_smoothing(first.prepare.size), 1)
     gr.HTML('<header class="gc-header"><h1>Grad-CAM, layer by layer</h1><p>See what a vision model saw</p></header>')
     with gr.Row(elem_classes="gc-main"):
         with gr.Column(scale=0, min_width=250, elem_classes="gc-side"):
@@ -960,8 +1039,7 @@ def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str,
                         elem_id="gc-position", buttons=[],
                     )  # fmt: skip
                     part["scale"] = gr.Radio(
-                        list(SCALES), value=scale, label="Detail", scale=0,
-                        min_width=190, elem_id="gc-scale",
+                        list(first.rungs), value=scale, label="Detail", scale=0, min_width=190, elem_id="gc-scale",
                     )  # fmt: skip
                 part["where"] = gr.HTML(elem_id="gc-where")
         with gr.Column(scale=0, min_width=210, elem_classes="gc-controls"):
@@ -993,31 +1071,19 @@ class Page:
         url: Where it is.
     """
 
-    def __init__(self, server: Any, bound: socket.socket, url: str) -> None:
-        self._server, self._socket, self.url = server, bound, url
-        self._thread = threading.Thread(target=self.serve, name="grad-cam page", daemon=True)
+    def __init__(self, blocks: gradio.Blocks, url: str) -> None:
+        self._blocks, self.url = blocks, url
+        self._closed = threading.Event()
 
-    def serve(self) -> None:
-        """Serves until it is closed."""
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._socket.close()
-
-    def start(self) -> Page:
-        """Serves from a thread of its own, and comes back when the page can be opened."""
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise AppError(f"the page at {self.url} could not be started; see the log")
-            self._thread.join(0.02)
-        return self
+    def wait(self) -> None:
+        """Waits until the page is closed, by `close` or by Ctrl-C."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._closed.wait()
 
     def close(self) -> None:
         """Stops serving."""
-        self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join(10)
+        self._blocks.close(verbose=False)
+        self._closed.set()
 
     def __enter__(self) -> Page:
         return self
@@ -1029,7 +1095,7 @@ class Page:
 def launch(
     model: str | nn.Module = "demo", port: int | None = None, *, host: str = HOST, limits: Limits | None = None,
     input_size: int | tuple[int, int] | None = None, checkpoint: str | os.PathLike[str] | None = None,
-    pretrained: bool = True, block: bool = True,
+    pretrained: bool = True, block: bool = True, hosts: Sequence[str] = (),
 ) -> Page:  # fmt: skip
     """Serves the page.
 
@@ -1043,6 +1109,8 @@ def launch(
         checkpoint: File with the model's weights.
         pretrained: Load the published weights; False gives random ones.
         block: Serve until Ctrl-C and say where; otherwise come back while the page is served from a thread.
+        hosts: Names under which this computer is known to visitors, besides `host` and its own name. Requests to
+            other names, and from other web sites, are refused.
 
     Returns:
         The page, closed if `block`.
@@ -1052,36 +1120,80 @@ def launch(
         ModelError: There is no such model.
     """
     gr, limits = _gradio(), limits or Limits()
-    bound = bind(host, port)
-    try:
-        blocks = build(
-            model, limits=limits, input_size=input_size, checkpoint=checkpoint, pretrained=pretrained,
-        )  # fmt: skip
-        import fastapi
-        import uvicorn
+    from starlette.middleware import Middleware
 
-        where, number = bound.getsockname()[:2]
-        web = gr.mount_gradio_app(
-            fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, "/", server_name=where,
-            server_port=number, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
-            show_error=True, theme=_theme(gr), css=files(__package__).joinpath("templates/app.css").read_text("utf-8"),
-        )  # fmt: skip
-        settings = uvicorn.Config(web, log_level="error", timeout_graceful_shutdown=1, ws="none")
-        shown = "127.0.0.1" if where in ("0.0.0.0", "::") else where
-        page = Page(uvicorn.Server(settings), bound, f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/")
-    except BaseException:
-        bound.close()
-        raise
+    number = free_port(host, port)
+    blocks = build(model, limits=limits, input_size=input_size, checkpoint=checkpoint, pretrained=pretrained)
+    name = f"[{host}]" if ":" in host else host
+    try:
+        with _no_proxy_to(host):  # gradio asks the page it serves whether it is there
+            blocks.launch(
+                server_name=name, server_port=number, prevent_thread_lock=True, quiet=True, share=False, inline=False,
+                show_error=True, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
+                mcp_server=False, pwa=False, enable_monitoring=False, theme=_theme(gr),
+                css=files(__package__).joinpath("templates/app.css").read_text("utf-8"),
+                app_kwargs={
+                    "middleware": [Middleware(KnownHosts, host, (socket.gethostname(), *hosts))],
+                    "docs_url": None, "redoc_url": None, "openapi_url": None,
+                },
+            )  # fmt: skip
+    except OSError as error:
+        raise AppError(f"the page cannot be served at port {number} of {host}: {_one_line(error)}") from error
+    shown = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
+    page = Page(blocks, f"http://{shown}:{number}/")
     if not block:
-        return page.start()
-    sys.stdout.write(f"The page is at {page.url} (Ctrl-C stops it)\n")
-    sys.stdout.flush()
-    page.serve()
+        return page
+    with page:
+        sys.stdout.write(f"The page is at {page.url} (Ctrl-C stops it)\n")
+        sys.stdout.flush()
+        page.wait()
     return page
 
 
-def bind(host: str = HOST, port: int | None = None) -> socket.socket:
-    """Takes a port.
+class KnownHosts:
+    """Refuses what other web sites have a visitor's browser send to the page.
+
+    A site can point its own name to this computer and read the answers as its own; the Host header still holds that
+    name. It can also send a form without reading the answer; the Origin header says so.
+
+    Args:
+        app: The application behind it.
+        host: Address the page listens at. Where that is every address of the computer, any number will do as Host,
+            because only a name can be pointed elsewhere.
+        names: Other names of this computer.
+    """
+
+    def __init__(self, app: Any, host: str = HOST, names: Sequence[str] = ()) -> None:
+        self._app, self._everywhere = app, host in ("0.0.0.0", "::")
+        self._names = {name.lower() for name in ("localhost", "127.0.0.1", "::1", host, *names)}
+
+    def knows(self, place: str) -> bool:
+        """Whether a host, with a port or without, is this computer."""
+        try:
+            name = urllib.parse.urlsplit(f"//{place}").hostname or ""
+            return name in self._names or self._everywhere and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        if scope["type"] in ("http", "websocket"):
+            headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            host, origin = headers.get(b"host", ""), headers.get(b"origin")
+            refusal = ""
+            if not self.knows(host):
+                refusal = f"This page is not at {host[:80]!r}: open it at the address that it was started with."
+            elif origin is not None and origin.partition("://")[2] != host:
+                refusal = f"This page takes no requests from {origin[:80]!r}."
+            if refusal:
+                await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def free_port(host: str = HOST, port: int | None = None) -> int:
+    """Finds the port to serve at.
 
     Args:
         host: Address to listen at.
@@ -1094,23 +1206,38 @@ def bind(host: str = HOST, port: int | None = None) -> socket.socket:
         raise AppError(f"port={port} is not a port: give a number from 1 to 65535 (--port)")
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in range(PORT, PORT + PORTS) if port is None else (port,):
-        found = socket.socket(kind, socket.SOCK_STREAM)
-        if os.name == "posix":
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held back by connections just closed
-        try:
-            found.bind((host, number))
-            found.listen(128)
-            return found
-        except OSError as error:
-            found.close()
-            if port is not None:
-                why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror or error})"
-                raise AppError(
-                    f"port {port} of {host} {why}: choose another with --port (port=...), or give none"
-                ) from None
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise AppError(f"cannot listen at {host!r}: {error.strerror or error}") from None
+        with socket.socket(kind, socket.SOCK_STREAM) as found:
+            if os.name == "posix":
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held back by connections just closed
+            try:
+                found.bind((host, number))
+                found.listen(1)
+                return int(found.getsockname()[1])
+            except OSError as error:
+                if port is not None:
+                    taken = error.errno == errno.EADDRINUSE
+                    why = "is in use" if taken else f"cannot be used ({error.strerror or error})"
+                    raise AppError(
+                        f"port {port} of {host} {why}: choose another with --port (port=...), or give none"
+                    ) from None
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise AppError(f"cannot listen at {host!r}: {error.strerror or error}") from None
     raise AppError(f"ports {PORT} to {PORT + PORTS - 1} of {host} are in use: choose another with --port (port=...)")
+
+
+@contextlib.contextmanager
+def _no_proxy_to(host: str) -> Iterator[None]:
+    """Has requests to this computer leave out the proxy that the environment may name."""
+    before = os.environ.get("no_proxy")
+    direct = (before, os.environ.get("NO_PROXY"), "localhost", "127.0.0.1", "::1", host)
+    os.environ["no_proxy"] = ",".join(filter(None, direct))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["no_proxy"]
+        else:
+            os.environ["no_proxy"] = before
 
 
 def _theme(gr: Any) -> Any:

@@ -1,0 +1,360 @@
+"""The page as a server: requests that no browser would send, replayed over HTTP against a page that really runs."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from grad_cam.interfaces import app
+from grad_cam.interfaces.app import AppError, Limits
+
+from .conftest import TinyNet, _settle
+
+pytest.importorskip("gradio", reason="the web page needs gradio, which is not installed")
+
+LIMIT = 60  # seconds no answer here comes near
+SECRET = "what only the owner of the server may read"
+
+
+class Client:
+    """Sends requests to a page as a program would, with any header and any body.
+
+    Args:
+        url: Where the page is.
+        visitor: Session of the visitor; every one has controls and pictures of its own.
+    """
+
+    def __init__(self, url: str, visitor: str = "stranger") -> None:
+        place = urllib.parse.urlsplit(url)
+        self.address, self.visitor = (place.hostname, place.port), visitor
+
+    def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
+        """One request; returns the status and the text of the answer."""
+        connection = http.client.HTTPConnection(*self.address, timeout=LIMIT)
+        kind = {} if isinstance(body, (bytes, type(None))) else {"Content-Type": "application/json"}
+        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, {**kind, **(headers or {})})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode("utf-8", "replace")
+        finally:
+            connection.close()
+
+    def config(self) -> dict[str, Any]:
+        """What the page says of its components and functions."""
+        return json.loads(self.send("GET", "/config")[1])
+
+    def join(self, function: int, data: list[Any], event: Any = None) -> tuple[int, str]:
+        """Puts a call of a function into its queue."""
+        body = {"data": data, "fn_index": function, "session_hash": self.visitor, "event_data": event, "trigger_id": 1}
+        return self.send("POST", "/gradio_api/queue/join", body)
+
+    def answers(self) -> list[dict[str, Any]]:
+        """The messages on the calls under way, until the last of them has ended."""
+        _, text = self.send("GET", f"/gradio_api/queue/data?session_hash={self.visitor}")
+        return [json.loads(line[5:]) for line in text.splitlines() if line.startswith("data:")]
+
+    def call(self, function: int, data: list[Any], event: Any = None) -> str:
+        """Calls a function and returns all that the page answers, as text."""
+        status, text = self.join(function, data, event)
+        return text if status != 200 else json.dumps(self.answers())
+
+    def upload(self, path: Path, name: str | None = None) -> str:
+        """Uploads a file; returns where the server keeps it."""
+        head = f'Content-Disposition: form-data; name="files"; filename="{name or path.name}"'
+        body = f"--edge\r\n{head}\r\n\r\n".encode() + path.read_bytes() + b"\r\n--edge--\r\n"
+        kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+        return json.loads(self.send("POST", "/gradio_api/upload", body, kind)[1])[0]
+
+
+def pointer(path: Path | str) -> dict[str, Any]:
+    """A path in the form that makes gradio take it for a file."""
+    return {"path": str(path), "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
+
+
+def named_files(text: str) -> set[str]:
+    """Every absolute path an answer speaks of."""
+    return set(re.findall(r"/[^\s\"'\\,}\]]+", text.replace("\\", "")))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """A tiny network."""
+    torch.manual_seed(1)
+    return _settle(TinyNet()).eval()
+
+
+@pytest.fixture(scope="module")
+def url(model: nn.Module) -> Iterator[str]:
+    """A page that runs, and its address."""
+    with app.launch(model, 0, input_size=64, limits=Limits(upload=200_000, pixels=300_000), block=False) as page:
+        yield page.url
+
+
+@pytest.fixture(scope="module")
+def command() -> Iterator[str]:
+    """The page as `grad-cam app` serves it, in a process of its own."""
+    with started() as (_, address):
+        yield address
+
+
+@contextlib.contextmanager
+def started(**environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Runs `grad-cam app` until the page can be opened; ends it afterwards."""
+    program = [sys.executable, "-m", "grad_cam", "app"]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            program, stdout=subprocess.PIPE, stderr=said, text=True, env={**os.environ, **environment}
+        )
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+", process.stdout.readline())
+            said.seek(0)
+            assert found is not None, said.read()
+            yield process, found[0]
+        finally:
+            process.kill()
+            process.communicate(timeout=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def mounted(model: nn.Module) -> Iterator[str]:
+    """The page made by `build`, served by its user as a part of an application of theirs."""
+    gradio, fastapi, uvicorn = (pytest.importorskip(name) for name in ("gradio", "fastapi", "uvicorn"))
+    web = gradio.mount_gradio_app(fastapi.FastAPI(), app.build(model, input_size=64), "/", ssr_mode=False)
+    port = app.free_port(port=0)
+    server = uvicorn.Server(uvicorn.Config(web, port=port, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.02)
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join(LIMIT)
+
+
+@pytest.fixture(params=["url", "command", "mounted"])
+def served(request: pytest.FixtureRequest) -> str:
+    """The address of a page made by `launch`, of one made by the command line, and of one made by `build`."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A picture in a file."""
+    y, x = np.mgrid[0:48, 0:64]
+    path = tmp_path / "mine.png"
+    Image.fromarray(np.stack([4 * x, 5 * y, x + y], -1).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def secrets() -> Iterator[list[Path]]:
+    """Files of the server: in its home, among temporary files and in the working directory."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for place in (Path.home(), Path(tempfile.gettempdir()), Path.cwd()):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=place, prefix="owner-"))
+            found.append(Path(folder) / "secret.txt")
+            found[-1].write_text(SECRET)
+        yield found
+
+
+# ------------------------------------------------------------------------------------------------- files of the server
+
+
+def test_no_function_and_no_field_gives_a_file_of_the_server(served: str, secrets: list[Path]) -> None:
+    """Whatever field names the file, directly, in a list or in a table, no answer leads to a copy of it."""
+    client = Client(served)
+    functions = client.config()["dependencies"]
+    assert len(functions) >= 10
+    answers = [str(secret) for secret in secrets]
+    for function in functions:
+        count = len(function["inputs"])
+        for secret in secrets:
+            for place in range(max(count, 1)):
+                for value in (pointer(secret), [pointer(secret)], {"value": pointer(secret), "pick": pointer(secret)}):
+                    data = [value if i == place else None for i in range(count)]
+                    answers.append(client.join(function["id"], data, value)[1])
+        answers.append(json.dumps(client.answers()))
+    for name in set().union(*map(named_files, answers)):
+        status, text = client.send("GET", f"/gradio_api/file={urllib.parse.quote(name)}")
+        assert SECRET not in text, (status, name)
+
+
+def test_no_other_door_gives_a_file_of_the_server(served: str, secrets: list[Path]) -> None:
+    """Calls without the queue, the components' own functions and paths in an address lead nowhere either."""
+    client, answers = Client(served), []
+    config = client.config()
+    for secret in secrets:
+        for function in config["dependencies"]:
+            data = [pointer(secret)] * len(function["inputs"])
+            body = {"data": data, "fn_index": function["id"], "session_hash": "x"}
+            for door in ("run/predict", "api/predict", "call/predict", "call/v2/predict"):
+                answers.append(client.send("POST", f"/gradio_api/{door}", body)[1])
+        for component in config["components"]:
+            place = {"component_id": component["id"], "session_hash": "x", "fn_name": "preprocess"}
+            answers.append(client.send("POST", "/gradio_api/component_server", {**place, "data": pointer(secret)})[1])
+    names = {str(secret) for secret in secrets}.union(*map(named_files, answers))
+    names |= {f"{tempfile.gettempdir()}/gradio/../{os.path.relpath(s, tempfile.gettempdir())}" for s in secrets}
+    for name in names:
+        for door in ("file=", "file/", "proxy=file://", "stream/"):
+            answers.append(client.send("GET", f"/gradio_api/{door}{urllib.parse.quote(name)}")[1])
+    assert not [text for text in answers if SECRET in text]
+
+
+def uploader(config: dict[str, Any]) -> int:
+    """The function that takes an uploaded photo."""
+    kinds = {component["id"]: component["type"] for component in config["components"]}
+    return next(f["id"] for f in config["dependencies"] if [kinds[i] for i in f["inputs"]] == ["file"])
+
+
+def refresher(config: dict[str, Any]) -> dict[str, Any]:
+    """The function that answers the controls."""
+    return max(config["dependencies"], key=lambda function: len(function["inputs"]) + len(function["outputs"]))
+
+
+def controls(config: dict[str, Any]) -> list[Any]:
+    """What the controls say when the page is opened, in the order the answering function takes them."""
+    values = {component["id"]: component["props"].get("value") for component in config["components"]}
+    return [values[i] for i in refresher(config)["inputs"]]
+
+
+def test_an_upload_is_taken_and_a_picture_of_the_server_is_not(served: str, secrets: list[Path], picture: Path) -> None:
+    """What a visitor uploads is shown; a picture that lies elsewhere on the server, or is linked to, is refused."""
+    elsewhere = secrets[0].with_name("private.png")
+    Image.new("RGB", (40, 30), "red").save(elsewhere)
+    client = Client(served, "painter")
+    config = client.config()
+    mine = client.upload(picture)
+    link = Path(mine).with_name("link.png")
+    link.unlink(missing_ok=True)
+    link.symlink_to(elsewhere)
+    shown = re.compile(r'id=\\*"gc-photo\\*" src=\\*"data:image/jpeg;base64,([^"\\]+)')
+    seen = {}
+    climbing = Path(mine).parent / ".." / ".." / ".." / elsewhere.relative_to("/")
+    for path in (Path(mine), elsewhere, link, climbing, secrets[1].with_name("gone.png")):
+        client.visitor = f"painter{len(seen)}"
+        client.call(uploader(config), [pointer(path)])
+        found = shown.findall(client.call(refresher(config)["id"], controls(config)))
+        seen[path] = found[-1] if found else ""
+    untouched = Client(served, "looker")
+    cat = shown.findall(untouched.call(refresher(config)["id"], controls(config)))[-1]
+    first, *others = seen.values()
+    assert first and first != cat
+    assert all(other in (cat, "") for other in others)
+
+
+@pytest.mark.parametrize("path", ["no path", "", None, 3, "/etc/passwd", ".."])
+def test_only_a_file_of_the_upload_folder_is_an_upload(path: Any, tmp_path: Path) -> None:
+    """Whatever else is called an upload is refused, also the folder itself and any link."""
+    with pytest.raises(AppError, match="not uploaded"):
+        app.uploaded(path, tmp_path)
+    inside, outside = tmp_path / "in", tmp_path / "out.png"
+    inside.mkdir()
+    outside.touch(), (inside / "real.png").touch()
+    assert app.uploaded(str(inside / "real.png"), inside) == inside / "real.png"
+    (inside / "far").symlink_to(outside), (inside / "near").symlink_to(inside / "real.png")
+    for other in (inside, outside, inside / "far", inside / "near", inside / ".." / "out.png", inside / "gone.png"):
+        with pytest.raises(AppError, match="not uploaded"):
+            app.uploaded(other, inside)
+
+
+def test_uploads_have_a_folder_that_nobody_else_uses() -> None:
+    """Other pages of this computer, and other users of it, keep their files elsewhere."""
+    folder = app.upload_folder()
+    assert folder == Path(os.environ["GRADIO_TEMP_DIR"]).resolve() and folder.name.startswith("grad-cam-")
+    assert folder.stat().st_mode & 0o077 == 0 or os.name != "posix"
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_computer(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page opens behind a proxy that cannot reach it, and leaves the environment as it was."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{app.free_port(port=0)}")
+    monkeypatch.setenv("no_proxy", "elsewhere")
+    with app.launch(model, 0, input_size=64, block=False) as page:
+        assert Client(page.url).send("GET", "/config")[0] == 200
+    assert os.environ["no_proxy"] == "elsewhere"
+
+
+# --------------------------------------------------------------------------------------------------- other web sites
+
+
+@pytest.fixture(params=["url", "command"])
+def launched(request: pytest.FixtureRequest) -> str:
+    """The address of a page made by `launch`, and of one made by the command line."""
+    return request.getfixturevalue(request.param)
+
+
+def test_a_name_that_is_pointed_to_this_computer_is_refused(launched: str) -> None:
+    """Requests whose Host is another site's get no answer to read, at any door; those to this computer do."""
+    client = Client(launched)
+    port = client.address[1]
+    doors = [
+        ("GET", "/", None), ("GET", "/config", None), ("POST", "/gradio_api/upload", b""),
+        ("POST", "/gradio_api/queue/join", {"data": [], "fn_index": 0, "session_hash": "x"}),
+        ("GET", "/gradio_api/queue/data?session_hash=x", None), ("GET", "/gradio_api/heartbeat/x", None),
+    ]  # fmt: skip
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.1", "", "[", "a@b", "::1"):
+        for method, path, body in doors:
+            status, text = client.send(method, path, body, {"Host": host})
+            assert status in (400, 403) and "gradio" not in text, (host, path, status)
+    for host in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert client.send("GET", "/config", None, {"Host": host})[0] == 200, host
+
+
+def test_another_site_cannot_send_forms_to_the_page(launched: str, picture: Path) -> None:
+    """A request with a foreign Origin changes nothing, although a browser would send it; the page's own are taken."""
+    client = Client(launched)
+    port = client.address[1]
+    kept = set(app.upload_folder().parent.glob("grad-cam-*/*"))
+    body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc\r\n--edge--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+    for origin in ("http://evil.example", "null", f"http://localhost:{port + 1}", f"https://evil.example:{port}"):
+        for door in ("/gradio_api/upload", "/gradio_api/queue/join"):
+            status, _ = client.send("POST", door, body, {**kind, "Origin": origin})
+            assert status == 403, (origin, door)
+    assert set(app.upload_folder().parent.glob("grad-cam-*/*")) == kept
+    own = {**kind, "Origin": f"http://127.0.0.1:{port}"}
+    assert client.send("POST", "/gradio_api/upload", body, own)[0] == 200
+
+
+def test_a_page_for_everyone_is_known_by_number_and_by_the_names_it_is_given() -> None:
+    """Listening everywhere, a page takes any number for its host, since names are what can be pointed here."""
+    everywhere = app.KnownHosts(None, "0.0.0.0", ["lab.example"])
+    for place in ("192.168.1.5:7860", "[fe80::1]:80", "lab.example:7860", "localhost", "LAB.example"):
+        assert everywhere.knows(place), place
+    for place in ("evil.example", "lab.example.evil", "", "192.168.1.5.evil", "[::1"):
+        assert not everywhere.knows(place), place
+    here = app.KnownHosts(None)
+    assert not here.knows("192.168.1.5:7860") and here.knows("[::1]:7860")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "localhost"])
+def test_a_page_is_served_at_the_host_chosen(host: str, model: nn.Module) -> None:
+    """Other addresses than the default one work, and the address told can be opened."""
+    try:
+        app.free_port(host, 0)
+    except AppError:
+        pytest.skip(f"this computer has no {host}")
+    with app.launch(model, 0, host=host, input_size=64, block=False) as page:
+        assert Client(page.url).send("GET", "/config")[0] == 200
