@@ -1,7 +1,8 @@
 """Layers whose shape misleads: channels, queries, heads, hidden units and windows that look like a grid of positions.
 
 At each, an explanation either is refused with an error of the package or gives a map whose cells are where the
-experiment of `positions` does not contradict them.
+experiment of `positions` does not contradict them. A default layer, and a layer that is known to have no positions, has
+to be confirmed: there, undecided is not enough.
 """
 
 from __future__ import annotations
@@ -88,11 +89,20 @@ def _yolos() -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """A layer of a model; `layer` None is the default layer."""
+    """A layer of a model.
+
+    Attributes:
+        build: Makes the model.
+        layer: Module path, or None for the default layer.
+        size: Side of the pictures.
+        spatial: Whether the layer has positions at all.
+        detects: Whether the model gives logits (B, queries, classes).
+    """
 
     build: Callable[[], nn.Module]
     layer: str | None
     size: int = 224
+    spatial: bool = True
     detects: bool = False
 
 
@@ -110,25 +120,25 @@ _VIM = _timm("efficientvim_m1")
 LAYERS: dict[str, Named] = {
     # channels as positions
     "swin-b default": Named(lambda: hugging_face.build("Swin-B"), None),
-    "swin-b pooler": Named(lambda: hugging_face.build("Swin-B"), "swin.pooler"),
+    "swin-b pooler": Named(lambda: hugging_face.build("Swin-B"), "swin.pooler", spatial=False),
     "swinv2-b default": Named(lambda: hugging_face.build("SwinV2-B"), None, 256),
-    "swinv2-b pooler": Named(lambda: hugging_face.build("SwinV2-B"), "swinv2.pooler", 256),
+    "swinv2-b pooler": Named(lambda: hugging_face.build("SwinV2-B"), "swinv2.pooler", 256, spatial=False),
     "focalnet-b default": Named(lambda: hugging_face.build("FocalNet-B"), None),
-    "focalnet-b pooler": Named(lambda: hugging_face.build("FocalNet-B"), "focalnet.pooler"),
+    "focalnet-b pooler": Named(lambda: hugging_face.build("FocalNet-B"), "focalnet.pooler", spatial=False),
     "pooled channels default": Named(PooledChannels, None, 64),
-    "pooled channels pool": Named(PooledChannels, "3", 64),
+    "pooled channels pool": Named(PooledChannels, "3", 64, spatial=False),
     # queries and latents
-    "detr decoder": Named(_detr, "model.decoder.layers.1", 224, True),
-    "detr decoder attention": Named(_detr, "model.decoder.layers.0.encoder_attn.o_proj", 224, True),
-    "detr default": Named(_detr, None, 224, True),
-    "yolos last layer": Named(_yolos, "vit.encoder.layer.2", 96, True),
-    "yolos default": Named(_yolos, None, 96, True),
+    "detr decoder": Named(_detr, "model.decoder.layers.1", spatial=False, detects=True),
+    "detr decoder attention": Named(_detr, "model.decoder.layers.0.encoder_attn.o_proj", spatial=False, detects=True),
+    "detr default": Named(_detr, None, detects=True),
+    "yolos last layer": Named(_yolos, "vit.encoder.layer.2", 96, spatial=False, detects=True),
+    "yolos default": Named(_yolos, None, 96, detects=True),
     "perceiver latents": Named(
-        lambda: hugging_face.build("Perceiver-conv"), "perceiver.encoder.self_attends.1"
+        lambda: hugging_face.build("Perceiver-conv"), "perceiver.encoder.self_attends.1", spatial=False
     ),
     "perceiver default": Named(lambda: hugging_face.build("Perceiver-conv"), None),
-    "attention pooling 16": Named(lambda: AttentionPooling(16), "norm", 64),
-    "attention pooling 64": Named(lambda: AttentionPooling(64), "norm", 64),
+    "attention pooling 16": Named(lambda: AttentionPooling(16), "norm", 64, spatial=False),
+    "attention pooling 64": Named(lambda: AttentionPooling(64), "norm", 64, spatial=False),
     "attention pooling default": Named(lambda: AttentionPooling(16), None, 64),
     # NHWC where the channels equal the side of the grid
     "pvt_v2 patch_embed": Named(_timm("pvt_v2_b2"), "patch_embed", 256),
@@ -137,14 +147,14 @@ LAYERS: dict[str, Named] = {
     "convnext mlp": Named(_CONVNEXT, "stages.0.blocks.0.mlp", 384),
     "torchvision convnext permute": Named(lambda: torchvision.models.convnext_tiny(), "features.1.0.block.2", 384),
     # axes that are not positions
-    "vit attention": Named(_ATTENTION, "blocks.1.attn.attn_drop"),
-    "swin softmax": Named(_UNFUSED_SWIN, "layers.0.blocks.0.attn.softmax"),
-    "swin last softmax": Named(_UNFUSED_SWIN, "layers.3.blocks.1.attn.softmax"),
-    "cait proj_l": Named(_timm("cait_xxs24_224"), "blocks.0.attn.proj_l"),
-    "mixer token mlp": Named(_timm("mixer_s32_224"), "blocks.0.mlp_tokens.fc1"),
-    "vit q_norm": Named(_timm("vit_tiny_patch16_224", qk_norm=True, depth=4), "blocks.1.attn.q_norm"),
-    "efficientvim hz_proj": Named(_VIM, "stages.0.blocks.0.mixer.hz_proj"),
-    "efficientvim late hz_proj": Named(_VIM, "stages.2.blocks.0.mixer.hz_proj"),
+    "vit attention": Named(_ATTENTION, "blocks.1.attn.attn_drop", spatial=False),
+    "swin softmax": Named(_UNFUSED_SWIN, "layers.0.blocks.0.attn.softmax", spatial=False),
+    "swin last softmax": Named(_UNFUSED_SWIN, "layers.3.blocks.1.attn.softmax", spatial=False),
+    "cait proj_l": Named(_timm("cait_xxs24_224"), "blocks.0.attn.proj_l", spatial=False),
+    "mixer token mlp": Named(_timm("mixer_s32_224"), "blocks.0.mlp_tokens.fc1", spatial=False),
+    "vit q_norm": Named(_timm("vit_tiny_patch16_224", qk_norm=True, depth=4), "blocks.1.attn.q_norm", spatial=False),
+    "efficientvim hz_proj": Named(_VIM, "stages.0.blocks.0.mixer.hz_proj", spatial=False),
+    "efficientvim late hz_proj": Named(_VIM, "stages.2.blocks.0.mixer.hz_proj", spatial=False),
     # tokens in an order of their own, and pooling among them
     **{
         f"hiera {layer}": Named(_HIERA, layer)
@@ -185,5 +195,8 @@ def examine(name: str) -> oracles.Outcome:
         finding = positions.judge(run, [read], shape)[0]
         out.count(finding.verdict)
         out.notes.append(finding.why)
-        assert finding.verdict != "contradicted", f"'{layer}' {tuple(activation.shape[1:])}: {finding.why}"
+        at = f"'{layer}' {tuple(activation.shape[1:])}"
+        assert finding.verdict != "contradicted", f"{at}: {finding.why}"
+        if how.layer is None or not how.spatial:
+            assert finding.verdict == "confirmed", f"{at} is drawn although its positions are undecided: {finding.why}"
     return out
