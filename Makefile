@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 ARGS :=
+PART :=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -12,7 +13,7 @@ help:
 	@echo "make demo       install the package and explain the two sample photos (pictures in demo-output/)"
 	@echo "make test       install the test dependencies and run the tests"
 	@echo "make lint       check the style with ruff"
-	@echo "make check-all  every model family, the slow tests, and the wheel in a fresh environment"
+	@echo "make check-all  every model family, the slow tests, and the wheel in a fresh environment (an hour; PART=timm a part)"
 	@echo "make clean      remove .venv and what was built"
 
 $(BIN)/python:
@@ -36,10 +37,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# make check-all PART=timm, PART="layers hf/ViT", PART=--summary: see tests/check_all.py
 check-all: $(VENV)/.installed-test
-	$(BIN)/python -m tests.families
-	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: no test is marked slow
-	$(MAKE) wheel-check
+	$(BIN)/python -m tests.check_all $(PART)
 
 # The wheel has to work where there is neither the repository nor anything else installed.
 wheel-check: $(VENV)/.installed-dev

@@ -15,6 +15,7 @@ from typing import Any
 
 import timm
 import torch
+import torchvision
 from torch import nn
 
 import grad_cam
@@ -131,22 +132,31 @@ SMALLER: dict[str, dict[str, Any]] = {
 }
 
 
+TORCHVISION = {  # one model of every classification family of torchvision, and how many stages it has
+    "alexnet": 3, "vgg11": 3, "resnet18": 10, "squeezenet1_0": 2, "densenet121": 2, "inception_v3": 21, "googlenet": 19,
+    "shufflenet_v2_x0_5": 7, "mobilenet_v2": 2, "mobilenet_v3_small": 3, "resnext50_32x4d": 10, "mnasnet0_5": 2,
+    "efficientnet_b0": 3, "regnet_y_400mf": 4, "vit_b_32": 3, "convnext_tiny": 3, "swin_t": 6, "maxvit_t": 3,
+    "wide_resnet50_2": 10, "swin_v2_t": 6, "efficientnet_v2_s": 3,
+}  # fmt: skip
+
+
 def build(family: str) -> nn.Module:
     """The family's model with random weights, in eval mode."""
     torch.manual_seed(0)
     return timm.create_model(TIMM[family], **SMALLER.get(family, {})).eval()
 
 
+def build_torchvision(name: str) -> nn.Module:
+    """A model of torchvision with random weights, in eval mode."""
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, **options).eval()
+
+
 def example(model: nn.Module, batch: int) -> torch.Tensor:
     """A random batch of the model's own size."""
-    shape = (batch, input_channels(model), *default_size(model))
+    shape = (batch, *input_shape(model))
     return torch.randn(shape, generator=torch.Generator().manual_seed(batch))
-
-
-def logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The model's own score tensor."""
-    with torch.no_grad():
-        return logits_of(model(x))
 
 
 def check(model: nn.Module, depth: int) -> tuple[int, float]:
@@ -157,11 +167,11 @@ def check(model: nn.Module, depth: int) -> tuple[int, float]:
     chain = grad_cam.chain(model, depth=depth)
     with torch.no_grad():
         x = example(model, 2)
-        worst = (chain(x.clone()) - logits(model, x.clone())).abs().max().item()
+        worst = (chain(x.clone()) - plain(model, x)).abs().max().item()
         if worst:
             return len(chain), worst
         x = example(model, 3)
-        want = logits(model, x.clone())
+        want = plain(model, x)
         off = (chain(x.clone()) - want).abs().max().item() / max(1.0, want.abs().max().item())
         return len(chain), off if off > 1e-5 else 0.0
 
