@@ -1,0 +1,393 @@
+"""Every model of the zoo, through every operation: right, or refused with a remedy that works, and left as found."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import logging
+import re
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import grad_cam
+from grad_cam.errors import GradCamError
+
+from .oracle import READINGS, Reference, difference, off, picked, rows, snapshot, unwrapped
+from .zoo import OPERATIONS, ZOO, Entry
+
+RIGHT, REFUSED, WRONG, ERROR, SKIPPED = "right", "refused", "WRONG", "ERROR", "-"
+
+TYPED = re.compile(r"""\b(layers?|output|reshape_transform|target)=("[^"]*"|'[^']*'|-?\d+|\[[^\]]*\])""")
+"""Arguments that stand in a remedy as one types them."""
+
+TAKES = {
+    "named": {"layer", "output", "reshape_transform", "target"},
+    "default": {"layer", "output", "reshape_transform", "target"},
+    "sweep": {"layers", "output", "reshape_transform", "target"},
+    "ablation": {"layer", "output", "reshape_transform", "target"},
+    "chain": {"output"},
+    "split": {"layer", "output"},
+    "verify": {"output"},
+    "mistakes": {"output"},
+}
+
+
+class Altered(AssertionError):
+    """Something is not as it was found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What an operation came to, and why."""
+
+    word: str
+    why: str = ""
+    seconds: float = 0.0
+
+
+class Judge:
+    """One model of the zoo as its user has it, and the reference that it is compared with."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.model = entry.make()
+        self.changed = False
+        self._references: dict[int, Reference] = {}
+
+    # ------------------------------------------------------------------------------------------------ the two sides
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls the package as the user would, and looks whether everything is as it was."""
+        before = snapshot(self.model)
+        batches = [(one, one.clone()) for one in args if isinstance(one, Tensor)]
+        try:
+            with self.entry.ambient(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return function(*args, **kwargs)
+        finally:
+            with torch.inference_mode(False):
+                found = difference(before, snapshot(self.model))
+                if not all(torch.equal(one, was) for one, was in batches):
+                    found = "the caller's images hold other values"
+            if found:
+                raise Altered(f"not left as found: {found}")
+
+    def twin(self) -> nn.Module:
+        """A second model of the user, in eval mode, changed like the first."""
+        model = self.entry.make()
+        if self.changed:
+            self.entry.change(model)
+        return model.eval()
+
+    def reference(self, count: int) -> Reference:
+        """The independent run on a batch of this size."""
+        if count not in self._references:
+            model = self.entry.make_reference()
+            if self.changed:
+                self.entry.change(model)
+            with self.entry.ambient():
+                self._references[count] = Reference(model, self.entry.images(count), self.entry.logits)
+        return self._references[count]
+
+    def layer(self, model: nn.Module) -> Any:
+        """The layer that is asked for, in this model."""
+        return self.entry.layer(model) if callable(self.entry.layer) else self.entry.layer
+
+    def name(self) -> str:
+        """The path of that layer, wrappers looked through."""
+        layer = self.layer(self.model)
+        if isinstance(layer, nn.Module):
+            layer = next(path for path, module in self.model.named_modules() if module is layer)
+        return unwrapped(layer)
+
+    def read(self, name: str, ndim: int) -> str:
+        """How the activation of a layer lies."""
+        bare = name.partition("@")[0]
+        default = "NCHW" if ndim == 4 else "tokens"
+        return self.entry.read.get(bare, default if ndim == 4 else self.entry.read.get("*", default))
+
+    # ---------------------------------------------------------------------------------------------------- comparison
+
+    def complaint(self, result: Any, count: int, asked: str | None = None) -> str | None:
+        """What is wrong with an explanation by HiResCAM, or None."""
+        reference = self.reference(count)
+        where = f"batch of {count}, layer {result.layer.name}"
+        if tuple(result.logits.shape) != tuple(reference.logits.shape):
+            return f"{where}: logits have shape {tuple(result.logits.shape)}, not {tuple(reference.logits.shape)}"
+        fused = self.entry.fused and off(result.logits, reference.logits) < 1e-4
+        if not fused and not any(torch.equal(result.logits, same) for same in reference.same_logits):
+            return f"{where}: logits are {off(result.logits, reference.logits):.1e} off"
+        if asked is not None and unwrapped(result.layer.name) != asked:
+            return f"{where}: asked for {asked}"
+        if result.map.ndim != 3 or len(result.map) != count:
+            return f"{where}: the map has shape {tuple(result.map.shape)}"
+        grid = (int(result.map.shape[1]), int(result.map.shape[2]))
+        calls = reference.find(result.layer.name)
+        if calls:
+            read = self.read(unwrapped(result.layer.name), calls[-1].value.ndim)
+            wanted = reference.hires_cam(calls[-1], self.entry.target, grid, read)
+            if wanted is None:
+                return f"{where}: the activation {tuple(calls[-1].value.shape)} has no such map {grid}, or no gradient"
+            best = off(result.map, wanted)
+        else:  # a place between two modules: some tensor of the forward must give this map
+            maps = (
+                reference.hires_cam(call, self.entry.target, grid, read)
+                for call in reference.everything
+                if len(call.value) == count
+                for read in READINGS
+            )
+            best = min((off(result.map, wanted) for wanted in maps if wanted is not None), default=float("inf"))
+        return f"{where}: the map is {best:.1e} off" if best > self.entry.tolerance else None
+
+    # ---------------------------------------------------------------------------------------------------- operations
+
+    def named(self, **given: Any) -> str | None:
+        """Explains the named layer, batch size after batch size, and again after the user's change."""
+        asked = None if "layer" in given else self.name()
+        for again in (False, True) if self.entry.change else (False,):
+            if again and not self.changed:
+                self.entry.change(self.model)
+                self.changed = True
+                self._references.clear()
+            for count in self.entry.batches:
+                options = {"layer": self.layer(self.model), "target": self.entry.target, **given}
+                images = self.entry.images(count)
+                result = self.call(grad_cam.explain, self.model, images, method="hires_cam", **options)
+                found = self.complaint(result, count, asked)
+                if found:
+                    return f"after the change: {found}" if again else found
+        return None
+
+    def default(self, **given: Any) -> str | None:
+        """Explains the layer that the package chooses."""
+        for count in self.entry.batches[:2]:
+            options = {"target": self.entry.target, **given}
+            result = self.call(grad_cam.explain, self.model, self.entry.images(count), method="hires_cam", **options)
+            found = self.complaint(result, count)
+            if found:
+                return found
+        return None
+
+    def sweep(self, **given: Any) -> str | None:
+        """Explains all layers that a sweep takes by itself."""
+        count = self.entry.batches[0]
+        options = {"layers": "auto", "target": self.entry.target, **given}
+        found = self.call(grad_cam.sweep, self.model, self.entry.images(count), method="hires_cam", **options)
+        if not len(found):
+            return "an empty sweep"
+        names = [one.layer.name for one in found]
+        if len(set(names)) < len(names):
+            return f"a layer stands twice in the sweep: {names}"
+        return next(filter(None, (self.complaint(one, count) for one in found)), None)
+
+    def ablation(self, **given: Any) -> str | None:
+        """Explains the named layer by setting its channels to zero."""
+        count = self.entry.batches[0]
+        options = {"layer": self.layer(self.model), "target": self.entry.target, **given}
+        result = self.call(grad_cam.explain, self.model, self.entry.images(count), method="ablation_cam", **options)
+        reference = self.reference(count)
+        grid = (int(result.map.shape[1]), int(result.map.shape[2]))
+        read = self.read(unwrapped(result.layer.name), reference.find(result.layer.name)[-1].value.ndim)
+        wanted = reference.ablation_cam(result.layer.name, self.entry.target, grid, read)
+        best = off(result.map, wanted)
+        return f"the map of ablation_cam is {best:.1e} off" if best > 10 * self.entry.tolerance else None
+
+    def chain(self, **given: Any) -> str | None:
+        """Runs the chain of stages in place of the model."""
+        images = self.entry.images(self.entry.batches[0])
+        self.call(grad_cam.chain, self.model, images, depth=2, **given)
+        chain = self.call(grad_cam.chain, self.twin(), images, depth=2, **given)
+        return self._halves(chain, lambda x: x, str(chain))
+
+    def split(self, **given: Any) -> str | None:
+        """Runs the two halves in place of the model, with a gradient at the cut."""
+        images = self.entry.images(self.entry.batches[0])
+        layer = given.pop("layer", None)
+        self.call(grad_cam.split, self.model, layer or self.layer(self.model), images, **given)
+        twin = self.twin()
+        cut = self.call(grad_cam.split, twin, layer or self.layer(twin), images, **given)
+        found = self._halves(cut.classifier, cut.extractor, f"{cut.note} {cut}")
+        if found:
+            return found
+        reference = self.reference(len(images))
+        call = reference.find(cut.name)[-1]
+        with self.entry.ambient(), torch.inference_mode(False), torch.enable_grad():
+            handed = cut.extractor(images.clone())
+            activation, context = (handed[0], handed[1:]) if isinstance(handed, tuple) else (handed, ())
+            if off(activation, call.value) > self.entry.tolerance:
+                return f"the extractor gives something else than {cut.name}"
+            leaf = activation.detach().clone().requires_grad_()
+            context = tuple(c.detach().clone() for c in context)
+            out = picked(cut.classifier((leaf * 1, *context) if context else leaf * 1), self._pick())
+            score = rows(out, len(images))[:, self.entry.target].double().sum()
+            (got,) = torch.autograd.grad(score, leaf, allow_unused=True)
+        wanted = reference.gradient(call, self.entry.target)
+        if got is None or wanted is None:
+            return "no gradient at the cut"
+        return "the gradient at the cut is wrong" if off(got, wanted) > self.entry.tolerance else None
+
+    def _halves(self, classifier: Callable[[Any], Any], extractor: Callable[[Any], Any], told: str) -> str | None:
+        for count in self.entry.batches:
+            reference = self.reference(count)
+            with self.entry.ambient(), torch.no_grad():
+                out = picked(classifier(extractor(self.entry.images(count))), self._pick())
+                got = rows(out, count)
+                plain = picked(reference.model(self.entry.images(count)), self.entry.logits)
+            if any(torch.equal(got, same) for same in (*reference.same_logits, rows(plain, count))):
+                continue
+            if count == self.entry.batches[0]:
+                return f"the halves' logits are {off(got, reference.logits):.1e} off"
+            if off(got, reference.logits) > max(1e-5, self.entry.tolerance / 10) and "batch" not in told:
+                return f"the halves' logits are {off(got, reference.logits):.1e} off for a batch of {count}"
+        return None
+
+    def _pick(self) -> Callable[[Any], Tensor]:
+        def pick(out: Any) -> Tensor:
+            return out if isinstance(out, Tensor) else picked(out, self.entry.logits)
+
+        return pick
+
+    def verify(self, **given: Any) -> str | None:
+        """Asks the package to check itself."""
+        images = self.entry.images(self.entry.batches[0])
+        return None if self.call(grad_cam.verify, self.model, images, **given) else "verify says no"
+
+    def mistakes(self, **given: Any) -> str | None:
+        """Asks for what is not there, which must be refused and must change nothing."""
+        images = self.entry.images(self.entry.batches[0])
+        for wrong in ({"layer": "no_such_layer"}, {"target": 999, "layer": self.layer(self.model)}):
+            try:
+                self.call(grad_cam.explain, self.model, images, **{"target": 0, **wrong, **given})
+            except GradCamError as error:
+                if not (error.what and (error.given or error.remedy)):
+                    return f"a refusal without a word: {error!r}"
+            else:
+                return f"{wrong} was accepted"
+        return None
+
+    # ------------------------------------------------------------------------------------------------------- verdicts
+
+    def judge(self, operation: str) -> Verdict:
+        """Runs an operation and says what it came to."""
+        if operation in self.entry.skip:
+            return Verdict(SKIPPED)
+        start = time.perf_counter()
+        word, why = self._judge(operation)
+        if word == RIGHT and operation in self.entry.refuse:
+            word, why = WRONG, "answered, where no answer is right"
+        if word == REFUSED and operation in self.entry.expect:
+            word, why = ERROR, f"must not be refused: {why}"
+        return Verdict(word, why, time.perf_counter() - start)
+
+    def _judge(self, operation: str) -> tuple[str, str]:
+        run = getattr(self, operation)
+        expected = self.entry.raises
+        try:
+            found = run()
+        except Altered as error:
+            return WRONG, str(error)
+        except GradCamError as error:
+            if expected is not None:
+                return WRONG, f"hides the user's own error: {error}"
+            return self._refused(operation, run, error)
+        except Exception as error:
+            if expected is not None and type(error) is type(expected) and str(error) == str(expected):
+                return RIGHT, ""
+            return ERROR, f"{type(error).__name__}: {error}"
+        if expected is not None:
+            return WRONG, "the user's own error was lost"
+        if found and operation == "verify" and operation not in self.entry.expect:
+            return REFUSED, found
+        return (WRONG, found) if found else (RIGHT, "")
+
+    def _refused(self, operation: str, run: Callable[..., str | None], error: GradCamError) -> tuple[str, str]:
+        """Whether a refusal says what is wrong and what to do, and whether doing so helps."""
+        if not error.what or not error.remedy:
+            return ERROR, f"a refusal without a remedy: {error!r}"
+        if self.entry.mentions and not re.search(self.entry.mentions, str(error)):
+            return ERROR, f"a refusal that does not name the cause: {error}"
+        attempts = [
+            {name: ast.literal_eval(value)}
+            for name, value in TYPED.findall(error.remedy)
+            if name in TAKES[operation] and not (self.entry.fix and name in self.entry.fix)
+        ]
+        if self.entry.fix:
+            missing = [name for name in self.entry.fix if f"{name}=" not in error.remedy]
+            if missing or not error.given:
+                return ERROR, f"the refusal does not offer {missing} or does not list what there is: {error}"
+            attempts.insert(0, self.entry.fix)
+        complaints = []
+        for attempt in attempts:
+            try:
+                found = run(**attempt)
+            except Altered as altered:
+                return WRONG, f"with {attempt}: {altered}"
+            except Exception as again:
+                found = f"{type(again).__name__}: {again}"
+            if not found:
+                return REFUSED, f"{error} [tried {attempt}: right]"
+            complaints.append(f"{attempt}: {found}")
+        if complaints:
+            return ERROR, f"the remedy does not help: {error} [{'; '.join(complaints)}]"
+        return REFUSED, str(error)
+
+
+def judged(entry: Entry, operations: Sequence[str] = OPERATIONS) -> dict[str, Verdict]:
+    """The verdicts on one model."""
+    try:
+        judge = Judge(entry)
+    except NotImplementedError as error:
+        pytest.skip(str(error))
+    return {operation: judge.judge(operation) for operation in operations}
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_model_is_explained_right_or_refused(name: str) -> None:
+    """No operation gives a wrong map or another error, nothing that must be right is refused, all is left as found."""
+    entry = ZOO[name]
+    if entry.missing():
+        pytest.skip(f"{entry.missing()} is not installed")
+    verdicts = judged(entry)
+    bad = [f"{o}: {v.word}: {v.why}" for o, v in verdicts.items() if v.word in (WRONG, ERROR)]
+    assert not bad, "\n".join(bad)
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+
+def print_table(words: Sequence[str] = ()) -> int:
+    """Prints a line for every model and a reason for every verdict that is not "right"; counts what is bad."""
+    torch.set_num_threads(1)
+    torch._logging.set_logs(all=logging.ERROR)
+    warnings.simplefilter("ignore")
+    chosen = [e for e in ZOO.values() if not words or any(w in e.name or w in e.kind for w in words)]
+    counts = dict.fromkeys((RIGHT, REFUSED, WRONG, ERROR, SKIPPED), 0)
+    print(f"{'model':40}{''.join(f'{o:9}' for o in OPERATIONS)}  s")
+    reasons = []
+    for entry in chosen:
+        if entry.missing():
+            print(f"{entry.name:40}skipped: {entry.missing()} is not installed")
+            continue
+        try:
+            verdicts = judged(entry)
+        except pytest.skip.Exception as error:
+            print(f"{entry.name:40}skipped: {error}")
+            continue
+        seconds = sum(v.seconds for v in verdicts.values())
+        print(f"{entry.name:40}{''.join(f'{v.word:9}' for v in verdicts.values())}{seconds:5.2f}", flush=True)
+        for operation, verdict in verdicts.items():
+            counts[verdict.word] += 1
+            if verdict.why:
+                reasons.append(f"{entry.name}, {operation}: {verdict.word}: {verdict.why}")
+    print()
+    for reason in reasons:
+        print(reason[:400])
+    print()
+    print(", ".join(f"{count} {'skipped' if word == SKIPPED else word}" for word, count in counts.items()))
+    return int(bool(counts[WRONG] + counts[ERROR]))
