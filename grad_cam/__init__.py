@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from .explanation import Explanation, Sweep, explain, sweep
     from .gradcam import GradCAM
     from .methods import METHODS
-    from .splitting import Chain, Split, SplitError, chain, split
+    from .splitting import Chain, Split, SplitError, chain, split, verify
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "chain", "explain", "inspect", "split", "sweep", "targets",
+    "chain", "explain", "inspect", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 _HOMES = {
     "explanation": ("Explanation", "Sweep", "explain", "sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS",),
-    "splitting": ("Chain", "Split", "SplitError", "chain", "split"),
+    "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),
 }
 
 

@@ -70,7 +70,7 @@ def _inside(model: nn.Module) -> Any:
         return model.module
     if type(model).__module__ == "timm.utils.model_ema":
         return getattr(model, "module", None)
-    return model._modules.get("_orig_mod")  # torch.compile
+    return None if isinstance(model, torch.jit.ScriptModule) else model._modules.get("_orig_mod")  # torch.compile
 
 
 # ---------------------------------------------------------------------------------------------------------- input size

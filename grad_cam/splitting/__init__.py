@@ -7,5 +7,6 @@ hand with a copy that shares the model's memory (`evalcopy`).
 
 from ..errors import SplitError
 from .public import Chain, Split, StageInfo, chain, split
+from .verification import Verification, verify
 
-__all__ = ["Chain", "Split", "SplitError", "StageInfo", "chain", "split"]
+__all__ = ["Chain", "Split", "SplitError", "StageInfo", "Verification", "chain", "split", "verify"]

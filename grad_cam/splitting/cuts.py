@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import LayerError, SplitError
 from ..outputs import Output, find_logits, rows
 from . import fingerprint
-from .align import align
+from .align import Unaligned, align
 from .evalcopy import EvalCopy
 from .intercept import Moved, Plain, Point, first_not_finite, intercept, needs_mode, observe
 from .log import Call, Log, Recording, Ref, Step, kept_random_state, record
@@ -196,7 +196,7 @@ class Cutter:
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images, by the model's own forward on a copy."""
         copy = self._fresh if self._fresh is not None else self.copy
-        with kept_random_state(images.device), self._mode():
+        with kept_random_state(images.device), self.mode():
             return rows(find_logits(copy.root(images.clone()), self.output), len(images))
 
     def for_images(self, images: Tensor) -> Cutter:
@@ -239,7 +239,7 @@ class Cutter:
         """
         try:
             extractor, classifier = self.halves(cut)
-            with torch.no_grad(), self._mode():
+            with torch.no_grad(), self.mode():
                 handed = extractor(self.images)
                 context = handed[1:] if isinstance(handed, tuple) else ()
                 again = classifier((activation.clone(), *context) if context else activation.clone())
@@ -252,7 +252,7 @@ class Cutter:
 
         def run(raw: Tensor, index: Tensor) -> Tensor:
             others = tuple(c[index] if len(c) == len(self.images) else c for c in context)
-            with kept_random_state(self.images.device), self._mode():
+            with kept_random_state(self.images.device), self.mode():
                 return rows(classifier((raw.clone(), *others) if others else raw.clone()), len(raw))
 
         return run
@@ -273,7 +273,7 @@ class Cutter:
 
         return run
 
-    def _mode(self) -> Any:
+    def mode(self) -> Any:
         wanted = self.record.mode and not torch._C._is_torch_function_mode_enabled()
         return Plain() if wanted else contextlib.nullcontext()
 
@@ -322,7 +322,7 @@ class Cutter:
         leaf.requires_grad_()
         with torch.enable_grad(), kept_random_state(self.images.device):
             handed = leaf.clone()
-            with self._mode():
+            with self.mode():
                 logits = tail((handed, *[c.clone() for c in context]) if context else handed)
         if not isinstance(logits, Tensor) or not _same(logits.detach(), recording.logits):
             return None
@@ -652,7 +652,17 @@ class Cutter:
             self.recording = None
             self.record = self._record()
         images = _another_batch(self.images)
-        other = record(EvalCopy(self.model), images, self.output)
+        try:
+            other = record(EvalCopy(self.model), images, self.output)
+        except SplitError:
+            raise
+        except Exception as error:
+            raise Unaligned(
+                f"its forward fails for {len(images)} instead of {len(self.images)} images",
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                "explain() with gradient methods works for these images; for split() and perturbation methods make the "
+                "forward take any number of images",
+            ) from error
         self.record.aligned = align(self.record.plan.log, other.log)
         self.record.other = other.log
         self._reference = images, other.logits

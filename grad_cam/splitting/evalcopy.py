@@ -11,11 +11,13 @@ import copy as copying
 import enum
 import functools
 import types
-from collections import OrderedDict, deque
+import weakref
+from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import SplitError
 
@@ -29,6 +31,9 @@ _ATOMS = frozenset({
     int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, type, torch.Size, torch.dtype, torch.device,
     torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType, types.CodeType, frozenset,
 })  # fmt: skip
+_TABLES = frozenset(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict))
+"""Names of the tables every module has."""
+
 _HEAP_TYPE = 1 << 9  # CPython's flag of classes written in Python
 
 
@@ -82,7 +87,9 @@ class EvalCopy:
             return new
         self.originals[path] = module
         if isinstance(module, torch.jit.ScriptModule):  # lives in C++, cannot be copied shallowly
-            new = copying.deepcopy(module).eval().requires_grad_(False)
+            new = copying.deepcopy(module).eval()
+            for parameter in new.parameters():
+                parameter.requires_grad_(False)
             self.modules[path] = self._memo[id(module)] = new
             return new
         new = object.__new__(type(module))
@@ -99,10 +106,8 @@ class EvalCopy:
                 kind = type(value)
                 if kind in _ATOMS:
                     own[key] = value
-                elif kind is OrderedDict and not value:
-                    own[key] = OrderedDict()
-                elif kind is dict and not value:
-                    own[key] = {}
+                elif key in _TABLES and not value and id(value) not in self._memo:
+                    own[key] = kind()
                 else:
                     own[key] = self._own(value, prefix + key)
         own["_compiled_call_impl"] = None
@@ -255,6 +260,12 @@ class EvalCopy:
             return value
         if kind.__module__.partition(".")[0] in ("threading", "logging", "weakref", "multiprocessing", "asyncio"):
             return value
+        if isinstance(value, RemovableHandle):  # a hook that takes itself off takes itself off the copy
+            new = self._known(value, object.__new__(kind))
+            new.__dict__.update(state)
+            new.hooks_dict_ref = self._table(value.hooks_dict_ref)
+            new.extra_dict_ref = tuple([self._table(r) for r in value.extra_dict_ref])
+            return new
         self._objects += 1
         if self._objects > _PLAIN_OBJECTS:
             return value
@@ -269,6 +280,11 @@ class EvalCopy:
         for key, item in state.items():
             new.__dict__[key] = item if type(item) in _ATOMS else self._own(item, f"{path}.{key}", depth + 1)
         return new
+
+
+    def _table(self, reference: Any) -> Any:
+        table = reference()
+        return reference if table is None else weakref.ref(self._own(table, ""))
 
 
 @functools.cache

@@ -33,7 +33,7 @@ def of(model: nn.Module) -> tuple[Any, ...]:
                 parts.append(value)
             elif key in _HOOKS:
                 parts += map(id, value.values())
-            elif value or kind is not dict:  # an empty table says nothing
+            else:
                 _add(parts, value, 0)
         kinds.add(type(module))
     for kind in sorted(kinds, key=id):

@@ -199,6 +199,7 @@ def observe(
         if module is None:
             raise Moved(f"there is no module '{path}' any more")
         module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
+    given = images.detach().clone()
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
@@ -206,7 +207,7 @@ def observe(
                 stack.enter_context(_AtNumber(at_numbers, exchange))
             elif mode:
                 stack.enter_context(Plain())
-            logits = find_logits(copy.root(images.detach().clone()), output)
+            logits = find_logits(copy.root(given), output)
     finally:
         for path in at_modules:
             copy.modules[path]._forward_hooks.pop(-1, None)

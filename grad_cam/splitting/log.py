@@ -424,7 +424,7 @@ class _Recorder(TorchFunctionMode):
         given = [a for a in args if isinstance(a, Tensor)]
         if "out" in kwargs or not given:
             given += [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        versions = [t._version for t in given]
+        versions = [_version(t) for t in given]
         before = [self.reference(t) for t in given]
         out = func(*args, **kwargs)
         depends = self.log.depends
@@ -442,7 +442,7 @@ class _Recorder(TorchFunctionMode):
         elif out is not None:
             step.outs = self._results(out, step.depends)
         for tensor, version, old in zip(given, versions, before, strict=True):
-            if tensor._version != version:
+            if _version(tensor) != version:
                 self._written(step, tensor, old)
         if step.outs or step.changed:
             self.log.events.append(step)
@@ -546,6 +546,11 @@ class _Recorder(TorchFunctionMode):
         while self.bytes > STORE and len(self.values) > 1:
             _, (dropped, _) = self.values.popitem(last=False)
             self.bytes -= dropped.numel() * dropped.element_size()
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor's memory was written to, as far as that is counted."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _is_global(tensor: Tensor) -> bool:

@@ -137,6 +137,7 @@ class Chain(Stages):
     __repr__ = __str__
 
 
+@torch.inference_mode(False)
 def chain(
     model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: int = 1, *, output: Output = None
 ) -> Chain:
@@ -165,6 +166,7 @@ def chain(
     return made
 
 
+@torch.inference_mode(False)
 def split(
     model: nn.Module, layer: int | str | nn.Module, example: Tensor | tuple[int, int] | int | None = None, *,
     output: Output = None,
@@ -295,7 +297,7 @@ def require_exact(cutter: Cutter, parts: list[tuple[Any, nn.Module]]) -> None:
     """Raises SplitError if stages made of the copy's modules do not give the recorded logits, at both batch sizes."""
     for images, wanted in cutter.references():
         x: Any = images.clone()
-        with torch.enable_grad():
+        with torch.enable_grad(), cutter.mode():
             try:
                 for _, module in parts:
                     x = module(x)
@@ -342,7 +344,8 @@ def example_images(model: nn.Module, example: Any) -> Tensor:
     if isinstance(example, Tensor):
         if example.ndim != 4 or 0 in example.shape:
             raise InputError(f"example must be a batch (B, C, H, W), got a tensor of shape {tuple(example.shape)}")
-        return example.detach().to(device=device, dtype=dtype)
+        images = example.detach().to(device=device, dtype=dtype)
+        return images.clone() if images.is_inference() else images
     if example is None:
         size: Any = input_size(model)
     elif isinstance(example, (tuple, list)):

@@ -1,0 +1,236 @@
+"""`verify`: checks on a user's own model that what the package promises holds for it."""
+
+from __future__ import annotations
+
+import copy as copying
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import GradCamError
+from ..outputs import Output, find_logits, rows
+from .cuts import Cut, Cutter
+from .evalcopy import EvalCopy
+from .intercept import Point
+from .log import kept_random_state, leaves
+from .public import Chain, differs, open_cutter, open_images
+
+CLOSE = 1e-4
+"""Relative difference up to which two gradients count as equal: sums may be formed in another order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CutReport:
+    """What was found at one cut.
+
+    Attributes:
+        name: The cut.
+        layer_idx: Its number, if it is a border of the chain.
+        shape: Shape of the activation, without the batch.
+        layout: How it is read, or "".
+        halves: "equal" where classifier(extractor(images)) is the model bit for bit, at two batch sizes; else why not.
+        gradient: "equal" where the gradient is that of a plain backward with a hook on the model; else why not.
+        positions: "confirmed", "contradicted" or "undecided" by changing patches of an image; "no map" where none is drawn.
+        note: Why no map is drawn, or "".
+    """
+
+    name: str
+    layer_idx: int | None
+    shape: tuple[int, ...]
+    layout: str
+    halves: str
+    gradient: str
+    positions: str
+    note: str
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """What does not hold here; a refusal with its reason is not wrong."""
+        found = []
+        for name, value in (("halves", self.halves), ("gradient", self.gradient)):
+            if value != "equal" and not value.startswith("refused"):
+                found.append(f"{self.name}: {name}: {value}")
+        if self.positions == "contradicted" and not self.note:
+            found.append(f"{self.name}: the map's positions are contradicted: do not trust where it points")
+        return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """The result of `verify`; true where nothing is wrong, and printed as a table.
+
+    Attributes:
+        model: Class of the model.
+        rows: One for each cut.
+        problems: What does not hold.
+        plain: Largest difference between the model's logits in a plain run and in the recorded one: 0 but for fused fast
+            paths (`nn.MultiheadAttention`), which a run with a gradient does not take.
+    """
+
+    model: str
+    rows: tuple[CutReport, ...]
+    problems: tuple[str, ...]
+    plain: float
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        cells = [("layer_idx", "name", "output", "layout", "halves", "gradient", "positions", "note")]
+        for r in self.rows:
+            index = "-" if r.layer_idx is None else str(r.layer_idx)
+            shape = "x".join(map(str, r.shape)) or "scalar"
+            cells.append((index, r.name, shape, r.layout or "-", r.halves, r.gradient, r.positions, r.note))
+        widths = [max(len(c[i]) for c in cells) for i in range(len(cells[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        lines.insert(1, "  ".join("-" * w for w in widths))
+        lines.insert(0, f"{self.model}: {'everything holds' if self else 'NOT everything holds'} at {len(self.rows)} cuts")
+        if self.plain:
+            lines.append(f"A plain run without gradients takes fused fast paths and differs by up to {self.plain:.2g}.")
+        return "\n".join([*lines, *self.problems])
+
+
+@torch.inference_mode(False)
+def verify(
+    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, *, output: Output = None, depth: int = 1
+) -> Verification:
+    """Checks, on a user's own model and images, what every explanation rests on.
+
+    At every cut: the halves are the model bit for bit, at two batch sizes; the gradient is that of a plain backward
+    with a forward hook on a deep copy of the model; positions of the map are positions of the picture, found by changing
+    patches of an image. And: the model is as it was.
+
+    Args:
+        model: Any image model, or a `Chain`.
+        images: (B, C, H, W); or a size, or None for the model's own, as for `chain`.
+        output: As for `chain`.
+        depth: Depth of the chain whose cuts are checked.
+
+    Returns:
+        A `Verification`: ``print(verify(model, images))``, ``assert verify(model, images)``.
+
+    Raises:
+        GradCamError: The model cannot be recorded at all.
+    """
+    if isinstance(model, Chain):
+        depth, output, model = max(depth, model.depth), model.output if output is None else output, model.model
+    before = _state(model)
+    cutter = open_cutter(model, images, depth, output)
+    hooked = _Hooked(cutter)
+    checked = [_check(cutter, cutter.at_border(b), hooked) for b in cutter.borders[:-1]]
+    problems = [problem for row in checked for problem in row.wrong]
+    with torch.no_grad(), kept_random_state(cutter.images.device):
+        plain = rows(find_logits(EvalCopy(cutter.model).root(cutter.images.clone()), output), len(cutter.images))
+    recorded = rows(cutter.values().logits, len(cutter.images))
+    off = float((plain.double() - recorded.double()).abs().max()) if plain.shape == recorded.shape else float("inf")
+    touched = _differences(before, _state(model))
+    if touched:
+        problems.append(f"the model was changed: {touched}")
+    return Verification(type(cutter.model).__name__, tuple(checked), tuple(problems), off)
+
+
+class _Hooked:
+    """Gradients by plain PyTorch: a deep copy in eval mode, forward hooks, one backward."""
+
+    def __init__(self, cutter: Cutter) -> None:
+        self.cutter = cutter
+        try:
+            self.model: nn.Module | None = copying.deepcopy(cutter.model).eval()
+        except Exception:
+            self.model = None
+
+    def gradient(self, point: Point) -> tuple[Tensor, Tensor] | None:
+        """The logits and the gradient of the best classes' scores at a module's output, or None if that cannot be had."""
+        if self.model is None or point.path is None:
+            return None
+        try:
+            module = self.model.get_submodule(point.path)
+        except AttributeError:
+            return None
+        seen: list[Any] = []
+        handle = module.register_forward_hook(lambda _module, _args, out: seen.append(list(leaves(out))[point.leaf]))
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), kept_random_state(self.cutter.images.device):
+                images = self.cutter.images.clone().requires_grad_()
+                logits = rows(find_logits(self.model(images * 1), self.cutter.output), len(images))
+                if len(seen) != point.count or not seen[point.times].requires_grad:
+                    return None
+                (gradient,) = torch.autograd.grad(_score(logits), seen[point.times], allow_unused=True)
+        except Exception:
+            return None
+        finally:
+            handle.remove()
+        return logits.detach(), torch.zeros_like(seen[point.times]) if gradient is None else gradient
+
+
+def _score(logits: Tensor) -> Tensor:
+    return logits.double().flatten(1).max(1).values.sum()
+
+
+def _check(cutter: Cutter, cut: Cut, hooked: _Hooked) -> CutReport:
+    log = cutter.record.plan.log
+    reading = cutter.reading(cut, careful=True)
+    layout = reading.layout if reading.layout is None or reading.layout.grid != (1, 1) else None
+    halves, gradient = _check_halves(cutter, cut), _check_gradient(cutter, cut, hooked)
+    positions = reading.evidence if layout is not None else "no map"
+    return CutReport(
+        cut.name, cut.layer_idx, log.shapes[cut.value][1:], str(layout or ""), halves, gradient, positions, reading.note
+    )
+
+
+def _check_halves(cutter: Cutter, cut: Cut) -> str:
+    try:
+        first, last = cutter.halves(cut)
+        for images, wanted in cutter.references():
+            with torch.enable_grad(), kept_random_state(images.device), cutter.mode():
+                problem = differs(last(first(images.clone())), wanted)
+            if problem:
+                return f"for a batch of {len(images)} {problem}"
+    except GradCamError as error:
+        return f"refused: {error.what}"
+    return "equal"
+
+
+def _check_gradient(cutter: Cutter, cut: Cut, hooked: _Hooked) -> str:
+    there = open_images(cutter.model, cutter.images, cutter.output, cutter.depth)
+    try:
+        there.values()
+        first = there.take([cut])  # from the record, as the first explanation does
+        own = there.take_all([cut])  # from the model's own forward, as later ones do
+    except GradCamError as error:
+        return f"refused: {error.what}"
+    wanted = hooked.gradient(cut.point) if cut.point is not None else None
+    logits = rows(cutter.values().logits, len(cutter.images))
+    for taken in (first, own):
+        problem = differs(taken.logits.detach(), logits)
+        if problem:
+            return f"the logits differ: {problem}"
+    with torch.enable_grad():
+        found = [there.gradients(_score(t.logits), t.activations)[0] for t in (first, own)]
+    references = [found[1]] if wanted is None else [wanted[1]]
+    for one in found:
+        for other in references:
+            scale = float(other.double().abs().max())
+            off = float((one.double() - other.double()).abs().max())
+            if off > CLOSE * max(scale, 1e-30):
+                return f"differs from a hook's by {off / max(scale, 1e-30):.2g} of its largest value"
+    return "equal"
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    """What must not change of a model, by name."""
+    found: dict[str, Any] = {"the random state": torch.get_rng_state().tolist()}
+    for path, module in model.named_modules():
+        found[f"training of '{path}'"] = module.training
+        found[f"attributes of '{path}'"] = sorted(module.__dict__)
+        found[f"hooks of '{path}'"] = [list(getattr(module, n, ())) for n in ("_forward_hooks", "_forward_pre_hooks")]
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        gradient = tensor.grad
+        found[f"'{path}'"] = (id(tensor), tensor._version, tensor.requires_grad, None if gradient is None else id(gradient))
+    return found
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:
+    return ", ".join(k for k in {**before, **after} if before.get(k) != after.get(k))
