@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +34,7 @@ def find_logits(returned: Any, output: Output = None) -> Tensor:
         if isinstance(found, Tensor):
             return found
     parts = list(_parts(returned))
-    if len(parts) == 1:
+    if len(parts) == 1 and ", in it" not in parts[0][0]:
         return parts[0][1]
     if not parts:
         raise OutputError(
@@ -42,7 +42,7 @@ def find_logits(returned: Any, output: Output = None) -> Tensor:
             "output=lambda returned: ... (a function from what the model returns to the logits)",
         )  # fmt: skip
     listed = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in parts)
-    likely = next((name for name, tensor in parts if tensor.ndim == 2), parts[-1][0])
+    likely = next((name for name, tensor in parts if tensor.ndim == 2), parts[-1][0]).partition(",")[0]
     raise OutputError(
         f"the model returns a {type(returned).__name__} of several tensors, and which of them are the logits is not known",
         listed, f"output={likely} or another part, or a callable that picks it",
@@ -69,24 +69,23 @@ def _chosen(returned: Any, output: Output) -> Tensor:
 
 
 def _parts(returned: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors directly in what a model returns, with the key or index as it is typed."""
+    """The tensors in what a model returns, with the key or index of the part they are in as it is typed."""
     if isinstance(returned, Tensor):
         yield "None", returned
-    elif isinstance(returned, dict):
-        yield from ((repr(k).replace("'", '"'), v) for k, v in returned.items() if isinstance(v, Tensor))
+        return
+    if isinstance(returned, dict):
+        parts = [(json.dumps(k) if isinstance(k, str) else repr(k), v) for k, v in returned.items()]
     elif isinstance(returned, (list, tuple)):
-        yield from ((str(i), v) for i, v in enumerate(returned) if isinstance(v, Tensor))
-    elif dataclasses.is_dataclass(returned):
-        for field in dataclasses.fields(returned):
-            value = getattr(returned, field.name)
-            if isinstance(value, Tensor):
-                yield f'"{field.name}"', value
+        parts = [(str(i), v) for i, v in enumerate(returned)]
+    elif isinstance(getattr(returned, "__dict__", None), dict):
+        parts = [(json.dumps(k), v) for k, v in vars(returned).items()]
     else:
-        yield from (
-            ((f'"{k}"', v) for k, v in vars(returned).items() if isinstance(v, Tensor))
-            if hasattr(returned, "__dict__")
-            else ()
-        )
+        parts = []
+    for name, part in parts:
+        if isinstance(part, Tensor):
+            yield name, part
+        else:
+            yield from ((f"{name}, in it {inner}", tensor) for inner, tensor in _parts(part))
 
 
 def rows(logits: Tensor, batch: int) -> Tensor:

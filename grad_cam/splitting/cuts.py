@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import LayerError, SplitError
+from ..errors import GradCamError, LayerError, SplitError
 from ..outputs import Output, find_logits, rows
 from . import fingerprint
 from .align import Unaligned, align
 from .evalcopy import EvalCopy
-from .intercept import Moved, Plain, Point, first_not_finite, intercept, needs_mode, observe
+from . import intercept as intercept_
+from .intercept import Moved, Plain, Point, Written, first_not_finite, needs_mode, observe
 from .log import Call, Log, Recording, Ref, Step, kept_random_state, record
 from .plan import Border, Plan, Unrepeatable
 from .positions import Positions, Reading
@@ -63,12 +64,10 @@ class Taken(NamedTuple):
 
     Attributes:
         activations: One leaf or inner tensor of the graph for each cut, (B, ...).
-        contexts: The other tensors alive at each cut, where they are known.
         logits: (B, classes), with the graph from the activations on.
     """
 
     activations: list[Tensor]
-    contexts: list[tuple[Tensor, ...]]
     logits: Tensor
 
 
@@ -195,7 +194,7 @@ class Cutter:
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images, by the model's own forward on a copy."""
-        copy = self._fresh if self._fresh is not None else self.copy
+        copy = self._take_copy()  # a fresh one: what an earlier run left on a copy is not the model's
         with kept_random_state(images.device), self.mode():
             return rows(find_logits(copy.root(images.clone()), self.output), len(images))
 
@@ -210,22 +209,41 @@ class Cutter:
             SplitError: Autograd refuses, or the model's forward switches gradients off.
         """
         if not total.requires_grad:
-            if all(not e.context[0] for e in self.record.plan.steps(0, len(self.record.plan.log.events))):
-                raise SplitError(
-                    "its whole forward runs under torch.no_grad(), so that there is no gradient", type(self.model).__name__,
-                    "take no_grad off forward and use it where the model is called",
-                )  # fmt: skip
+            self.require_gradients()
             return [torch.zeros_like(t) for t in tensors]
         try:
             found = torch.autograd.grad(total, list(tensors), retain_graph=keep_graph, allow_unused=True)
         except RuntimeError as error:
-            if "checkpoint" not in str(error).lower():
+            text = " ".join(str(error).split())
+            if "modified by an inplace operation" in text:
+                raise _inplace(error) from error
+            if "checkpoint" not in text.lower():
                 raise
             raise SplitError(
                 "its forward uses reentrant checkpointing, through which autograd gives no gradient of one tensor",
-                " ".join(str(error).split())[:120], "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
+                text[:120], "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
             ) from error  # fmt: skip
+        if all(g is None for g in found):
+            self.require_gradients()
         return [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
+
+    def require_gradients(self) -> None:
+        """Raises SplitError where the model itself is the reason that there is no gradient."""
+        plan = self.record.plan
+        steps = [e for e in plan.log.events if type(e) is Step and e.depends]
+        if steps and not any(e.context[0] for e in steps):
+            raise SplitError(
+                "its whole forward runs under torch.no_grad(), so that there is no gradient", type(self.model).__name__,
+                "take no_grad off forward and use it where the model is called",
+            )  # fmt: skip
+        for call in plan.log.calls:
+            module = self.copy.modules[call.path]
+            if ".quantized" in type(module).__module__:
+                raise SplitError(
+                    f"module '{call.path}' is quantised, and quantised operations have no gradient",
+                    f"{type(module).__module__}.{type(module).__name__}",
+                    "explain the model before quantisation, or use a method without gradients: method=\"ablation_cam\"",
+                )  # fmt: skip
 
     def tail(self, cut: Cut, activation: Tensor, logits: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """What follows a cut, as a function of activations (N, ...) and the images (N,) they belong to, to logits.
@@ -238,20 +256,43 @@ class Cutter:
             logits: What the tail has to make of it.
         """
         try:
-            extractor, classifier = self.halves(cut)
-            with torch.no_grad(), self.mode():
-                handed = extractor(self.images)
-                context = handed[1:] if isinstance(handed, tuple) else ()
-                again = classifier((activation.clone(), *context) if context else activation.clone())
-            if not _same(rows(again, len(self.images)), logits):
-                raise Unrepeatable("the tail does not reproduce the logits")
-        except SplitError:
+            run = self._tail_of_stages(cut)
+            self._require_tail(run, activation, logits)
+        except (SplitError, RuntimeError, ValueError, IndexError, TypeError) as error:
             if cut.point is None:
                 raise
-            return self._exchanging(cut.point)
+            run = self._exchanging(cut.point)
+            try:
+                self._require_tail(run, activation, logits)
+            except GradCamError:
+                raise
+            except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as failed:
+                raise _coupled(f"{type(failed).__name__}: {' '.join(str(failed).split())[:200]}") from error
+        return run
+
+    def _require_tail(
+        self, run: Callable[[Tensor, Tensor], Tensor], activation: Tensor, logits: Tensor
+    ) -> None:  # fmt: skip
+        """Raises SplitError unless each image's logits are its own, whatever else is in the batch, again and again."""
+        count = len(activation)
+        index = torch.arange(count, device=activation.device)
+        with torch.no_grad():
+            if not _same(run(activation, index), logits) or not _same(run(activation, index), logits):
+                raise _coupled("what follows the cut does not give the same logits again")
+            others = torch.cat([activation, activation.flip(0) * 0.5, activation[:1] * 0])
+            beside = run(others, torch.cat([index, index.flip(0), index[:1]]))[:count]
+        off = float((beside.double() - logits.double()).abs().max())
+        if beside.shape != logits.shape or not off <= 1e-4 * max(1.0, float(logits.double().abs().max())):
+            raise _coupled(f"other images in the batch change an image's logits by {off:.2g}")
+
+    def _tail_of_stages(self, cut: Cut) -> Callable[[Tensor, Tensor], Tensor]:
+        extractor, classifier = self.halves(cut)
+        with torch.no_grad(), self.mode(), kept_random_state(self.images.device):
+            handed = extractor(self.images.clone())
+        context = handed[1:] if isinstance(handed, tuple) else ()
 
         def run(raw: Tensor, index: Tensor) -> Tensor:
-            others = tuple(c[index] if len(c) == len(self.images) else c for c in context)
+            others = tuple(c[index] if len(c) == len(self.images) else c.clone() for c in context)
             with kept_random_state(self.images.device), self.mode():
                 return rows(classifier((raw.clone(), *others) if others else raw.clone()), len(raw))
 
@@ -269,11 +310,13 @@ class Cutter:
                 logits = observe(
                     EvalCopy(self.model), self.images[index], [point], exchange, self.output, mode=self.record.mode
                 )
-            return rows(logits if grad else logits.detach(), len(raw))
+                logits = rows(logits, len(raw))
+            return logits if grad else logits.detach()
 
         return run
 
     def mode(self) -> Any:
+        """The function mode that a run of the copy needs to go the recorded way, if any."""
         wanted = self.record.mode and not torch._C._is_torch_function_mode_enabled()
         return Plain() if wanted else contextlib.nullcontext()
 
@@ -323,10 +366,13 @@ class Cutter:
         with torch.enable_grad(), kept_random_state(self.images.device):
             handed = leaf.clone()
             with self.mode():
-                logits = tail((handed, *[c.clone() for c in context]) if context else handed)
-        if not isinstance(logits, Tensor) or not _same(logits.detach(), recording.logits):
-            return None
-        return Taken([leaf], [tuple(context)], rows(logits, len(self.images)))
+                try:
+                    logits = tail((handed, *[c.clone() for c in context]) if context else handed)
+                except RuntimeError:
+                    return None
+            if not isinstance(logits, Tensor) or not _same(logits.detach(), recording.logits):
+                return None
+            return Taken([leaf], rows(logits, len(self.images)))
 
     def _from_forward(self, cuts: Sequence[Cut], again: bool = True) -> Taken:
         points = [c.point for c in cuts]
@@ -334,17 +380,9 @@ class Cutter:
             return self._from_stages(cuts)
         written = [c.value in self.record.plan.overwritten for c in cuts]
         try:
-            with kept_random_state(self.images.device):
-                try:
-                    found = intercept(
-                        self._take_copy(), self.images, points, self.output,  # type: ignore[arg-type]
-                        mode=self.record.mode, cloned=written,
-                    )  # fmt: skip
-                except Moved:
-                    found = intercept(
-                        self._take_copy(), self.images, points, self.output,  # type: ignore[arg-type]
-                        mode=self.record.mode,
-                    )  # fmt: skip
+            found = self._intercepted(points, written)  # type: ignore[arg-type]
+        except Written:
+            found = self._intercepted(points, [True] * len(cuts))  # type: ignore[arg-type]
         except Moved as moved:
             if not again:
                 raise SplitError(
@@ -359,7 +397,21 @@ class Cutter:
                     f"'{cut.name}' gives no row for each image", f"{tuple(tensor.shape)} for {len(self.images)} images",
                     "explain fewer images at a time, or choose another layer (see print(grad_cam.chain(model)))",
                 )  # fmt: skip
-        return Taken(found.tensors, [()] * len(cuts), rows(found.logits, len(self.images)))
+        with torch.enable_grad():
+            return Taken(found.tensors, rows(found.logits, len(self.images)))
+
+    def _intercepted(self, points: Sequence[Point], cloned: Sequence[bool]) -> intercept_.Taken:
+        with kept_random_state(self.images.device):
+            try:
+                return intercept_.intercept(
+                    self._take_copy(), self.images, points, self.output, mode=self.record.mode, cloned=cloned
+                )
+            except RuntimeError as error:
+                if "in-place" not in str(error) and "inplace" not in str(error):
+                    raise
+                if all(cloned):
+                    raise _inplace(error) from error
+                raise Written("a tensor at a cut is written to later") from error
 
     def _from_stages(self, cuts: Sequence[Cut]) -> Taken:
         """At a place that no operation's result stands for: extractor and classifier, the latter with a graph."""
@@ -375,7 +427,7 @@ class Cutter:
         leaf = leaf.detach().requires_grad_()
         with torch.enable_grad():
             logits = classifier((leaf.clone(), *context) if context else leaf.clone())
-        return Taken([leaf], [tuple(context)], rows(logits, len(self.images)))
+            return Taken([leaf], rows(logits, len(self.images)))
 
     # -------------------------------------------------------------------------------------------------------- layers
 
@@ -666,6 +718,20 @@ class Cutter:
         self.record.aligned = align(self.record.plan.log, other.log)
         self.record.other = other.log
         self._reference = images, other.logits
+
+
+def _inplace(error: BaseException) -> SplitError:
+    return SplitError(
+        "its forward writes in place to a tensor that the gradient needs, as training it would show",
+        " ".join(str(error).split())[:200], "write x = x + y instead of x += y, or choose a later layer",
+    )  # fmt: skip
+
+
+def _coupled(given: str) -> SplitError:
+    return SplitError(
+        "what a model makes of one image depends on the others in its batch or on how many there are, so that perturbed "
+        "copies cannot be compared", given, 'method="grad_cam" or another gradient method',
+    )  # fmt: skip
 
 
 def _another_batch(images: Tensor) -> Tensor:

@@ -154,21 +154,19 @@ def is_alive(cutter: Cutter, cut: Cut, layout: Layout, taken: Taken | None = Non
         cutter.values()
         taken = cutter.take([cut])
         cutter.taken = (cut, taken)
-    reach = _reach(taken.logits, taken.activations[0], layout)
+    reach = _reach(cutter, taken.logits, taken.activations[0], layout)
     if reach is None and cut.point is not None:  # a head of zeros says nothing: ask the same of one with noise
         reach = _reach_with_noise(cutter, cut.point, layout)
     cutter.record.dead[cut.value] = not reach
     return bool(reach)
 
 
-def _reach(logits: Tensor, activation: Tensor, layout: Layout) -> bool | None:
+def _reach(cutter: Cutter, logits: Tensor, activation: Tensor, layout: Layout) -> bool | None:
     """Whether the gradient of the best class is anywhere on the grid other than zero; None if it is zero everywhere."""
     with torch.enable_grad():
         score = logits.float().flatten(1).max(dim=1).values.sum()
-        if not score.requires_grad:
-            return None
-        (gradient,) = torch.autograd.grad(score, activation, retain_graph=True, allow_unused=True)
-    if gradient is None or not bool(gradient.count_nonzero()):
+        (gradient,) = cutter.gradients(score, [activation], keep_graph=True)
+    if not bool(gradient.count_nonzero()):
         return None
     return bool(layout.to_map(gradient).count_nonzero())
 
@@ -187,8 +185,10 @@ def _reach_with_noise(cutter: Cutter, point: Point, layout: Layout) -> bool:
                 changed = True
     if not changed:
         return False
-    taken = intercept(copy, cutter.images[:1], [point], cutter.output, mode=cutter.record.mode)
-    return bool(_reach(taken.logits.reshape(1, -1), taken.tensors[0], layout))
+    taken = intercept(copy, cutter.images[:1], [point], cutter.output, mode=cutter.record.mode, cloned=[True])
+    with torch.enable_grad():
+        logits = taken.logits.reshape(1, -1)
+    return bool(_reach(cutter, logits, taken.tensors[0], layout))
 
 
 def mark_dead(cutter: Cutter, cuts: Sequence[tuple[Cut, Layout]]) -> None:
@@ -199,7 +199,7 @@ def mark_dead(cutter: Cutter, cuts: Sequence[tuple[Cut, Layout]]) -> None:
         return
     taken = cutter.take_all([c for c, _ in asked])
     for (cut, layout), activation in zip(asked, taken.activations, strict=True):
-        is_alive(cutter, cut, layout, Taken([activation], [()], taken.logits))
+        is_alive(cutter, cut, layout, Taken([activation], taken.logits))
 
 
 def _last_parameter(cutter: Cutter) -> int:

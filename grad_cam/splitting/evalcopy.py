@@ -281,7 +281,6 @@ class EvalCopy:
             new.__dict__[key] = item if type(item) in _ATOMS else self._own(item, f"{path}.{key}", depth + 1)
         return new
 
-
     def _table(self, reference: Any) -> Any:
         table = reference()
         return reference if table is None else weakref.ref(self._own(table, ""))

@@ -45,6 +45,14 @@ class Moved(SplitError):
     """The forward does not pass where it passed when it was recorded."""
 
 
+class Written(Moved):
+    """A tensor at a cut is written to later: it has to be handed on as a clone."""
+
+
+class Aliased(SplitError):
+    """A tensor at a cut cannot be made a leaf."""
+
+
 class Taken(NamedTuple):
     """What a run handed out: the tensors at the points, to differentiate by, and the logits with their graph."""
 
@@ -101,12 +109,12 @@ def needs_mode(model: nn.Module) -> bool:
 
 def intercept(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], output: Output = None, *, mode: bool = False,
-    cloned: Sequence[bool] | None = None,
+    cloned: Sequence[bool],
 ) -> Taken:  # fmt: skip
     """Runs a copy's own forward and takes the tensors at some points.
 
-    A tensor that does not require a gradient yet becomes a leaf; one that does (it comes after another point) is kept
-    with its graph.
+    A tensor that does not require a gradient yet is made a leaf, itself, so that it counts wherever the model keeps it;
+    one that does (it comes after another point) is kept with its graph.
 
     Args:
         copy: A fresh copy.
@@ -114,14 +122,14 @@ def intercept(
         points: Where.
         output: See `outputs.find_logits`.
         mode: Whether the run needs a function mode to go the recorded way.
-        cloned: For every point, whether what is handed on has to be a clone since it is written to later; a leaf is
-            always handed on as a clone.
+        cloned: For every point, whether what is handed on has to be a clone since it is written to later.
 
     Raises:
         Moved: A point was not met, or more often than recorded.
+        Written: A tensor has to be handed on as a clone.
     """
     found: list[Tensor | None] = [None] * len(points)
-    versions: list[int] = [0] * len(points)
+    originals: list[tuple[Tensor, int]] = []
 
     def exchange(index: int, tensor: Any) -> Any:
         if not isinstance(tensor, Tensor):
@@ -131,16 +139,19 @@ def intercept(
                 "its forward runs under torch.inference_mode, where no gradient can be had", type(copy.root).__name__,
                 "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
             )  # fmt: skip
-        if not (tensor.is_floating_point() or tensor.is_complex()):
+        if not tensor.is_floating_point():
             found[index] = tensor
             return tensor
-        if tensor.requires_grad and tensor.grad_fn is not None:
-            found[index] = tensor
-            versions[index] = tensor._version
-            return tensor.clone() if cloned is None or cloned[index] else tensor
-        found[index] = tensor.detach().requires_grad_()
         with torch.enable_grad():
-            versions[index] = tensor._version
+            if not tensor.requires_grad and not cloned[index]:
+                tensor.requires_grad_()  # the object itself: whoever else holds it is differentiated through as well
+            originals.append((tensor, tensor._version))
+            if tensor.requires_grad:
+                found[index] = tensor
+                return tensor.clone() if cloned[index] else tensor
+            found[index] = tensor.detach().clone().requires_grad_()
+            tensor.fill_(torch.nan)  # nobody may read the original any more
+            originals[-1] = (tensor, tensor._version)
             return found[index].clone()  # type: ignore[union-attr]
 
     logits = observe(copy, images, points, exchange, output, mode=mode)
@@ -148,8 +159,18 @@ def intercept(
         if found[index] is None:
             raise Moved(f"'{point.path or point.function}' was not met")
     tensors = [t for t in found if t is not None]
-    if cloned is not None and any(t._version != v for t, v in zip(tensors, versions, strict=True) if not t.is_leaf):
-        raise Moved("a tensor at a cut is written to later")
+    if any(t._version != version for t, version in originals):
+        if not all(cloned):
+            raise Written("a tensor at a cut is written to later")
+        raise SplitError(
+            "what a layer returns is written to later under another name, so that it cannot be made a leaf",
+            ", ".join(str(p.path) for p in points), "choose the layer before or after it",
+        )  # fmt: skip
+    if any(cloned) and bool(logits.isnan().any()) and bool(torch.isfinite(images).all()):
+        raise Aliased(
+            "what a layer returns is written to later and also read under another name, so that it cannot be made a leaf",
+            ", ".join(str(p.path) for p in points), "choose the layer before or after it",
+        )  # fmt: skip
     return Taken(tensors, logits)
 
 

@@ -111,12 +111,13 @@ class Call:
         parent: The call it was made in.
         context: What was switched on around it.
         opaque: Whether it returned a tensor that no recorded operation made.
+        custom: Whether an `autograd.Function`'s forward made it.
         unknown: Whether it was given an object whose contents the log does not see.
     """
 
     __slots__ = (
-        "path", "times", "start", "end", "args", "kwargs", "outs", "reads", "parent", "context", "opaque",
-        "unknown",
+        "path", "times", "start", "end", "args", "kwargs", "outs", "reads", "parent", "context", "opaque", "unknown",
+        "custom",
     )  # fmt: skip
 
     def __init__(self, path: str, times: int, start: int, parent: Call | None, context: Context) -> None:
@@ -125,7 +126,7 @@ class Call:
         self.kwargs: Any = {}
         self.outs: tuple[Ref | None, ...] = ()
         self.reads: list[Ref] = []
-        self.opaque = self.unknown = False
+        self.opaque = self.unknown = self.custom = False
 
 
 class Enter:
@@ -380,10 +381,23 @@ class _Recorder(TorchFunctionMode):
                 "make that module an attribute of the module that calls it",
             )
         if id(leaf) not in self._constants:
-            self._constants[id(leaf)] = Const(leaf)
             if id(leaf) not in self.copy.constants and not _is_global(leaf):
-                self.problem = "it uses a tensor that no recorded operation made"
+                ref = self._unknown(leaf)
+                self.reads.append(ref)
+                return ref
+            self._constants[id(leaf)] = Const(leaf)
         return self._constants[id(leaf)]
+
+    def _unknown(self, tensor: Tensor) -> Ref:
+        """A value for a tensor that no recorded operation made: it may depend on anything that modules returned."""
+        log = self.log
+        reads = [r for c in log.calls for r in c.outs if r is not None and log.depends[r]]
+        step = Step(None, (), {}, [Ref(0), *dict.fromkeys(reads)], self._context(), -1)
+        step.depends, step.problem = True, "it uses a tensor that no recorded operation made"
+        new = self._new(tensor, True)
+        step.outs = (new,)
+        log.events.append(step)
+        return new
 
     def _references(self, values: Any) -> Any:
         return tuple([self.reference(v) if isinstance(v, Tensor) else self._deep(v) for v in values])
@@ -401,9 +415,8 @@ class _Recorder(TorchFunctionMode):
         self.number += 1
         if not self.active or func in _NO_TENSOR:
             return func(*args, **kwargs)
-        if func in _FOR_GRADIENTS and not args[0].requires_grad:
-            self.log.wants_mode = True
-            return None
+        if func in _FOR_GRADIENTS:
+            return self._for_gradients(func, args)
         try:
             written = _PASSIVE[func]
         except KeyError:
@@ -489,6 +502,16 @@ class _Recorder(TorchFunctionMode):
             frame = frame.f_back
         return False
 
+    def _for_gradients(self, func: Any, args: Any) -> Any:
+        """A forward asks a tensor for its gradient: noted, and done where the tensor has one."""
+        self.reads = []
+        step = Step(func, self._references(args[:1]), {}, self.reads, self._context(), self.number)
+        step.depends = any(self.log.depends[r] for r in self.reads)
+        step.problem = "it asks a tensor for its gradient (register_hook)"
+        self.log.events.append(step)
+        self.log.wants_mode = True
+        return func(*args) if args[0].requires_grad else None
+
     # -- calls
 
     def enter(self, path: str, args: Any, kwargs: Any) -> None:
@@ -502,6 +525,7 @@ class _Recorder(TorchFunctionMode):
             parent = self.stack[-1] if self.stack else None
             call = Call(path, times, len(self.log.events), parent, self._context())
             call.args, call.kwargs, call.reads, call.unknown = given, named, self.reads, self.unknown
+            call.custom = not call.context[0] and self._in_custom_function()
             self.stack.append(call)
             self.log.calls.append(call)
             self.log.events.append(Enter(call))
@@ -671,6 +695,9 @@ def record(copy: EvalCopy, images: Tensor, output: Any = None) -> Recording:
         )  # fmt: skip
     copy.require_unwritten()
     log = recorder.log
+    if found is None and id(logits) not in copy.tensors:
+        with torch._C.DisableTorchFunction():
+            found = recorder._unknown(logits)
     if found is None or not log.depends[found]:
         raise SplitError(
             "the logits were not computed from the images by operations that can be recorded",

@@ -151,6 +151,14 @@ class Plan:
         }
         return not leaving - {new for _, new in self.rebound(call)}
 
+    def openable(self, call: Call) -> bool:
+        """Whether what a call does can be repeated piece by piece."""
+        try:
+            self.program(call.start + 1, call.end, [r for r in call.outs if r is not None])
+        except Unrepeatable:
+            return False
+        return True
+
     def rebound(self, call: Call) -> list[tuple[Ref, Ref]]:
         """(argument, value) for the arguments of a call that it wrote to: one object under a new number."""
         origin = {r: r for r in call.reads}
@@ -173,6 +181,11 @@ class Plan:
         i = start
         while i < stop:
             event = events[i]
+            if type(event) is Enter and event.call.custom:
+                raise Unrepeatable(
+                    f"module '{event.call.path}' is called by a custom autograd.Function", "",
+                    "explain() with gradient methods runs the model's own forward and works",
+                )  # fmt: skip
             if type(event) is Enter and event.call.end < stop and self.clean(event.call):
                 found.append(event.call)
                 i = event.call.end
@@ -262,6 +275,7 @@ class Plan:
             fresh = {
                 c.path for c in self.visible(opened)
                 if c.path.count(".") + 1 <= level and c.path not in closed and _holds_blocks(modules.get(c.path))
+                and self.openable(c)
             } - opened  # fmt: skip
             if not fresh:
                 level += 1

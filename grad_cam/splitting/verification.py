@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 import dataclasses
 from typing import Any
 
@@ -86,7 +85,9 @@ class Verification:
         widths = [max(len(c[i]) for c in cells) for i in range(len(cells[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
         lines.insert(1, "  ".join("-" * w for w in widths))
-        lines.insert(0, f"{self.model}: {'everything holds' if self else 'NOT everything holds'} at {len(self.rows)} cuts")
+        lines.insert(
+            0, f"{self.model}: {'everything holds' if self else 'NOT everything holds'} at {len(self.rows)} cuts"
+        )
         if self.plain:
             lines.append(f"A plain run without gradients takes fused fast paths and differs by up to {self.plain:.2g}.")
         return "\n".join([*lines, *self.problems])
@@ -99,7 +100,7 @@ def verify(
     """Checks, on a user's own model and images, what every explanation rests on.
 
     At every cut: the halves are the model bit for bit, at two batch sizes; the gradient is that of a plain backward
-    with a forward hook on a deep copy of the model; positions of the map are positions of the picture, found by changing
+    with a forward hook; positions of the map are positions of the picture, found by changing
     patches of an image. And: the model is as it was.
 
     Args:
@@ -132,29 +133,27 @@ def verify(
 
 
 class _Hooked:
-    """Gradients by plain PyTorch: a deep copy in eval mode, forward hooks, one backward."""
+    """Gradients by plain PyTorch: the images require a gradient, a forward hook keeps a tensor, one backward."""
 
     def __init__(self, cutter: Cutter) -> None:
         self.cutter = cutter
-        try:
-            self.model: nn.Module | None = copying.deepcopy(cutter.model).eval()
-        except Exception:
-            self.model = None
 
     def gradient(self, point: Point) -> tuple[Tensor, Tensor] | None:
         """The logits and the gradient of the best classes' scores at a module's output, or None if that cannot be had."""
-        if self.model is None or point.path is None:
+        if point.path is None:
             return None
-        try:
-            module = self.model.get_submodule(point.path)
-        except AttributeError:
-            return None
+        copy = EvalCopy(self.cutter.model)
         seen: list[Any] = []
-        handle = module.register_forward_hook(lambda _module, _args, out: seen.append(list(leaves(out))[point.leaf]))
+
+        def hook(module: nn.Module, args: Any, out: Any) -> Any:
+            seen.append(list(leaves(out))[point.leaf])
+            return out.clone() if isinstance(out, Tensor) else None  # what is written to it later is written to a clone
+
+        handle = copy.modules[point.path].register_forward_hook(hook)
         try:
             with torch.inference_mode(False), torch.enable_grad(), kept_random_state(self.cutter.images.device):
                 images = self.cutter.images.clone().requires_grad_()
-                logits = rows(find_logits(self.model(images * 1), self.cutter.output), len(images))
+                logits = rows(find_logits(copy.root(images * 1), self.cutter.output), len(images))
                 if len(seen) != point.count or not seen[point.times].requires_grad:
                     return None
                 (gradient,) = torch.autograd.grad(_score(logits), seen[point.times], allow_unused=True)
@@ -228,7 +227,12 @@ def _state(model: nn.Module) -> dict[str, Any]:
         found[f"hooks of '{path}'"] = [list(getattr(module, n, ())) for n in ("_forward_hooks", "_forward_pre_hooks")]
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         gradient = tensor.grad
-        found[f"'{path}'"] = (id(tensor), tensor._version, tensor.requires_grad, None if gradient is None else id(gradient))
+        found[f"'{path}'"] = (
+            id(tensor),
+            tensor._version,
+            tensor.requires_grad,
+            None if gradient is None else id(gradient),
+        )
     return found
 
 
