@@ -37,7 +37,7 @@ from .methods.gradient import gradient_of, noisy_copies
 from .outputs import Output
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter, Taken
-from .splitting.default import default_cut, mark_dead
+from .splitting.default import default_cut, inner_cuts, mark_dead
 from .splitting.public import checked_layer, open_images, stages_of
 
 if TYPE_CHECKING:
@@ -411,11 +411,11 @@ def explain(
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output)
         if not several:
-            return _explain(cutter, layer, ask)
+            return cutter.retrying(lambda: _explain(cutter, layer, ask))
         assert isinstance(layer, (list, tuple))
         if not layer:
             raise ValueError("layer=[] names no layer: give at least one")
-        each = [_explain(cutter, one, ask) for one in layer]
+        each = [cutter.retrying(lambda one=one: _explain(cutter, one, ask)) for one in layer]
         return each if fuse is None else _fused(each, fuse)
 
 
@@ -829,9 +829,9 @@ def sweep(
             listed = {c.value: c for c in (cutter.cut(checked_layer(layer)) for layer in layers)}
             depth, cuts, skipped = cutter.depth, sorted(listed.values(), key=lambda c: c.position), []
         if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map":
-            found = _one_pass(cutter, cuts, ask)
+            found = cutter.retrying(lambda: _one_pass(cutter, cuts, ask))
         else:
-            found = [_explain(cutter, cut, ask) for cut in cuts]
+            found = [cutter.retrying(lambda cut=cut: _explain(cutter, cut, ask)) for cut in cuts]
         stages = stages_of(cutter, depth)
     return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model))
 
@@ -850,6 +850,12 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
         if cuts:
             return depth, cuts, skipped
         reasons += [f"{layer.name}: {note}" for layer, note in skipped]
+    if layers == "auto":  # branches that share no border: their modules
+        inner = list(reversed(inner_cuts(cutter)))
+        mark_dead(cutter, [(c, cutter.reading(c).layout) for c in inner])
+        cuts = [c for c in inner if not cutter.record.dead.get(c.value, False)]
+        if cuts:
+            return depths[0], cuts, []
     inside = default_cut(cutter)  # a model of one stage, or whose borders carry none
     raise LayerError(
         f"no {'block' if layers == 'blocks' else 'stage'} of {type(cutter.model).__name__} carries a map",

@@ -49,7 +49,7 @@ class _Everything(TorchFunctionMode):
 
 
 def _call(out: Tensor) -> Call:
-    return Call(out.detach().clone(), get_gradient_edge(out) if out.requires_grad else None)
+    return Call(out.detach().clone(), get_gradient_edge(out) if out.grad_fn is not None else None)
 
 
 def picked(out: Any, pick: Callable[[Any], Tensor] | None) -> Tensor:
@@ -175,7 +175,7 @@ class Reference:
                 count += 1
                 if count != wanted or channel is None:
                     return None
-                changed = out.clone()
+                changed = out  # the tensor itself: whoever else holds it sees the change
                 part = changed[:, -grid[0] * grid[1] :] if read == "tokens" else changed
                 part.select(axis, channel)[image].zero_()
                 return changed

@@ -8,11 +8,11 @@ them on. What is not known here is found out by an experiment (`positions`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ..layouts import Layout
-from .log import Log, Ref, Step, leaves
+from .log import Log, Param, Ref, Step, leaves
 
 
 class Axis(NamedTuple):
@@ -47,12 +47,23 @@ _POINTWISE = frozenset({
 })  # fmt: skip
 
 
-def labels_of(log: Log) -> dict[Ref, Labels]:
-    """The labels of the values whose positions can be followed from the images."""
+def labels_of(log: Log, spatial: Collection[str] = ()) -> dict[Ref, Labels]:
+    """The labels of the values whose positions can be followed from the images.
+
+    Args:
+        log: The log.
+        spatial: Parameters of convolutions whose results count as rows and columns whatever they are given: what such a
+            layer declares, not what is known.
+    """
     found: dict[Ref, Labels] = {Ref(0): (B, C, H, W) if len(log.shapes[0]) == 4 else (B,)}
     for event in log.events:
         if type(event) is Step and event.depends:
             _follow(event, log, found)
+            given = event.args[1] if len(event.args) > 1 else None
+            out = event.outs[0] if event.outs else None
+            if out is not None and out not in found and isinstance(given, Param) and given.path in spatial:
+                if len(log.shapes[out]) == 4 and log.shapes[out][0] == log.batch:
+                    found[out] = (B, C, H, W)
     return found
 
 

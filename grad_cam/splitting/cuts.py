@@ -71,6 +71,10 @@ class Taken(NamedTuple):
     logits: Tensor
 
 
+class Overwritten(SplitError):
+    """A forward writes to what the gradient needs; saved tensors have to be cloned."""
+
+
 class Record:
     """What is known of a model for images of one shape; it holds no module and no value.
 
@@ -81,6 +85,7 @@ class Record:
         kinds: Class names of the modules, by path.
         mode: Whether runs of the model need a function mode (see `intercept.Plain`).
         default: The default cut, once it is known.
+        saving: Whether the forward writes to what the graph saves, so that it has to save clones.
     """
 
     def __init__(self, recording: Recording, copy: EvalCopy, images: Tensor) -> None:
@@ -91,6 +96,7 @@ class Record:
         self.mode = needs_mode(copy.root) or recording.log.wants_mode
         self.positions = Positions(self.plan, copy.root, (self.images[-2], self.images[-1]))
         self.default: Cut | None = None
+        self.saving = False
         self.dead: dict[Ref, bool] = {}
         self.aligned: dict[int, tuple[Any, Any]] | None = None
         self.other: Log | None = None
@@ -227,8 +233,18 @@ class Cutter:
             self.require_gradients()
         return [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
 
-    def require_gradients(self) -> None:
-        """Raises SplitError where the model itself is the reason that there is no gradient."""
+    def retrying(self, run: Callable[[], Any]) -> Any:
+        """Runs something that takes gradients, once more with cloned saved tensors if the forward writes to them."""
+        try:
+            return run()
+        except Overwritten:
+            if self.record.saving:
+                raise
+            self.record.saving, self.taken = True, None
+            return run()
+
+    def require_gradients(self, position: int = 0) -> None:
+        """Raises SplitError where the model itself is the reason that there is no gradient after a position."""
         plan = self.record.plan
         steps = [e for e in plan.log.events if type(e) is Step and e.depends]
         if steps and not any(e.context[0] for e in steps):
@@ -237,7 +253,15 @@ class Cutter:
                 "take no_grad off forward and use it where the model is called",
             )  # fmt: skip
         for call in plan.log.calls:
+            if call.end < position:
+                continue
             module = self.copy.modules[call.path]
+            if call.custom:
+                raise SplitError(
+                    f"module '{call.path}' is run by a custom autograd.Function, as reentrant checkpointing does, and "
+                    "no gradient of what it returns can be had", "",
+                    "torch.utils.checkpoint.checkpoint(..., use_reentrant=False), or a layer outside it",
+                )  # fmt: skip
             if ".quantized" in type(module).__module__:
                 raise SplitError(
                     f"module '{call.path}' is quantised, and quantised operations have no gradient",
@@ -259,7 +283,7 @@ class Cutter:
             run = self._tail_of_stages(cut)
             self._require_tail(run, activation, logits)
         except (SplitError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            if cut.point is None:
+            if cut.point is None or self.record.plan.is_data_dependent():
                 raise
             run = self._exchanging(cut.point)
             try:
@@ -279,8 +303,8 @@ class Cutter:
         with torch.no_grad():
             if not _same(run(activation, index), logits) or not _same(run(activation, index), logits):
                 raise _coupled("what follows the cut does not give the same logits again")
-            others = torch.cat([activation, activation.flip(0) * 0.5, activation[:1] * 0])
-            beside = run(others, torch.cat([index, index.flip(0), index[:1]]))[:count]
+            others = torch.cat([activation[:1] * 0, activation, activation.flip(0) * -2])
+            beside = run(others, torch.cat([index[:1], index, index.flip(0)]))[1 : count + 1]
         off = float((beside.double() - logits.double()).abs().max())
         if beside.shape != logits.shape or not off <= 1e-4 * max(1.0, float(logits.double().abs().max())):
             raise _coupled(f"other images in the batch change an image's logits by {off:.2g}")
@@ -365,7 +389,7 @@ class Cutter:
         leaf.requires_grad_()
         with torch.enable_grad(), kept_random_state(self.images.device):
             handed = leaf.clone()
-            with self.mode():
+            with self.mode(), intercept_.saved_clones() if self.record.saving else contextlib.nullcontext():
                 try:
                     logits = tail((handed, *[c.clone() for c in context]) if context else handed)
                 except RuntimeError:
@@ -404,8 +428,9 @@ class Cutter:
         with kept_random_state(self.images.device):
             try:
                 return intercept_.intercept(
-                    self._take_copy(), self.images, points, self.output, mode=self.record.mode, cloned=cloned
-                )
+                    self._take_copy(), self.images, points, self.output, mode=self.record.mode, cloned=cloned,
+                    saving=self.record.saving,
+                )  # fmt: skip
             except RuntimeError as error:
                 if "in-place" not in str(error) and "inplace" not in str(error):
                     raise
@@ -720,8 +745,8 @@ class Cutter:
         self._reference = images, other.logits
 
 
-def _inplace(error: BaseException) -> SplitError:
-    return SplitError(
+def _inplace(error: BaseException) -> Overwritten:
+    return Overwritten(
         "its forward writes in place to a tensor that the gradient needs, as training it would show",
         " ".join(str(error).split())[:200], "write x = x + y instead of x += y, or choose a later layer",
     )  # fmt: skip

@@ -16,7 +16,7 @@ from ..layouts import Layout
 from .cuts import Cut, Cutter, Taken
 from .evalcopy import EvalCopy
 from .intercept import Point, intercept
-from .log import Param, Step, leaves
+from .log import Param, Ref, Step, leaves
 
 DEEPEST = 6
 """Depth down to which stages are opened in the search."""
@@ -30,7 +30,7 @@ def default_cut(cutter: Cutter) -> Cut:
     """
     record = cutter.record
     if record.default is None:
-        found = _Search(cutter).run()
+        found = cutter.retrying(_Search(cutter).run)
         if cutter.record is not record:
             return default_cut(cutter)
         record.default = found
@@ -71,11 +71,15 @@ class _Search:
             found = self._inside(start, stop)
             if found is not None:
                 return found
-        raise LayerError(
-            f"no cut of {type(self.cutter.model).__name__} carries a spatial map with a gradient",
-            "; ".join(dict.fromkeys(self.notes)) or "it has one stage",
-            'layer="..." with the path of a module, and reshape_transform=... if its layout is not found',
+        self.cutter.require_gradients()
+        offered = next((c for c in inner_cuts(self.cutter) if self._is_alive(c, self._layout(c))), None)
+        remedy = (
+            f'layer="{offered.name}"' if offered else "choose a module, and give reshape_transform if it has a grid"
         )
+        raise LayerError(
+            f"no single cut of {type(self.cutter.model).__name__} carries a spatial map with a gradient",
+            "; ".join(dict.fromkeys(self.notes)) or "it has one stage", remedy,
+        )  # fmt: skip
 
     def _deeper(self, after: int) -> Cut | None:
         """The last usable border after a position when stages are opened, as shallow as possible."""
@@ -96,7 +100,9 @@ class _Search:
                     break
         return best
 
-    def _is_alive(self, cut: Cut, layout: Layout) -> bool:
+    def _is_alive(self, cut: Cut, layout: Layout | None) -> bool:
+        if layout is None:
+            return False
         alive = is_alive(self.cutter, cut, layout)
         if not alive:
             self.notes.append(f"{cut.name}: gradient at the patches is zero")
@@ -143,6 +149,24 @@ class _Search:
                 yield self.cutter.cut(path)
             except LayerError:
                 continue
+
+
+def inner_cuts(cutter: Cutter) -> list[Cut]:
+    """Modules with a grid, the last first, wherever they are: for a model whose branches share no border."""
+    plan = cutter.record.plan
+    found: dict[Ref, Cut] = {}
+    for call in sorted(plan.log.calls, key=lambda c: -c.end):
+        holder = cutter.copy.modules.get(call.path.rpartition(".")[0])
+        if not call.path or not (isinstance(holder, (nn.Sequential, nn.ModuleList)) or "." not in call.path):
+            continue
+        try:
+            cut = cutter.cut(cutter.record.plan.name_of(call))
+        except LayerError:
+            continue
+        layout = cutter.reading(cut).layout
+        if layout is not None and min(layout.grid) > 1:
+            found.setdefault(cut.value, cut)
+    return list(found.values())
 
 
 def is_alive(cutter: Cutter, cut: Cut, layout: Layout, taken: Taken | None = None) -> bool:
@@ -197,9 +221,13 @@ def mark_dead(cutter: Cutter, cuts: Sequence[tuple[Cut, Layout]]) -> None:
     asked = [(c, layout) for c, layout in cuts if c.value not in dead and c.point is not None]
     if not asked:
         return
-    taken = cutter.take_all([c for c, _ in asked])
-    for (cut, layout), activation in zip(asked, taken.activations, strict=True):
-        is_alive(cutter, cut, layout, Taken([activation], taken.logits))
+
+    def ask() -> None:
+        taken = cutter.take_all([c for c, _ in asked])
+        for (cut, layout), activation in zip(asked, taken.activations, strict=True):
+            is_alive(cutter, cut, layout, Taken([activation], taken.logits))
+
+    cutter.retrying(ask)
 
 
 def _last_parameter(cutter: Cutter) -> int:
@@ -213,6 +241,6 @@ def _last_parameter(cutter: Cutter) -> int:
                 return i
             if any(not plan.log.depends[r] for r in event.reads) and event.depends:
                 return i  # something made of parameters
-        elif getattr(event.call, "opaque", False):
+        elif event.call.opaque or ".quantized" in type(cutter.copy.modules[event.call.path]).__module__:
             return i
     return last

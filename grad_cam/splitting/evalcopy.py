@@ -87,9 +87,11 @@ class EvalCopy:
             return new
         self.originals[path] = module
         if isinstance(module, torch.jit.ScriptModule):  # lives in C++, cannot be copied shallowly
-            new = copying.deepcopy(module).eval()
+            with torch.no_grad():
+                new = copying.deepcopy(module).eval()
             for parameter in new.parameters():
-                parameter.requires_grad_(False)
+                if parameter.is_leaf:
+                    parameter.requires_grad_(False)
             self.modules[path] = self._memo[id(module)] = new
             return new
         new = object.__new__(type(module))
@@ -255,7 +257,7 @@ class EvalCopy:
     def _object(self, value: Any, path: str, depth: int) -> Any:
         kind = type(value)
         state = getattr(value, "__dict__", None)
-        written_in_python = kind.__flags__ & _HEAP_TYPE and type(state) is dict
+        written_in_python = (kind.__flags__ & _HEAP_TYPE or kind is types.SimpleNamespace) and type(state) is dict
         if not written_in_python or isinstance(value, (type, enum.Enum)) or depth > 3:
             return value
         if kind.__module__.partition(".")[0] in ("threading", "logging", "weakref", "multiprocessing", "asyncio"):
@@ -270,7 +272,7 @@ class EvalCopy:
         if self._objects > _PLAIN_OBJECTS:
             return value
         try:
-            new = object.__new__(kind)
+            new = kind() if kind is types.SimpleNamespace else object.__new__(kind)
         except TypeError:  # a class with a base in C
             return value
         self._known(value, new)

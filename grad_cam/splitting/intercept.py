@@ -94,6 +94,11 @@ class _AtNumber(Plain):
         return out
 
 
+def saved_clones() -> Any:
+    """While active, what autograd saves for the backward is cloned, so that later writes cannot touch it."""
+    return torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved)
+
+
 def _exchanged(out: Any, index: int, point: Point, exchange: Any) -> Any:
     """A result with one of its leaves exchanged."""
     if isinstance(out, Tensor):
@@ -109,7 +114,7 @@ def needs_mode(model: nn.Module) -> bool:
 
 def intercept(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], output: Output = None, *, mode: bool = False,
-    cloned: Sequence[bool],
+    cloned: Sequence[bool], saving: bool = False,
 ) -> Taken:  # fmt: skip
     """Runs a copy's own forward and takes the tensors at some points.
 
@@ -123,6 +128,7 @@ def intercept(
         output: See `outputs.find_logits`.
         mode: Whether the run needs a function mode to go the recorded way.
         cloned: For every point, whether what is handed on has to be a clone since it is written to later.
+        saving: See `observe`.
 
     Raises:
         Moved: A point was not met, or more often than recorded.
@@ -154,7 +160,7 @@ def intercept(
             originals[-1] = (tensor, tensor._version)
             return found[index].clone()  # type: ignore[union-attr]
 
-    logits = observe(copy, images, points, exchange, output, mode=mode)
+    logits = observe(copy, images, points, exchange, output, mode=mode, saving=saving)
     for index, point in enumerate(points):
         if found[index] is None:
             raise Moved(f"'{point.path or point.function}' was not met")
@@ -176,7 +182,7 @@ def intercept(
 
 def observe(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], exchange: Callable[[int, Tensor], Tensor],
-    output: Output = None, *, mode: bool = False, anywhere: bool = False,
+    output: Output = None, *, mode: bool = False, anywhere: bool = False, saving: bool = False,
 ) -> Tensor:  # fmt: skip
     """Runs a copy's own forward, in grad mode, and passes the tensors at some points through a function.
 
@@ -188,6 +194,7 @@ def observe(
         output: See `outputs.find_logits`.
         mode: Whether the run needs a function mode to go the recorded way.
         anywhere: Whether modules may be called another number of times than recorded.
+        saving: Whether what the graph saves is cloned, for a forward that writes to it later.
 
     Returns:
         The logits as the model returns them.
@@ -224,6 +231,8 @@ def observe(
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
+            if saving:
+                stack.enter_context(saved_clones())
             if at_numbers:
                 stack.enter_context(_AtNumber(at_numbers, exchange))
             elif mode:

@@ -265,13 +265,12 @@ def refreshed(tensor: Tensor, *writers: Any) -> Tensor:
 
 
 _SILENT = frozenset({
-    "shape", "dtype", "device", "layout", "ndim", "is_cuda", "requires_grad", "is_sparse", "is_quantized", "is_meta",
-    "grad_fn", "is_leaf", "_version", "itemsize", "nbytes", "names", "is_mps", "is_xla", "is_cpu", "is_nested", "is_xpu",
+    "shape", "dtype", "device", "layout", "ndim", "is_cuda", "is_sparse", "is_quantized", "is_meta", "_version", "itemsize", "nbytes", "names", "is_mps", "is_xla", "is_cpu", "is_nested", "is_xpu",
     "_base", "output_nr", "is_mkldnn", "_backward_hooks", "is_mtia", "is_ipu", "is_vulkan", "is_maia", "is_sparse_csr",
 })  # fmt: skip
 """Attributes that say something of a tensor which is no tensor."""
 
-_DATA_DEPENDENT = {
+DATA_DEPENDENT = {
     Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__complex__,
     Tensor.__contains__, Tensor.numpy, Tensor.__array__, torch.equal, Tensor.equal, torch.allclose, Tensor.allclose,
     torch.is_nonzero, Tensor.is_nonzero, Tensor.data_ptr, Tensor.__dlpack__, Tensor.__repr__, Tensor.__format__,
@@ -421,9 +420,11 @@ class _Recorder(TorchFunctionMode):
             written = _PASSIVE[func]
         except KeyError:
             written = _PASSIVE[func] = _in_steps(func)
+        if type(written) is Attribute and written.name in ("requires_grad", "grad_fn", "is_leaf"):
+            return self._for_gradients(func, args)
         if written is None:
             return func(*args, **kwargs)
-        if func in _DATA_DEPENDENT:
+        if func in DATA_DEPENDENT:
             return self._data_dependent(func, args, kwargs)
         iterating = func is Tensor.__iter__
         if iterating:
@@ -491,14 +492,18 @@ class _Recorder(TorchFunctionMode):
             self.log.events.append(step)
         return func(*args, **kwargs)
 
-    def _in_custom_function(self) -> bool:
-        """Whether the code that is running was called by an `autograd.Function`'s forward."""
+    def _in_custom_function(self, calls: int = 0) -> bool:
+        """Whether the code that is running was called by an `autograd.Function`'s forward, within a module's call."""
         if self._custom is None:
             self._custom = _custom_codes()
         frame: types.FrameType | None = sys._getframe(2)
-        while frame is not None and frame.f_code is not _CALL:  # up to the module whose code it is
+        while frame is not None:
             if frame.f_code in self._custom:
                 return True
+            if frame.f_code is _CALL:
+                calls -= 1
+                if calls < 0:  # the module whose code it is
+                    return False
             frame = frame.f_back
         return False
 
@@ -507,8 +512,10 @@ class _Recorder(TorchFunctionMode):
         self.reads = []
         step = Step(func, self._references(args[:1]), {}, self.reads, self._context(), self.number)
         step.depends = any(self.log.depends[r] for r in self.reads)
-        step.problem = "it asks a tensor for its gradient (register_hook)"
+        step.problem = "it asks a tensor about its gradient (requires_grad, register_hook)"
         self.log.events.append(step)
+        if func not in _FOR_GRADIENTS:
+            return func(*args)
         self.log.wants_mode = True
         return func(*args) if args[0].requires_grad else None
 
@@ -525,7 +532,7 @@ class _Recorder(TorchFunctionMode):
             parent = self.stack[-1] if self.stack else None
             call = Call(path, times, len(self.log.events), parent, self._context())
             call.args, call.kwargs, call.reads, call.unknown = given, named, self.reads, self.unknown
-            call.custom = not call.context[0] and self._in_custom_function()
+            call.custom = not call.context[0] and self._in_custom_function(1)
             self.stack.append(call)
             self.log.calls.append(call)
             self.log.events.append(Enter(call))

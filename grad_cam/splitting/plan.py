@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import SplitError
-from .log import Call, Enter, Exit, Log, Ref, Step, leaves
+from .log import DATA_DEPENDENT, Call, Enter, Exit, Log, Ref, Step, leaves
 
 
 class Unrepeatable(SplitError):
@@ -243,6 +243,15 @@ class Plan:
             indices.add(i)
             stack += event.reads
         return [log.events[i] for i in sorted(indices)]  # type: ignore[misc]
+
+    def is_data_dependent(self) -> bool:
+        """Whether values of the images become Python values outside modules that are run whole."""
+        found = (e for e in self.log.events if type(e) is Step and e.func in DATA_DEPENDENT)
+        return any(not self._is_inside_whole(e) for e in found)
+
+    def _is_inside_whole(self, step: Step) -> bool:
+        index = self.log.events.index(step)
+        return any(c.start < index < c.end and c.path and self.clean(c) for c in self.log.calls)
 
     def _unrepeatable(self, step: Step) -> Unrepeatable:
         return Unrepeatable(

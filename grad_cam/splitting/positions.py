@@ -54,6 +54,8 @@ class Positions:
         self.plan, self.size = plan, size
         self.prefix = introspection.prefix_tokens(root)
         self._orders = _token_orders(root, plan)
+        self._spatial = {n for n, p in root.named_parameters() if p.ndim == 4 and min(p.shape[2:]) > 1}
+        self._assumed: dict[Ref, Labels] | None = None
         self._labels: dict[Ref, Labels] | None = None
         self._known: dict[tuple[Ref, bool], Reading] = {}
         self._measured: dict[Ref, list[tuple[Layout, str, float]]] = {}
@@ -137,11 +139,16 @@ class Positions:
         return Reading(None, NO_POSITIONS + " as far as can be seen", "undecided")
 
     def _declared(self, value: Ref) -> Layout | None:
-        """The reading that what the model declares of its tokens leaves, if it leaves one."""
+        """The reading that a convolution declares, or what the model declares of its tokens, if that leaves one."""
         shape = self.plan.log.shapes[value]
         orders = self._orders.get(value)
         if orders:
             return orders[0]
+        if self._assumed is None:
+            self._assumed = labels_of(self.plan.log, self._spatial)
+        assumed = layout_of(self._assumed.get(value), shape)
+        if assumed is not None:
+            return assumed
         if self.prefix is None or len(shape) != 3:
             return None
         fitting = [

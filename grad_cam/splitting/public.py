@@ -60,6 +60,7 @@ class Split:
         layout: How to read the activation, or None.
         note: Why no map can be drawn here, or "".
         context: Number of further tensors handed over.
+        batches: The numbers of images at which the halves were checked against the model.
     """
 
     extractor: nn.Sequential
@@ -69,6 +70,7 @@ class Split:
     layout: Layout | None
     note: str
     context: int
+    batches: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[nn.Module]:
         yield self.extractor
@@ -85,6 +87,8 @@ class Chain(Stages):
         names: Module paths of the stages.
         size: Height and width of the input it was made for.
         output: Which part of what the model returns are the logits.
+        batches: The numbers of images at which the chain was checked against the model; a forward that does something
+            else for a third one (``if len(x) > 8``) cannot be seen.
     """
 
     def __init__(self, cutter: Cutter) -> None:
@@ -93,6 +97,7 @@ class Chain(Stages):
         self.depth, self.output = cutter.depth, cutter.output
         self.size = (int(cutter.images.shape[-2]), int(cutter.images.shape[-1]))
         self.names = tuple(b.name for b in cutter.borders)
+        self.batches = tuple(len(images) for images, _ in cutter.references())
         self.training = cutter.model.training
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +136,11 @@ class Chain(Stages):
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in rows]
         lines.insert(1, "  ".join("-" * w for w in widths))
-        head = f"{type(self.model).__name__} as a chain of {len(self)} stages, input {self.size[0]}x{self.size[1]}"
+        sizes = " and ".join(map(str, self.batches))
+        head = (
+            f"{type(self.model).__name__} as a chain of {len(self)} stages, input {self.size[0]}x{self.size[1]}, "
+            f"exact at batches of {sizes}"
+        )
         return "\n".join([head, *lines])
 
     __repr__ = __str__
@@ -286,11 +295,15 @@ def _kind(cutter: Cutter, border: Border) -> str:
 
 def split_at(cutter: Cutter, cut: Cut) -> Split:
     """The checked halves at a cut."""
+    cutter.require_gradients(cut.position)
     engine = cutter.halves(cut)
     require_exact(cutter, list(enumerate([*engine[0], *engine[1]])))  # type: ignore[list-item, misc]
     extractor, classifier = cutter.halves(cut, original=True)
     reading = cutter.reading(cut)
-    return Split(extractor, classifier, cut.name, cut.layer_idx, reading.layout, reading.note, len(cut.context))
+    batches = tuple(len(images) for images, _ in cutter.references())
+    return Split(
+        extractor, classifier, cut.name, cut.layer_idx, reading.layout, reading.note, len(cut.context), batches
+    )
 
 
 def require_exact(cutter: Cutter, parts: list[tuple[Any, nn.Module]]) -> None:

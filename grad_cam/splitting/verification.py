@@ -194,22 +194,27 @@ def _check_halves(cutter: Cutter, cut: Cut) -> str:
 
 def _check_gradient(cutter: Cutter, cut: Cut, hooked: _Hooked) -> str:
     there = open_images(cutter.model, cutter.images, cutter.output, cutter.depth)
-    try:
+
+    def gradients() -> list[tuple[Tensor, Tensor]]:
         there.values()
-        first = there.take([cut])  # from the record, as the first explanation does
-        own = there.take_all([cut])  # from the model's own forward, as later ones do
+        taken = there.take([cut]), there.take_all([cut])  # as the first explanation does, and as later ones do
+        with torch.enable_grad():
+            return [(t.logits.detach(), there.gradients(_score(t.logits), t.activations)[0]) for t in taken]
+
+    try:
+        found = there.retrying(gradients)
     except GradCamError as error:
         return f"refused: {error.what}"
+    except Exception as error:  # what the user's own hooks raise
+        return f"refused: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
     wanted = hooked.gradient(cut.point) if cut.point is not None else None
     logits = rows(cutter.values().logits, len(cutter.images))
-    for taken in (first, own):
-        problem = differs(taken.logits.detach(), logits)
+    for own, _ in found:
+        problem = differs(own, logits)
         if problem:
             return f"the logits differ: {problem}"
-    with torch.enable_grad():
-        found = [there.gradients(_score(t.logits), t.activations)[0] for t in (first, own)]
-    references = [found[1]] if wanted is None else [wanted[1]]
-    for one in found:
+    references = [found[1][1]] if wanted is None else [wanted[1]]
+    for _, one in found:
         for other in references:
             scale = float(other.double().abs().max())
             off = float((one.double() - other.double()).abs().max())

@@ -260,9 +260,9 @@ class ExpertsInside(nn.Module):
         return self.moe(self.stem(x))
 
 
-@zoo("siamese", "heads", layer="body.1", expect=ALL)
+@zoo("siamese", "heads", layer="body.1@1", expect=ALL)
 class Siamese(Net):
-    """The same body sees the image and its mirror image: the layer's last call is explained."""
+    """The same body sees the image and its mirror image: positions of the last call are not those of the picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,6 +270,9 @@ class Siamese(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.neck(self.body(x) - 0.5 * self.body(x.flip(3))))
+
+
+zoo("siamese_last_call", "heads", layer="body.1", refuse=frozenset({"named"}))(Siamese)
 
 
 @zoo("called_three_times", "heads", expect=ALL)
