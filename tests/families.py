@@ -19,9 +19,8 @@ import torchvision
 from torch import nn
 
 import grad_cam
-from grad_cam.introspection import input_channels
-from grad_cam.introspection import input_size as default_size
-from grad_cam.outputs import find_logits as logits_of
+
+from .oracles import input_shape, plain
 
 TIMM = {
     "beit": "beit_base_patch16_224",

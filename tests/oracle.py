@@ -88,7 +88,8 @@ class Reference:
             self.same_logits = (self.logits, self._answer(images).detach().clone())
             with self._hooks():
                 leaf = images.clone().requires_grad_()
-                with _Everything(self.everything):
+                saved = torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda one: one)  # safe from later writes
+                with _Everything(self.everything), saved:
                     self.scores = self._answer(leaf * 1)
 
     def _frozen_logits(self) -> Tensor:
@@ -132,7 +133,8 @@ class Reference:
             calls = self.calls.get(known, [])
             if calls:
                 return [calls[int(number) - 1]] if number else calls
-        return []
+        inside = [calls for known, calls in self.calls.items() if known.startswith(f"{path}.") and calls]
+        return inside[-1] if inside else []  # a container that is not called: its last part is its output
 
     def paths(self, path: str) -> list[str]:
         """The paths in this model that a path in the user's model may mean, wrappers looked through."""
@@ -149,8 +151,40 @@ class Reference:
             found = None
             if call.edge is not None and self.scores.requires_grad:
                 (found,) = torch.autograd.grad(score.sum(), [call.edge], retain_graph=True, allow_unused=True)
+            elif call.edge is None:
+                found = self._from_a_leaf(call, target)
             self._gradients[key] = found
         return self._gradients[key]
+
+    def _from_a_leaf(self, call: Call, target: int) -> Tensor | None:
+        """The gradient at a module's output that was computed without a graph: of what follows it."""
+        path, number = next(((p, c.index(call)) for p, c in self.calls.items() if call in c), ("", 0))
+        if not path:
+            return None
+        leaves: list[Tensor] = []
+
+        def hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+            leaves.append(out.detach().clone().requires_grad_())
+            return leaves[-1] if len(leaves) == number + 1 else out
+
+        handle = dict(self.model.named_modules())[path].register_forward_hook(hook)
+        with torch.inference_mode(False), torch.enable_grad(), plain_attention():
+            score = self._answer(self.images)[:, target].sum()
+        handle.remove()
+        if not score.requires_grad:
+            return None
+        return torch.autograd.grad(score, leaves[number], allow_unused=True)[0]
+
+    def distance(self, got: Tensor, call: Call, target: int, grid: tuple[int, int], read: str) -> float | None:
+        """How far a map is from HiResCAM, relative to the terms it is the sum of: they may cancel each other."""
+        gradient = self.gradient(call, target)
+        if gradient is None:
+            return None
+        terms = call.value.double() * gradient.double()
+        wanted, size = as_map(terms, grid, read), as_map(terms.abs(), grid, read)
+        if wanted is None or size is None or wanted.shape != got.shape or not bool(torch.isfinite(got).all()):
+            return None if wanted is None else float("inf")
+        return float((got.detach().double() - wanted).abs().max()) / (float(size.max()) or 1.0)
 
     def hires_cam(self, call: Call, target: int, grid: tuple[int, int], read: str) -> Tensor | None:
         """The sum over the channels of activation times gradient, (B,h,w)."""
@@ -162,7 +196,7 @@ class Reference:
     def ablation_cam(self, name: str, target: int, grid: tuple[int, int], read: str) -> Tensor:
         """Every channel weighted by the share of the score that is lost when it is set to zero, one at a time."""
         call = self.find(name)[-1]
-        path = next(p for p in self.paths(name.partition("@")[0]) if self.calls.get(p))
+        path = next(p for p, calls in self.calls.items() if call in calls)
         wanted = self.calls[path].index(call)
         module = dict(self.model.named_modules())[path]
         axis = {"NCHW": 1, "NHWC": call.value.ndim - 1, "tokens": 2}[read]

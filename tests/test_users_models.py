@@ -131,18 +131,17 @@ class Judge:
         calls = reference.find(result.layer.name)
         if calls:
             read = self.read(unwrapped(result.layer.name), calls[-1].value.ndim)
-            wanted = reference.hires_cam(calls[-1], self.entry.target, grid, read)
-            if wanted is None:
+            best = reference.distance(result.map, calls[-1], self.entry.target, grid, read)
+            if best is None:
                 return f"{where}: the activation {tuple(calls[-1].value.shape)} has no such map {grid}, or no gradient"
-            best = off(result.map, wanted)
         else:  # a place between two modules: some tensor of the forward must give this map
-            maps = (
-                reference.hires_cam(call, self.entry.target, grid, read)
+            distances = (
+                reference.distance(result.map, call, self.entry.target, grid, read)
                 for call in reference.everything
                 if len(call.value) == count
                 for read in READINGS
             )
-            best = min((off(result.map, wanted) for wanted in maps if wanted is not None), default=float("inf"))
+            best = min((d for d in distances if d is not None), default=float("inf"))
         return f"{where}: the map is {best:.1e} off" if best > self.entry.tolerance else None
 
     # ---------------------------------------------------------------------------------------------------- operations
@@ -217,7 +216,8 @@ class Judge:
             return found
         reference = self.reference(len(images))
         call = reference.find(cut.name)[-1]
-        with self.entry.ambient(), torch.inference_mode(False), torch.enable_grad():
+        saved = torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda one: one)  # safe from later writes
+        with self.entry.ambient(), torch.inference_mode(False), torch.enable_grad(), saved:
             handed = cut.extractor(images.clone())
             activation, context = (handed[0], handed[1:]) if isinstance(handed, tuple) else (handed, ())
             if off(activation, call.value) > self.entry.tolerance:

@@ -25,7 +25,7 @@ from .align import Unaligned, align
 from .evalcopy import EvalCopy
 from . import intercept as intercept_
 from .intercept import Moved, Plain, Point, Written, first_not_finite, needs_mode, observe
-from .log import Call, Log, Recording, Ref, Step, kept_random_state, record
+from .log import Call, Recording, Ref, Step, kept_random_state, record, refreshed
 from .plan import Border, Plan, Unrepeatable
 from .positions import Positions, Reading
 from .stages import Cloned, StageBuilder, Stages
@@ -99,7 +99,8 @@ class Record:
         self.saving = False
         self.dead: dict[Ref, bool] = {}
         self.aligned: dict[int, tuple[Any, Any]] | None = None
-        self.other: Log | None = None
+        self.other_shapes: dict[Ref, tuple[int, ...]] = {}
+        self.whole: set[int] = set()
         self.lock = threading.RLock()
 
     def borders(self, depth: int, modules: dict[str, nn.Module]) -> tuple[Border, ...]:
@@ -305,9 +306,12 @@ class Cutter:
                 raise _coupled("what follows the cut does not give the same logits again")
             others = torch.cat([activation[:1] * 0, activation, activation.flip(0) * -2])
             beside = run(others, torch.cat([index[:1], index, index.flip(0)]))[1 : count + 1]
-        off = float((beside.double() - logits.double()).abs().max())
+        off = float((beside.double() - logits.double()).abs().max()) if beside.shape == logits.shape else float("inf")
         if beside.shape != logits.shape or not off <= 1e-4 * max(1.0, float(logits.double().abs().max())):
-            raise _coupled(f"other images in the batch change an image's logits by {off:.2g}")
+            modules = self.copy.modules.items()
+            quantised = next((path for path, m in modules if ".quantized" in type(m).__module__), None)
+            why = f", as the quantised module '{quantised}' scales a batch as a whole" if quantised else ""
+            raise _coupled(f"other images in the batch change an image's logits by {off:.2g}{why}")
 
     def _tail_of_stages(self, cut: Cut) -> Callable[[Tensor, Tensor], Tensor]:
         extractor, classifier = self.halves(cut)
@@ -571,7 +575,9 @@ class Cutter:
                 "", remedy,
             )  # fmt: skip
         times = len(plan.calls_of(call.path))
-        point = Point(call.path, call.times, times, 0, "", call.outs.index(value))
+        point: Point | None = Point(call.path, call.times, times, 0, "", call.outs.index(value))
+        if value in call.reads and value in plan.overwritten:  # it returns what it is given: met where that is made
+            point = self._point(value)
         context = tuple(r for r in alive if r != value)
         index = self.layer_idx(value, position) if not context else None
         return Cut(name, index, position, value, context, point, False)
@@ -580,6 +586,9 @@ class Cutter:
         """Where the model's own forward can be met with a value in hand: at a module's end, else at an operation."""
         plan = self.record.plan
         calls = [c for c in plan.log.calls if c.path and value in c.outs]
+        if calls and value in plan.overwritten:  # where it is made, before anything else holds it
+            calls = [c for c in calls if value not in c.reads]
+            calls = [min(calls, key=lambda c: c.end)] if calls else []
         if calls:
             call = max(calls, key=lambda c: c.end)
             return Point(call.path, call.times, len(plan.calls_of(call.path)), 0, "", call.outs.index(value))
@@ -620,6 +629,13 @@ class Cutter:
         """
         copy = self.copy if self._fresh is None else self._fresh
         self.align()
+        crossing = {cut.value, *cut.context}
+        for step in self.record.plan.steps(cut.position, len(self.record.plan.log.events)):
+            if step.func is refreshed and len(crossing) > 1 and step.reads[0] in crossing:
+                raise Unrepeatable(
+                    f"tensors that cross the cut after '{cut.name}' share memory that is written to later", "",
+                    "choose a layer before or after it",
+                )  # fmt: skip
         borders = self.borders
         before = [b for b in borders if b.position < cut.position and b.value != cut.value]
         after = [b for b in borders if b.position > cut.position]
@@ -672,7 +688,8 @@ class Cutter:
         modules = []
         for i in range(len(positions) - 1):
             inputs, outputs = crossing(i), crossing(i + 1)
-            program = plan.program(positions[i], positions[i + 1], [r for r in outputs if r not in inputs])
+            whole = () if original is None else self.record.whole
+            program = plan.program(positions[i], positions[i + 1], [r for r in outputs if r not in inputs], whole)
             parts = [(_number(part, plan), part, plan.rebound(part) if type(part) is Call else []) for part in program]
             self._require_available(parts, inputs, ends[i].name if i and ends[i] is not None else "")  # type: ignore[union-attr]
             axis = self._batch_axis(inputs) if any(number in scaled for number, _, _ in parts) else None
@@ -699,12 +716,12 @@ class Cutter:
 
     def _batch_axis(self, inputs: list[Ref]) -> tuple[int, int, int, int]:
         """Where the number of images can be read off what is handed in."""
-        log, other = self.record.plan.log, self.record.other
-        assert other is not None
+        log, shapes = self.record.plan.log, self.record.other_shapes
+        count = shapes[Ref(0)][0]
         for which, ref in enumerate(inputs):
-            one, two = log.shapes[ref], other.shapes[ref]
+            one, two = log.shapes[ref], shapes.get(ref, ())
             for axis, (a, b) in enumerate(zip(one, two, strict=False)):
-                if len(one) == len(two) and a != b and a * other.batch == b * log.batch:
+                if len(one) == len(two) and a != b and a * count == b * log.batch:
                     return which, axis, a, log.batch
         raise Unrepeatable("the number of images cannot be read off what crosses a cut", "", "choose another layer")
 
@@ -740,8 +757,8 @@ class Cutter:
                 "explain() with gradient methods works for these images; for split() and perturbation methods make the "
                 "forward take any number of images",
             ) from error
-        self.record.aligned = align(self.record.plan.log, other.log)
-        self.record.other = other.log
+        found = align(self.record.plan, Plan(other.log))
+        self.record.aligned, self.record.other_shapes, self.record.whole = found
         self._reference = images, other.logits
 
 

@@ -94,6 +94,16 @@ class _AtNumber(Plain):
         return out
 
 
+def _without_backward_hooks(copy: EvalCopy, path: str) -> None:
+    """Takes the backward hooks off a module and what holds it: no gradient reaches their inputs."""
+    parts = path.split(".")
+    for end in range(len(parts) + 1):
+        module = copy.modules.get(".".join(parts[:end]))
+        if module is not None and not isinstance(module, torch.jit.ScriptModule):
+            module.__dict__["_backward_hooks"] = OrderedDict()
+            module.__dict__["_backward_pre_hooks"] = OrderedDict()
+
+
 def saved_clones() -> Any:
     """While active, what autograd saves for the backward is cloned, so that later writes cannot touch it."""
     return torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved)
@@ -222,10 +232,13 @@ def observe(
 
         return after
 
+    first = points[0].path if points else None
     for path in at_modules:
         module = copy.modules.get(path)
         if module is None:
             raise Moved(f"there is no module '{path}' any more")
+        if path == first:
+            _without_backward_hooks(copy, path)
         module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
     given = images.detach().clone()
     try:

@@ -513,6 +513,8 @@ class _Recorder(TorchFunctionMode):
         step = Step(func, self._references(args[:1]), {}, self.reads, self._context(), self.number)
         step.depends = any(self.log.depends[r] for r in self.reads)
         step.problem = "it asks a tensor about its gradient (requires_grad, register_hook)"
+        if sys._getframe(2).f_globals.get("__name__") == "torch.utils.checkpoint":
+            step.problem = "it uses reentrant checkpointing"
         self.log.events.append(step)
         if func not in _FOR_GRADIENTS:
             return func(*args)

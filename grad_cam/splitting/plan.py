@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -170,8 +170,13 @@ class Plan:
 
     # ------------------------------------------------------------------------------------------------------- stages
 
-    def program(self, start: int, stop: int, outs: Iterable[Ref]) -> list[Step | Call]:
+    def program(self, start: int, stop: int, outs: Iterable[Ref], whole: Collection[int] = ()) -> list[Step | Call]:
         """What has to run between two positions to make some values: whole calls where that is the same, else steps.
+
+        Args:
+            start, stop: The positions.
+            outs: The values.
+            whole: Events that open calls which may not be opened.
 
         Raises:
             Unrepeatable: Something between them cannot be run outside the model's own forward.
@@ -189,6 +194,11 @@ class Plan:
             if type(event) is Enter and event.call.end < stop and self.clean(event.call):
                 found.append(event.call)
                 i = event.call.end
+            elif type(event) is Enter and i in whole:
+                raise Unrepeatable(
+                    f"what module '{event.call.path}' does depends on the number of images, and the cut is inside it", "",
+                    f'layer="{event.call.path}"',
+                )  # fmt: skip
             elif type(event) is Step:
                 if event.problem and event.depends and not event.outs:
                     raise self._unrepeatable(event)

@@ -149,7 +149,10 @@ class _Hooked:
             seen.append(list(leaves(out))[point.leaf])
             return out.clone() if isinstance(out, Tensor) else None  # what is written to it later is written to a clone
 
-        handle = copy.modules[point.path].register_forward_hook(hook)
+        module = copy.modules[point.path]
+        if isinstance(module, torch.jit.ScriptModule):
+            return None
+        handle = module.register_forward_hook(hook)
         try:
             with torch.inference_mode(False), torch.enable_grad(), kept_random_state(self.cutter.images.device):
                 images = self.cutter.images.clone().requires_grad_()
