@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "introspection": {"errors"},
     "batchnorm": set(),
+    "arguments": {"errors"},
     "tracing": set(),
     "layouts": {"errors"},
     "targets": {"errors"},
