@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import rendering
+from .arguments import as_layer, check_fraction, check_model
 from .explanation import Explanation, class_names, explain, refuse_existing
 from .images import load_image, preprocessing
 from .introspection import unwrap
@@ -35,7 +36,7 @@ class GradCAM:
         cam.imposing_visualization()       # image, overlay, heatmap, colormap
 
     `threshold`, `smoothing`, `colormap` and `alpha` only concern what is shown; change them at any time, nothing is
-    computed again.
+    computed again. A new `layer_idx`, `class_idx` or `method` is seen, too: the map is then computed anew.
 
     Args:
         model: Any image classifier (or a `Chain`); explained in eval mode and left exactly as found.
@@ -77,9 +78,12 @@ class GradCAM:
     ) -> None:
         if input_size is not None and input_shape is not None:
             raise TypeError("input_shape is an alias of input_size; give one of them")
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self.model, self.layer_idx, self.class_idx, self.method = model, layer_idx, class_idx, method
+        check_model(model)
+        check_fraction(threshold, "threshold", below_one=True)
+        check_fraction(alpha, "alpha")
+        rendering.palette(colormap)
+        self.model, self.layer_idx = model, as_layer(layer_idx, "layer_idx")
+        self.class_idx, self.method = class_idx, method
         self.threshold, self.smoothing, self.colormap, self.alpha = threshold, smoothing, colormap, alpha
         inner = unwrap(model.model if isinstance(model, Chain) else model)
         prepare = preprocessing(inner, input_size if input_size is not None else input_shape)
@@ -87,16 +91,16 @@ class GradCAM:
         self._tensor = prepare.tensor(self.picture)
         self._reshape, self._options = reshape_transform, options
         self._explanation: Explanation | None = None
-        self._path = pathlib.Path(img_path) if isinstance(img_path, (str, os.PathLike)) else None
+        self._explained: tuple[Any, ...] | None = None
 
     def __call__(self) -> NDArray[np.float32]:
         """Computes the map and returns the heatmap, float32 (H, W) in 0..1."""
         result = explain(
-            self.model, self._tensor, layer=self.layer_idx, target=self.class_idx, method=self.method,
-            reshape_transform=self._reshape, **self._options,
+            self.model, self._tensor, layer=as_layer(self.layer_idx, "layer_idx"), target=self.class_idx,
+            method=self.method, reshape_transform=self._reshape, **self._options,
         )  # fmt: skip
         assert isinstance(result, Explanation)
-        self._explanation = result
+        self._explanation, self._explained = result, self._question
         note = result.note()
         if note is not None:
             warnings.warn(f"the map of {result.target[0][0]} at {result.layer.name} is {note}", stacklevel=2)
@@ -104,8 +108,8 @@ class GradCAM:
 
     @property
     def explanation(self) -> Explanation:
-        """The frozen result; computed on first use."""
-        if self._explanation is None:
+        """The frozen result; computed on first use, and again if model, layer, class or method were exchanged."""
+        if self._explained is None or any(a is not b for a, b in zip(self._explained, self._question, strict=True)):
             self()
         assert self._explanation is not None
         return self._explanation
@@ -174,6 +178,11 @@ class GradCAM:
             for file, picture in files.items():
                 rendering.save(picture, file)
         return _shown(figure)
+
+    @property
+    def _question(self) -> tuple[Any, ...]:
+        """The attributes that the map depends on."""
+        return self.model, self.layer_idx, self.class_idx, self.method
 
     @property
     def _sigma(self) -> float:

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from . import introspection
+from .arguments import is_index
 from .errors import GradCamError
 
 MAX_PIXELS = 178_956_970
@@ -237,8 +238,9 @@ class Preprocessing:
         object.__setattr__(self, "size", _size(self.size))
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
+        if not is_index(self.channels) or self.channels < 1:
             raise ValueError(f"channels={self.channels!r} is not a number of channels; 3 and 1 are usual.")
+        object.__setattr__(self, "channels", int(self.channels))
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(
                 f"mean and std need one value for each of the {self.channels} channels, given: {self.mean}, {self.std}."
@@ -368,8 +370,10 @@ def _spread(values: Tensor) -> Tensor:
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
     """Checks an input size: one number for a square, or height and width."""
-    sides = (size, size) if isinstance(size, (int, np.integer)) else tuple(size) if isinstance(size, Sequence) else ()
-    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, (int, np.integer)) for side in sides):
+    if hasattr(size, "tolist"):  # arrays and tensors
+        size = size.tolist()
+    sides = (size, size) if is_index(size) else tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(map(is_index, sides)):
         raise ValueError(f"An input size is a number of pixels or (height, width), given: {size!r}.")
     height, width = (int(side) for side in sides)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:

@@ -3,8 +3,6 @@
 Arrays go in; arrays, PIL pictures or matplotlib figures come out. Nothing is shown, and only `save` and `animation`
 write a file. Figures are made without pyplot, so no global state is touched and several threads can draw at once.
 matplotlib is imported when the first figure is made: pictures in the default colours do not need it.
-
-Nothing of this package is imported here.
 """
 
 from __future__ import annotations
@@ -24,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from .arguments import as_number, check_fraction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,13 +86,11 @@ def heatmap(
     """
     raw = _maps(maps)
     height, width = _size(size)
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold={threshold} is not a fraction of the maximum: give a number from 0 up to, not 1")
-    if not 0 <= smoothing <= max(height, width):
-        raise ValueError(
-            f"smoothing={smoothing} does not suit a picture of {height}x{width}: give a sigma in pixels, "
-            f"from 0 (none) to {max(height, width)}"
-        )
+    threshold = check_fraction(threshold, "threshold", below_one=True)
+    smoothing = as_number(
+        smoothing, "smoothing", 0, max(height, width), what=f"a sigma in pixels for a picture of {height}x{width}",
+        remedy=f"give a number from 0 (none) to {max(height, width)}",
+    )  # fmt: skip
     rows = _blurred(_bilinear(raw.shape[-2], height), smoothing)  # (H, h)
     columns = _blurred(_bilinear(raw.shape[-1], width), smoothing)  # (W, w)
 
@@ -214,8 +212,9 @@ def opacity(heatmap: ArrayLike, alpha: float = ALPHA) -> NDArray[np.float32]:
         heatmap: Heat in 0..1, any shape.
         alpha: Opacity of the hottest spot, 0..1.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha} is not an opacity: give a number from 0 (picture only) to 1 (colours only)")
+    alpha = as_number(
+        alpha, "alpha", 0, 1, what="an opacity", remedy="give a number from 0 (picture only) to 1 (colours only)"
+    )
     cold = 1 - np.clip(np.asarray(heatmap, np.float32), 0, 1)
     return np.float32(alpha) * (1 - cold * cold)
 
@@ -422,7 +421,7 @@ def save(picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: fl
 
     Args:
         picture: The figure or picture.
-        path: Where to; its folder must exist.
+        path: Where to; a folder that is not there is made.
         dpi: Pixels per inch of a figure; its own (150) by default.
 
     Returns:
@@ -441,7 +440,15 @@ def save(picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: fl
         raise ValueError(
             f"cannot tell a picture format from {path.name!r}: end the name in one of .{', .'.join(known)}"
         )
-    path.write_bytes(_encoded(picture, kind, dpi))
+    return _written(path, _encoded(picture, kind, dpi))
+
+
+def _written(path: pathlib.Path, content: bytes) -> pathlib.Path:
+    """Writes a file, and makes its folder if there is none."""
+    if path.parent.exists() and not path.parent.is_dir():
+        raise NotADirectoryError(f"{str(path.parent)!r} is a file, not a folder: choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
     return path
 
 
@@ -835,7 +842,7 @@ def animation(
 
     Args:
         frames: Pictures of one size.
-        path: Where to, ending in .gif or .webp; its folder must exist.
+        path: Where to, ending in .gif or .webp; a folder that is not there is made.
         duration_ms: How long each frame is shown, in milliseconds: one number for all or one for each; at least 20,
             below which viewers play a GIF slowly.
 
@@ -870,8 +877,7 @@ def animation(
     frames[0].save(
         buffer, kind[1:].upper(), save_all=True, append_images=frames[1:], duration=durations, loop=0, **options
     )
-    path.write_bytes(buffer.getvalue())
-    return path
+    return _written(path, buffer.getvalue())
 
 
 @functools.lru_cache(maxsize=8)

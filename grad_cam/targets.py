@@ -3,15 +3,12 @@
 A target is any callable from logits (B, classes) to scores (B,). The ones here also know the names of classes, say
 what they explain in words, and hold on to their choice: `resolve` fixes the classes on the logits of the images
 themselves, so that a score keeps its meaning on the logits of masked, noisy or chunked versions of them.
-
-Nothing of this package is imported here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .arguments import ArgumentTypeError, as_number, is_index
 from .errors import GradCamError
 
 Class = int | str | None
@@ -194,7 +192,7 @@ def top(k: int = 5) -> Target:
 
     def bind(logits: Tensor, names: Names) -> tuple[Score, ...]:
         _require_classes(logits)
-        if not isinstance(k, numbers.Integral) or not 1 <= k <= logits.shape[1]:
+        if not is_index(k) or not 1 <= k <= logits.shape[1]:
             raise TargetError(f"top({k!r}) of a model with {logits.shape[1]} classes: use 1..{logits.shape[1]}")
         best = logits.topk(int(k), dim=1).indices  # (B,k)
         return tuple(_class_score(column, names) for column in best.unbind(1))
@@ -210,22 +208,28 @@ def finer(classes: int | Sequence[int | str] = 3, gamma: float = 0.6, k: Class =
         gamma: Strength of the comparison, 0 (none) and up.
         k: Index, name, or None for the predicted class.
 
+    Raises:
+        GradCamError: `gamma` is no number from 0 on.
+
     Source:
         Zhang et al., CVPR 2025, https://arxiv.org/abs/2501.11309
     """
+    gamma = as_number(gamma, "gamma", 0, what="a strength", remedy="give 0 (no comparison) or more")
+    if hasattr(classes, "tolist"):  # tensors, arrays and their scalars
+        classes = classes.tolist()
 
     def bind(logits: Tensor, names: Names) -> tuple[Score, ...]:
         own = _indices(k, logits, names)  # (B,)
         if logits.shape[1] < 2:
             raise TargetError("finer compares classes, and this model has one output: use binary() or regression()")
-        if isinstance(classes, numbers.Integral):
+        if is_index(classes):
             if classes < 1:
                 raise TargetError(f"finer(classes={classes}) compares with nothing: use 1 or more")
             distance = (logits - _pick(logits, own)[:, None]).abs().scatter(1, own[:, None], torch.inf)
             count = min(int(classes), logits.shape[1] - 1)
             others = distance.topk(count, dim=1, largest=False).indices  # (B,n)
         else:
-            if isinstance(classes, str) or not classes:
+            if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
                 raise TargetError(f"finer(classes={classes!r}): give a number of classes, or a list of them")
             others = torch.stack([_indices(each, logits, names) for each in classes], 1)
             if bool((others == own[:, None]).any()):
@@ -265,9 +269,9 @@ def regression(i: int = 0) -> Target:
 
     def bind(logits: Tensor, names: Names) -> tuple[Score, ...]:
         count = _columns(logits).shape[1]
-        if not isinstance(i, numbers.Integral) or not 0 <= i < count:
+        if not is_index(i) or not 0 <= i < count:
             raise TargetError(f"regression({i!r}) of a model with {count} outputs: use 0..{count - 1}")
-        return (Score(lambda z, rows: _columns(z)[:, i], (f"output {i}",) * len(logits)),)
+        return (Score(lambda z, rows: _columns(z)[:, int(i)], (f"output {int(i)}",) * len(logits)),)
 
     return Target(f"regression({i!r})", bind)
 
@@ -278,6 +282,12 @@ def similarity(embedding: Tensor) -> Target:
     Args:
         embedding: (D,), or (B, D) for one per image.
     """
+    if not isinstance(embedding, Tensor):
+        raise ArgumentTypeError(
+            "an embedding is a tensor",
+            type(embedding).__name__,
+            "give the model's output for an image",
+        )
     embedding = embedding.detach()
 
     def bind(logits: Tensor, names: Names) -> tuple[Score, ...]:
@@ -308,7 +318,12 @@ def segmentation(k: int | str, mask: Any = None) -> Target:
     Source:
         Vinogradova et al., AAAI 2020 (Seg-Grad-CAM), eq. 2, https://arxiv.org/abs/2002.11434
     """
-    region = None if mask is None else torch.as_tensor(mask)
+    try:
+        region = None if mask is None else torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(
+            "a mask is an array or tensor of bool or weights 0..1", type(mask).__name__, "give (H, W) or (B, H, W)"
+        ) from error
 
     def bind(logits: Tensor, names: Names) -> tuple[Score, ...]:
         if logits.ndim != 4:
@@ -440,7 +455,7 @@ def _resolved(scores: tuple[Score, ...], several: bool) -> Resolved:
 
 
 def _is_class(value: Any) -> bool:
-    return isinstance(value, (str, numbers.Integral)) and not isinstance(value, bool)
+    return isinstance(value, str) or is_index(value)
 
 
 def _of_class(name: str, k: Class, score: Callable[[Tensor, Tensor], Tensor], words: str) -> Target:

@@ -14,7 +14,6 @@ import importlib
 import importlib.util
 import inspect
 import math
-import numbers
 import os
 import pathlib
 import pickle
@@ -24,6 +23,7 @@ import sys
 import urllib.parse
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from . import introspection
+from .arguments import is_index
 from .errors import GradCamError
 from .introspection import unwrap, wrapped
 
@@ -86,8 +87,10 @@ def load(
     """
     if not isinstance(name, str) or not name:
         raise ModelError(f"name must be the name of a model, got {name!r}; for example 'demo' or 'resnet18'")
-    if num_classes is not None and (not _is_int(num_classes) or num_classes < 1):
-        raise ModelError(f"num_classes={num_classes!r} is not a number of classes; give an integer from 1 on")
+    if num_classes is not None:
+        if not is_index(num_classes) or num_classes < 1:
+            raise ModelError(f"num_classes={num_classes!r} is not a number of classes; give an integer from 1 on")
+        num_classes = int(num_classes)
     build = _builder(name)
     if checkpoint is None:
         return build(pretrained, num_classes=num_classes).eval()
@@ -304,6 +307,8 @@ def _read(path: pathlib.Path) -> dict[str, Tensor]:
         raise ModelError(f"the checkpoint {str(path)!r} is a folder; give a .pth, .pt or .safetensors file")
     if path.stat().st_size == 0:
         raise ModelError(f"the checkpoint {str(path)!r} is empty (0 bytes)")
+    if zipfile.is_zipfile(path):
+        _refuse_programs(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -318,7 +323,12 @@ def _read(path: pathlib.Path) -> dict[str, Tensor]:
             "could run code in it. Save the state dict: torch.save(model.state_dict(), FILE)"
         ) from error
     except Exception as error:
-        raise ModelError(f"cannot read the checkpoint {str(path)!r}: {_first(error)}") from error
+        advises = "weights_only" in str(error)  # torch's own advice, to load it unsafely, is not handed on
+        reason = "torch does not load it safely." if advises else _first(error)
+        raise ModelError(
+            f"cannot read the checkpoint {str(path)!r}: {reason} Give a file that torch.save or safetensors wrote of "
+            "model.state_dict()"
+        ) from error
     for nest in NESTS:
         if isinstance(held, Mapping) and isinstance(held.get(nest), Mapping):
             held = held[nest]
@@ -335,6 +345,23 @@ def _read(path: pathlib.Path) -> dict[str, Tensor]:
             f"or under one of {', '.join(map(repr, NESTS))}"
         )
     return state
+
+
+def _refuse_programs(path: pathlib.Path) -> None:
+    """Raises ModelError for archives that hold a program beside the weights, or none that torch.save wrote."""
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    if "constants.pkl" in names:
+        raise ModelError(
+            f"the checkpoint {str(path)!r} is a TorchScript archive: a program with its weights, and only weights are "
+            "read here",
+            remedy="if you trust the file, save its weights: torch.save(torch.jit.load(FILE).state_dict(), NEW)",
+        )
+    if "data.pkl" not in names:
+        raise ModelError(
+            f"the checkpoint {str(path)!r} is a zip archive, but none that torch.save wrote of weights",
+            remedy="of an exported program, save them with torch.save(torch.export.load(FILE).state_dict, NEW)",
+        )
 
 
 def _unwrapped(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -446,7 +473,8 @@ def class_index(model: nn.Module, name: str | int) -> int:
     """
     model = _inner(model)
     found = _synonyms(model)
-    if _is_int(name):
+    if is_index(name):
+        name = int(name)
         count = len(found) if found is not None else class_count(model)
         if name < 0 or (count is not None and name >= count):
             known = f"0..{count - 1}" if count is not None else "0 or more"
@@ -572,10 +600,6 @@ def samples() -> dict[str, pathlib.Path]:
 def _inner(model: nn.Module) -> nn.Module:
     """Looks through wrappers, unless names were set on the wrapper itself."""
     return next((each for each in wrapped(model) if "class_names" in vars(each)), unwrap(model))
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _closest(name: str, names: Sequence[str]) -> str:

@@ -107,6 +107,33 @@ def test_display_settings_do_not_compute_again(
     assert isinstance(cam.origin_cam_visualization(), Figure)
 
 
+def test_the_question_can_be_changed(cnn: nn.Module, path: pathlib.Path) -> None:
+    """Another layer, class or method set on the object is answered, by the map and by its title."""
+    cam = GradCAM(cnn, path, "layer1", SIZE, class_idx=1)
+    first = cam()
+    for name, value in (("layer_idx", np.int64(3)), ("class_idx", 2), ("method", "hires_cam")):
+        setattr(cam, name, value)
+        settings = {"layer_idx": cam.layer_idx, "class_idx": cam.class_idx, "method": cam.method}
+        wanted = GradCAM(cnn, path, input_size=SIZE, **settings)
+        np.testing.assert_array_equal(cam.heatmap, wanted.heatmap)
+        assert cam.explanation.title() == wanted.explanation.title()
+    assert not np.array_equal(first, cam.heatmap)
+
+
+@pytest.mark.parametrize("layer", [np.int64(3), np.array(3), torch.tensor(3)])
+def test_whole_numbers_of_any_kind(cnn: nn.Module, path: pathlib.Path, layer: Any) -> None:
+    """Whole numbers of numpy and torch are layers, classes and sizes like any other."""
+    wanted = GradCAM(cnn, path, 3, SIZE, class_idx=3)()
+    size = type(layer)(SIZE) if isinstance(layer, np.int64) else layer * 0 + SIZE
+    np.testing.assert_array_equal(GradCAM(cnn, path, layer, size, class_idx=layer)(), wanted)
+
+
+def test_folders_are_made(cnn: nn.Module, path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Files can be saved into a folder that is not there yet."""
+    GradCAM(cnn, path, 3, SIZE).imposing_visualization(tmp_path / "new" / "folder" / "out.png")
+    assert len(list((tmp_path / "new" / "folder").iterdir())) == 5
+
+
 def test_figures_compute_when_needed(cnn: nn.Module, path: pathlib.Path) -> None:
     """A visualization asked for before the call computes the map itself, once."""
     cam = GradCAM(cnn, path, 3, SIZE)
@@ -239,6 +266,8 @@ def test_bad_sources(cnn: nn.Module, source: Any) -> None:
     ("settings", "says"),
     [
         ({"layer_idx": 0}, "layer_idx=0"),
+        ({"layer_idx": ""}, "names no layer"),
+        ({"layer_idx": 2.5}, "layer_idx=2.5 is not a layer"),
         ({"layer_idx": -2}, "-2"),
         ({"layer_idx": 50}, "50"),
         ({"layer_idx": "layr1"}, "layer1"),
@@ -253,6 +282,9 @@ def test_bad_sources(cnn: nn.Module, source: Any) -> None:
         ({"input_size": (64, -1)}, "-1"),
         ({"threshold": 1.0}, "threshold"),
         ({"threshold": -0.1}, "threshold"),
+        ({"threshold": "a"}, "threshold='a' is not a fraction"),
+        ({"alpha": "a"}, "alpha='a'"),
+        ({"smoothing": "a"}, "smoothing='a'"),
         ({"smoothing": -1}, "smoothing"),
         ({"colormap": "jett"}, "jet"),
         ({"alpha": 1.5}, "alpha"),
@@ -306,7 +338,20 @@ def test_model_that_cannot_be_followed(path: pathlib.Path) -> None:
         GradCAM(Forked(), path, input_size=32)()
 
 
-@pytest.mark.parametrize("model", [None, "resnet18", torch.rand(2)])
+def test_settings_are_checked_at_once(cnn: nn.Module, path: pathlib.Path) -> None:
+    """A setting that cannot be is refused when the object is made, before a picture is read."""
+    for wrong in ({"threshold": "a"}, {"alpha": 2}, {"colormap": "jett"}, {"layer_idx": ""}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            GradCAM(cnn, path / "missing", input_size=SIZE, **wrong)
+
+
+def test_model_without_values(path: pathlib.Path) -> None:
+    """A model on the meta device is refused, naming a parameter."""
+    with pytest.raises(ValueError, match=r"'conv.weight' is on the meta device"):
+        GradCAM(TinyNet().to("meta"), path)
+
+
+@pytest.mark.parametrize("model", [3, None, "resnet18", nn.ReLU, torch.rand(2)])
 def test_model_must_be_a_module(path: pathlib.Path, model: Any) -> None:
     """Something else than a module is refused by type."""
     with pytest.raises(TypeError, match="Module"):

@@ -523,6 +523,15 @@ def test_another_input_size(given: object, size: tuple[int, int]) -> None:
     assert found(photo())[0].shape == (1, 3, *size)
 
 
+@pytest.mark.parametrize(
+    "given", [np.int64(96), np.array(96), torch.tensor(96), np.array([96, 96]), [np.int32(96), 96]]
+)
+def test_input_sizes_of_any_kind(given: object) -> None:
+    """Whole numbers of numpy and torch are sizes."""
+    assert preprocessing(nn.Identity(), given).size == (96, 96)  # type: ignore[arg-type]
+    assert Preprocessing(channels=np.int64(3)).channels == 3
+
+
 @pytest.mark.parametrize("given", [0, -1, (0, 5), (1, 2, 3), "224", 3.5, (2.5, 2), True, 10**9, ()])
 def test_impossible_input_sizes(given: object) -> None:
     """Anything that is no size is refused, with what was given."""

@@ -352,6 +352,12 @@ def test_wrong_settings(cnn, photo, settings, words):
         inspect(cnn, photo, **{"input_size": 64, **settings})
 
 
+def test_a_layer_as_numpy_counts_it(cnn, photo):
+    """A whole number of numpy is a layer like any other."""
+    found, wanted = (inspect(cnn, photo, input_size=64, layer=layer) for layer in (np.int64(3), 3))
+    assert found.explanation.layer == wanted.explanation.layer
+
+
 def test_a_model_without_layers_to_show(photo):
     """A model without a spatial layer is refused with the reason."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64 * 64 * 3, 4))

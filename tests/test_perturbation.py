@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -237,7 +238,7 @@ def test_score_cam_agrees_with_torchcam() -> None:
 def test_chunk_changes_nothing(name: str) -> None:
     """One copy at a time, three, or all at once: the same map."""
     wanted = METHODS[name](2, None)
-    for chunk in (1, 3, 1000):
+    for chunk in (1, np.int64(3), 1000):
         close(METHODS[name](2, None, chunk=chunk), wanted)
 
 

@@ -163,6 +163,25 @@ def test_errors_say_what_to_do(call, words):
         call()
 
 
+@pytest.mark.parametrize("wrong", ["a", None, True, [0.5], 0.5j])
+@pytest.mark.parametrize("name", ["threshold", "smoothing", "alpha"])
+def test_settings_that_are_no_numbers(name, wrong):
+    """A setting that is no number is a TypeError with its name, its value and the range."""
+    with pytest.raises(TypeError, match=f"{name}=.*give a number from 0"):
+        if name == "alpha":
+            rendering.overlay(_picture(), _heat(), alpha=wrong)
+        else:
+            rendering.heatmap(np.eye(2), (4, 4), **{name: wrong})
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.array(0.5), torch.tensor(0.5)])
+def test_numbers_of_any_kind(half):
+    """Numbers of numpy and torch are numbers."""
+    np.testing.assert_array_equal(
+        rendering.heatmap(np.eye(2), (4, 4), half, half), rendering.heatmap(np.eye(2), (4, 4), 0.5, 0.5)
+    )
+
+
 def test_text_is_no_map():
     """Values that are no real numbers are a TypeError."""
     with pytest.raises(TypeError, match="real numbers"):
@@ -374,6 +393,15 @@ def test_pictures_are_saved_and_a_failure_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError):
         rendering.save(picture.convert("RGBA"), tmp_path / "b.jpg")
     assert (tmp_path / "b.jpg").read_bytes() == b"old"
+
+
+def test_folders_are_made(tmp_path):
+    """A folder that is not there is made for pictures and animations; a file in its place is named."""
+    for path in (tmp_path / "a" / "b" / "c.png", tmp_path / "d" / "e.gif"):
+        written = rendering.save(_picture(), path) if path.suffix == ".png" else rendering.animation([_picture()], path)
+        assert written.is_file()
+    with pytest.raises(NotADirectoryError, match="c.png.* is a file"):
+        rendering.save(_picture(), tmp_path / "a" / "b" / "c.png" / "f.png")
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])

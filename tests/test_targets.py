@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,10 @@ def test_finer_agrees_with_torchcam() -> None:
         ("hen", [[4], [4], [4]], False),
         ("GREAT white", [[2], [2], [2]], False),
         ([1, "tabby", None], [[1], [3], [1]], False),
+        ([np.int64(1), torch.tensor(3), np.array(1)], [[1], [3], [1]], False),
+        (targets.logit(np.int64(2)), [[2], [2], [2]], False),
+        (targets.top(np.int64(2)), [[3, 1], [0, 4], [1, 2]], True),
+        (targets.regression(torch.tensor(2)), None, False),
         (np.array([0, 1, 2]), [[0], [1], [2]], False),
         (torch.tensor([0, 1, 2]), [[0], [1], [2]], False),
         ([[0, 1], (2, "hen"), [4, 4]], [[0, 1], [2, 4], [4, 4]], True),
@@ -141,6 +147,19 @@ def test_what_can_be_asked_for(target: object, classes: object, several: bool) -
         assert score(z).shape == (3,)
         if classes is not None and not any(name.startswith("against") for row in found.names for name in row):
             close(score(z), [z[b, classes[b][k]] for b in range(3)])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.array, torch.tensor])
+def test_whole_numbers_of_any_kind(kind: Callable[[int], object]) -> None:
+    """Whole numbers of numpy and torch do wherever a class or a count does."""
+    z, one, two = logits(), kind(1), kind(2)
+    for given, plain in (
+        (targets.logit(two), targets.logit(2)), (targets.probability(two), targets.probability(2)),
+        (targets.difference(one, two), targets.difference(1, 2)), (targets.regression(two), targets.regression(2)),
+        (targets.finer(two, k=one), targets.finer(2, k=1)),
+        (targets.finer([one, two], k=0), targets.finer([1, 2], k=0)),
+    ):  # fmt: skip
+        close(given(z), plain(z))
 
 
 def test_names_say_what_is_explained() -> None:
@@ -228,6 +247,12 @@ def test_names_from_a_function() -> None:
         (targets.difference(1, 1), TargetError, "with itself"),
         (targets.finer([1, 2], k=1), TargetError, "with itself"),
         (targets.finer(0), TargetError, "compares with nothing"),
+        (targets.finer(True), TargetError, "a list of them"),
+        (targets.finer(2.0), TargetError, "a list of them"),
+        (targets.top(True), TargetError, r"use 1\.\.5"),
+        (targets.top("two"), TargetError, r"use 1\.\.5"),
+        (targets.regression(True), TargetError, r"use 0\.\.4"),
+        (np.bool_(True), TypeError, "not a target"),
         (targets.finer("hen"), TargetError, "a list of them"),
         (targets.segmentation(1), TargetError, r"use logit\(k\)"),
         (targets.similarity(torch.ones(4)), TargetError, r"use \(5,\)"),
@@ -239,6 +264,23 @@ def test_bad_targets_are_named(target: object, error: type[Exception], message: 
     """What does not fit says what was given and what would fit."""
     with pytest.raises(error, match=message):
         resolve(target, logits(), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: targets.finer(gamma="a"), "gamma='a' is not a strength"),
+        (lambda: targets.similarity("a"), r"embedding is a tensor \(str\)"),
+        (lambda: targets.similarity(None), "NoneType"),
+        (lambda: targets.segmentation(1, "a"), "mask"),
+    ],
+)
+def test_settings_of_another_type(made: Callable[[], object], message: str) -> None:
+    """A setting of a wrong type is refused when the target is made, before a model runs."""
+    with pytest.raises(TypeError, match=message):
+        made()
+    with pytest.raises(ValueError, match="gamma=-1"):
+        targets.finer(gamma=-1)
 
 
 def test_bad_outputs_are_named() -> None:

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -268,6 +270,37 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
         assert said in str(caught.value) and str(path) in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_programs_are_no_checkpoints(tmp_path):
+    """TorchScript and other archives are refused with the way to their weights, and no advice to load them unsafely."""
+    script, other, junk = tmp_path / "script.pt", tmp_path / "other.pt", tmp_path / "junk.pt"
+    torch.jit.trace(tiny().eval(), torch.zeros(1, 3, 8, 8)).save(script)
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("model/archive_format", "pt2")
+    junk.write_bytes(b"abcdefgh" * 100)
+    for path, said in (
+        (script, "TorchScript archive.*torch.jit.load"), (other, "zip archive.*torch.export.load"),
+        (junk, r"cannot read.*model\.state_dict\(\)"),
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match=said) as caught:
+            zoo.load(f"{__name__}:tiny", checkpoint=path)
+        assert "weights_only" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_advice_to_load_unsafely_is_not_handed_on(tmp_path, monkeypatch):
+    """Whatever file torch advises to load with `weights_only=False`, the error does not."""
+    path = tmp_path / "weights.pth"
+    torch.save(tiny().state_dict(), path)
+
+    def load(*args, **kwargs):
+        raise RuntimeError("Please set `weights_only=False`.")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(ModelError, match="does not load it safely") as caught:
+        zoo.load(f"{__name__}:tiny", checkpoint=path)
+    assert "weights_only" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------------------------------------------- classes
 
 
@@ -306,6 +339,14 @@ def test_wrong_classes(demo, name, said):
     with pytest.raises(ModelError) as caught:
         zoo.class_index(demo, name)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("index", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)])
+def test_indices_of_any_kind(demo, index):
+    """Whole numbers of numpy and torch are indices and counts like any other."""
+    found = zoo.class_index(demo, index)
+    assert type(found) is int and found == 3
+    assert zoo.class_count(zoo.load(SMALL, pretrained=False, num_classes=index)) == 3
 
 
 def test_own_class_names_win():

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import rendering
+from ..arguments import as_layer, check_model
 from ..explanation import BLOCKS, Explanation, class_names, explain, sweep
 from ..images import load_image, preprocessing
 from ..introspection import unwrap
@@ -235,8 +236,7 @@ class Explorer:
         input_size: int | tuple[int, int] | None = None,
         reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        check_model(model)
         inner = unwrap(model.model if isinstance(model, Chain) else model)
         prepare = preprocessing(inner, input_size)
         self.picture: Image.Image = prepare.view(load_image(image))
@@ -303,6 +303,7 @@ class Explorer:
         return ends
 
     def _cut_of(self, layer: int | str | nn.Module) -> Cut:
+        layer = as_layer(layer)
         cut = (self._stages if isinstance(layer, int) else self._links).split(layer)
         if cut.layout is None and self._reshape is None:
             raise ValueError(f"no map can be drawn after '{cut.name}': {cut.note}; choose another layer")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..arguments import is_index
 from .common import MethodError, working
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -323,10 +324,10 @@ class _Run:
         self, score: Score, batch: int, copies_each: int, one: Tensor, chunk: int | None, progress: Progress | None,
         copies: int = _COPIES,
     ) -> None:  # fmt: skip
-        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        if chunk is not None and (not is_index(chunk) or chunk < 1):
             raise ValueError(f"chunk={chunk!r} is no number of copies: use 1 or more, or None to have it chosen")
         self.score, self.progress, self.several = score, progress, False
-        self.chunk = chunk or _chunk(one, copies)
+        self.chunk = _chunk(one, copies) if chunk is None else int(chunk)
         # On a CPU convolutions run about 1.5 times as fast with the channels last, and other layers no slower.
         self.format = torch.channels_last if one.device.type == "cpu" and one.ndim == 3 else torch.contiguous_format
         self.done, self.total = 0, batch * copies_each
