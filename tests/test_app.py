@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 import io
 import os
 import re
@@ -376,6 +377,22 @@ def test_names_typed_into_the_page_neither_run_code_nor_read_files(
     monkeypatch.setattr(app, "open_model", lambda name: pytest.fail("opened"))
     with pytest.raises(AppError):
         Models(opened)(name)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("cannot read /home/owner/.cache/hub/model.bin (No such file)", "cannot read model.bin (No such file)"),
+        ("see '/tmp/a/b.png', '/etc/passwd'", "see 'b.png', 'passwd'"),
+        (r"see C:\Users\owner\x.png", "see x.png"),
+        ("type torchvision/NAME or hf:OWNER/NAME, https://huggingface.co/a/b", None),
+        ("1/2 or 3 / 4, a/b/c", None),
+    ],
+)
+def test_messages_name_files_without_their_folders(said: str, shown: str | None) -> None:
+    """Where the server keeps things is its own affair, whoever wrote the message; names with a slash stay."""
+    for made in (app.notice_html(said), app._lack(said)):
+        assert html.unescape(re.sub("<[^>]+>", "", made)) == (said if shown is None else shown)
 
 
 def test_unknown_model_is_answered_with_the_closest_names(asked: Asked, opened: app.Opened) -> None:

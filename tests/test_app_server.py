@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from grad_cam import zoo
 from grad_cam.interfaces import app
 from grad_cam.interfaces.app import AppError, Limits
 
@@ -260,6 +261,45 @@ def test_an_upload_is_taken_and_a_picture_of_the_server_is_not(served: str, secr
     first, *others = seen.values()
     assert first and first != cat
     assert all(other in (cat, "") for other in others)
+
+
+def test_names_of_the_hub_do_not_tell_which_folders_the_server_has(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is a folder or file of the server is answered like one that the Hub does not know, and not opened."""
+
+    def load(name: str, **how: Any) -> nn.Module:
+        where = Path(name.partition(":")[2])
+        raise zoo.ModelError(
+            f"cannot get {name}: {'no model in it' if where.exists() else 'not known'} {where.resolve()}"
+        )
+
+    monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "acme" / "there").mkdir(parents=True), (tmp_path / "there.txt").touch()
+    client = Client(url, "collector")
+    config = client.config()
+    place = refresher(config)["inputs"].index(
+        next(c["id"] for c in config["components"] if c["props"].get("label") == "Model")
+    )
+    for hub in ("hf:", "hf-hub:", "hf_hub:"):
+        said = []
+        for name in ("acme/there", "acme/gone", "there.txt", "gone.txt"):
+            data = controls(config)
+            data[place] = hub + name
+            text = client.call(refresher(config)["id"], data)
+            assert str(tmp_path) not in text
+            said.append(re.findall(r'role=\\"alert\\">([^<]+)<', text)[0].replace(name, "NAME"))
+        assert len(set(said)) == 1 and "cannot be had" in said[0], said
+
+
+def test_errors_of_the_server_are_not_told(launched: str) -> None:
+    """A request that no page sends is answered without the words of the error, which may hold paths and values."""
+    client = Client(launched, "clumsy")
+    for function in client.config()["dependencies"]:
+        if function["inputs"]:
+            text = client.call(function["id"], [{"wrong": "kind"}] * len(function["inputs"]))
+            assert not re.search("site-packages|Traceback|Error:", text)
 
 
 @pytest.mark.parametrize("path", ["no path", "", None, 3, "/etc/passwd", ".."])

@@ -208,7 +208,7 @@ class Models:
         _require_harmless(name)
         with self._lock:  # one at a time: loading is what takes memory
             if name not in self._opened:
-                self._opened[name] = open_model(name)
+                self._opened[name] = _open_published(name)
                 while len(self._opened) > self._capacity - 1 and len(self._opened) > 1:
                     self._opened.popitem(last=False)
             return self._opened[name]
@@ -223,6 +223,28 @@ def _require_harmless(name: str) -> None:
             f"{name[:80]!r} cannot be opened from the page: type a timm name, torchvision/NAME, hf:OWNER/NAME or demo; "
             "a model of your own is opened with grad-cam app --model package.module:function"
         )
+
+
+def _open_published(name: str) -> Opened:
+    """Opens a model for a visitor; a name of the Hugging Face Hub never means a folder of the server.
+
+    Raises:
+        AppError: The same words for a folder as for a name that the Hub does not know, since they would tell which
+            folders there are.
+    """
+    hub, _, repository = name.rpartition(":")
+    try:
+        if hub and os.path.lexists(repository):
+            raise zoo.ModelError(f"{repository} is a folder of the server")
+        return open_model(name)
+    except zoo.ModelError as error:
+        if not hub:
+            raise
+        _log.info("a visitor asked for %r: %s", name, error)
+        raise AppError(
+            f"{name!r} cannot be had from the Hugging Face Hub: check that it is the name of an image classifier there "
+            "and that the server reaches the Hub; the model 'demo' needs no network"
+        ) from None
 
 
 # --------------------------------------------------------------------------------------------------------------- views
@@ -731,9 +753,12 @@ def method_html(method: str) -> str:
     return f'<p class="gc-advice">{_text(entry.advice)} <span class="gc-quiet">{source}</span></p>'
 
 
+_FOLDERS = re.compile(r"""(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s'"/\\]+[\\/])+""")  # of a path from the root
+
+
 def notice_html(message: str) -> str:
-    """A message above the pictures; nothing for an empty one."""
-    return f'<div class="gc-notice" role="alert">{_text(message)}</div>' if message else ""
+    """A message above the pictures, without the folders of the server; nothing for an empty one."""
+    return f'<div class="gc-notice" role="alert">{_text(_FOLDERS.sub("", message))}</div>' if message else ""
 
 
 def _ramp(colormap: str) -> str:
@@ -747,7 +772,7 @@ def _nothing(note: str | None) -> bool:
 
 
 def _lack(reason: str) -> str:
-    return f'<div class="gc-lack">{_text(reason)}</div>'
+    return f'<div class="gc-lack">{_text(_FOLDERS.sub("", reason))}</div>'
 
 
 def _text(text: Any) -> str:
@@ -1129,7 +1154,7 @@ def launch(
         with _no_proxy_to(host):  # gradio asks the page it serves whether it is there
             blocks.launch(
                 server_name=name, server_port=number, prevent_thread_lock=True, quiet=True, share=False, inline=False,
-                show_error=True, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
+                show_error=False, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
                 mcp_server=False, pwa=False, enable_monitoring=False, theme=_theme(gr),
                 css=files(__package__).joinpath("templates/app.css").read_text("utf-8"),
                 app_kwargs={
