@@ -39,7 +39,7 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
 
 
 def enliven(model: nn.Module) -> nn.Module:
-    """Gives values to heads, branches and embeddings that start at (nearly) zero, where equal gradients prove nothing."""
+    """Gives values to heads, branches and embeddings that start at about zero, where equal gradients prove nothing."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -374,6 +374,7 @@ def examine(model: nn.Module, shape: tuple[int, int, int], depths: Sequence[int]
     out = Outcome()
     reference = reference_of(model)
     x = images(shape, RECORDED)
+    plain(model, x)  # what a model keeps of its own first run is not the package's doing
     before = state(model)
     for depth in depths:
         with out.check(f"chain at depth {depth}"):
