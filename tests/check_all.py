@@ -72,7 +72,7 @@ def _layer_items() -> list[str]:
 def _timm(item: str) -> Any:
     from . import families, oracles
 
-    model = families.build(item)
+    model = oracles.enliven(families.build(item))
     return oracles.examine(model, oracles.input_shape(model))
 
 
@@ -82,7 +82,7 @@ def _torchvision(item: str) -> Any:
     from . import families, oracles
 
     model = families.build_torchvision(item)
-    out = oracles.examine(model, (3, 224, 224))
+    out = oracles.examine(oracles.enliven(model), (3, 224, 224))
     with out.check("stages"):
         count = len(grad_cam.chain(model, (224, 224)))
         assert count == families.TORCHVISION[item], f"{count} stages instead of {families.TORCHVISION[item]}"

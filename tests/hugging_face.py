@@ -118,10 +118,10 @@ CLASSIFIERS: dict[str, Classifier] = {
         may_refuse=_LATENTS,
     ),  # fmt: skip
     "Perceiver-fourier": _named(
-        "Perceiver", _PERCEIVER, "PerceiverForImageClassificationFourier", size=224, may_refuse=_LATENTS
+        "Perceiver", _PERCEIVER, "PerceiverForImageClassificationFourier", size=64, may_refuse=_LATENTS
     ),
     "Perceiver-conv": _named(
-        "Perceiver", _PERCEIVER, "PerceiverForImageClassificationConvProcessing", size=224, may_refuse=_LATENTS
+        "Perceiver", _PERCEIVER, "PerceiverForImageClassificationConvProcessing", size=64, may_refuse=_LATENTS
     ),
     "PoolFormer": _named("PoolFormer", _FOUR),
     "PP-LCNet": _named(

@@ -131,12 +131,12 @@ LAYERS: dict[str, Named] = {
     "detr decoder": Named(_detr, "model.decoder.layers.1", spatial=False, detects=True),
     "detr decoder attention": Named(_detr, "model.decoder.layers.0.encoder_attn.o_proj", spatial=False, detects=True),
     "detr default": Named(_detr, None, detects=True),
-    "yolos last layer": Named(_yolos, "vit.encoder.layer.2", 96, spatial=False, detects=True),
+    "yolos last layer": Named(_yolos, "vit.encoder.layer.2", 96, detects=True),
     "yolos default": Named(_yolos, None, 96, detects=True),
     "perceiver latents": Named(
-        lambda: hugging_face.build("Perceiver-conv"), "perceiver.encoder.self_attends.1", spatial=False
+        lambda: hugging_face.build("Perceiver-conv"), "perceiver.encoder.self_attends.1", 64, spatial=False
     ),
-    "perceiver default": Named(lambda: hugging_face.build("Perceiver-conv"), None),
+    "perceiver default": Named(lambda: hugging_face.build("Perceiver-conv"), None, 64),
     "attention pooling 16": Named(lambda: AttentionPooling(16), "norm", 64, spatial=False),
     "attention pooling 64": Named(lambda: AttentionPooling(64), "norm", 64, spatial=False),
     "attention pooling default": Named(lambda: AttentionPooling(16), None, 64),

@@ -38,6 +38,26 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     return getattr(config, "num_channels", 3), height, width
 
 
+def enliven(model: nn.Module) -> nn.Module:
+    """Gives values to heads, branches and embeddings that start at about zero, where equal gradients prove nothing."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            flat = weight.flatten()
+            if (
+                name.endswith("bias")
+                or weight.numel() < 2
+                or abs(float(flat[0])) > 0.01
+                or bool((flat != flat[0]).any())
+            ):
+                continue
+            if sum(n > 1 for n in weight.shape) > 1:
+                weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+            else:  # the scale of a branch, or one token
+                weight.fill_(0.5)
+    return model
+
+
 def images(shape: Sequence[int], batch: int) -> Tensor:
     """A random batch of pictures of a shape (C, H, W)."""
     return torch.randn((batch, *shape), generator=torch.Generator().manual_seed(batch))
@@ -209,8 +229,12 @@ def hooked(reference: nn.Module, path: str, x: Tensor, classes: Tensor, shape: S
 
 def require_gradient(
     model: nn.Module, reference: nn.Module, layer: str, x: Tensor, classes: Tensor, read: positions.Read | None
-) -> None:
-    """The halves' gradient and the explanation at a layer are those of a hook and a plain backward."""
+) -> bool:
+    """The halves' gradient and the explanation at a layer are those of a hook and a plain backward.
+
+    Returns:
+        Whether the gradient is other than zero, so that this says something.
+    """
     cut = grad_cam.split(model, layer, x)
     with torch.no_grad():
         handed = cut.extractor(x.clone())
@@ -231,6 +255,7 @@ def require_gradient(
         scale = float(terms.abs().sum(1).max().clamp(min=1e-30))
         off = float((result.map.double().view(terms[:, 0].shape) - terms.sum(1)).abs().max()) / scale
         assert off <= GRADIENT, f"at '{layer}' the map is {off:.3g} off"
+    return bool(wanted.gradient.any())
 
 
 # ----------------------------------------------------------------------------------------------------------- positions
@@ -349,6 +374,7 @@ def examine(model: nn.Module, shape: tuple[int, int, int], depths: Sequence[int]
     out = Outcome()
     reference = reference_of(model)
     x = images(shape, RECORDED)
+    plain(model, x)  # what a model keeps of its own first run is not the package's doing
     before = state(model)
     for depth in depths:
         with out.check(f"chain at depth {depth}"):
@@ -415,8 +441,8 @@ def examine_layers(
                 paths.append(layer)
                 shapes.append(first(cut, x).shape[1:])
                 reads.append(layout.to_map)
-            require_gradient(model, reference, layer, x, classes, layout.to_map if layout else None)
-            out.count("gradients")
+            alive = require_gradient(model, reference, layer, x, classes, layout.to_map if layout else None)
+            out.count("gradients" if alive else "gradients of zero")
     with out.check("positions"):
         found = positions.judge(capture(reference, paths, shapes), reads, shape) if paths else []
         for layer, size, finding in zip(paths, shapes, found, strict=True):

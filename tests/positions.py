@@ -90,7 +90,7 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 
 def _preference(changes: Tensor) -> Tensor:
-    """How much more a cell answers to a patch than other cells do and than it does to others, (patches, cells), logs."""
+    """How much more a cell answers to a patch than to others, and than other cells do: logarithms, (patches, cells)."""
     flat = changes.flatten(1)
     logs = (flat + 1e-6 * flat.max() + 1e-300).log()
     return logs - logs.mean(0) - logs.mean(1, keepdim=True) + logs.mean()
