@@ -117,6 +117,8 @@ class Reference:
             def hook(module: nn.Module, args: Any, out: Any, path: str = path) -> None:
                 if isinstance(out, Tensor) and out.is_floating_point():
                     self.calls[path].append(_call(out))
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm) and out.requires_grad:
+                        out.register_hook(Tensor.contiguous)  # PyTorch's own gradient is wrong for some views
 
             handles.append(module.register_forward_hook(hook))
         try:
@@ -158,6 +160,18 @@ class Reference:
         if gradient is None:
             return None
         return as_map(call.value.double() * gradient.double(), grid, read)
+
+    def error(self, got: Tensor, call: Call, target: int, read: str) -> float | None:
+        """How far a HiResCAM map is off there, relative to the largest sum of its terms' sizes; None without a map.
+
+        The terms cancel before a layer norm, so the map's own size would be no measure.
+        """
+        grid = (int(got.shape[-2]), int(got.shape[-1]))
+        wanted = self.hires_cam(call, target, grid, read)
+        if wanted is None or wanted.shape != got.shape or not bool(torch.isfinite(got).all()):
+            return None
+        terms = as_map((call.value.double() * self.gradient(call, target).double()).abs(), grid, read)
+        return float((got.detach().double() - wanted).abs().max()) / (float(terms.max()) or 1.0)
 
     def ablation_cam(self, name: str, target: int, grid: tuple[int, int], read: str) -> Tensor:
         """Every channel weighted by the share of the score that is lost when it is set to zero, one at a time."""
