@@ -49,7 +49,7 @@ class _Everything(TorchFunctionMode):
 
 
 def _call(out: Tensor) -> Call:
-    return Call(out.detach().clone(), get_gradient_edge(out) if out.requires_grad else None)
+    return Call(out.detach().clone(), get_gradient_edge(out) if out.grad_fn is not None else None)
 
 
 def picked(out: Any, pick: Callable[[Any], Tensor] | None) -> Tensor:

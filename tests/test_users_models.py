@@ -363,7 +363,7 @@ def test_model_is_explained_right_or_refused(name: str) -> None:
 
 
 def test_oracle_on_a_model_whose_maps_are_known() -> None:
-    """Hooks give the activation, the closed form of gradient, HiResCAM and Ablation-CAM of pooling and a linear head."""
+    """Hooks give what closed forms give for activation, gradient, HiResCAM and Ablation-CAM before a linear head."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -105,7 +105,7 @@ def scripted_model() -> nn.Module:
         return torch.jit.script(Net())
 
 
-@zoo("graph_module", "compilers", layer="blk", expect=GRADIENTS)
+@zoo("graph_module", "compilers", layer="blk.2", expect=GRADIENTS)
 def graph_module() -> nn.Module:
     return torch.fx.symbolic_trace(Net())
 
