@@ -110,7 +110,7 @@ class Reference:
     @contextlib.contextmanager
     def _hooks(self) -> Iterator[None]:
         handles = []
-        for path, module in self.model.named_modules():
+        for path, module in self.model.named_modules(remove_duplicate=False):
             if isinstance(module, torch.jit.ScriptModule):
                 continue
 
@@ -290,7 +290,9 @@ OURS = ("tests", "types")  # objects of these packages are looked into
 
 
 def _fingerprint(value: Any, depth: int) -> Any:
-    if isinstance(value, nn.Parameter | Tensor):
+    if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        return [id(value), type(value)]
+    if isinstance(value, Tensor):
         grad = None if not value.is_leaf or value.grad is None else (id(value.grad), value.grad.clone())
         kept = value.detach().clone() if value.layout is torch.strided and not value.is_meta else None
         return [id(value), value.requires_grad, grad, kept]

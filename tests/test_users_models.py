@@ -126,7 +126,9 @@ class Judge:
         if not fused and not any(torch.equal(result.logits, same) for same in reference.same_logits):
             return f"{where}: logits are {off(result.logits, reference.logits):.1e} off"
         if asked is not None and unwrapped(result.layer.name) != asked:
-            return f"{where}: asked for {asked}"
+            modules = dict(reference.model.named_modules(remove_duplicate=False))
+            if asked not in modules or modules.get(result.layer.name) is not modules[asked]:
+                return f"{where}: asked for {asked}"
         if result.map.ndim != 3 or len(result.map) != count:
             return f"{where}: the map has shape {tuple(result.map.shape)}"
         calls = reference.find(result.layer.name)
@@ -194,7 +196,10 @@ class Judge:
         result = self.call(grad_cam.explain, self.model, self.entry.images(count), method="ablation_cam", **options)
         reference = self.reference(count)
         grid = (int(result.map.shape[1]), int(result.map.shape[2]))
-        read = self.read(unwrapped(result.layer.name), reference.find(result.layer.name)[-1].value.ndim)
+        calls = reference.find(result.layer.name)
+        if not calls:
+            return f"ablation at {result.layer.name}, which no module is called"
+        read = self.read(unwrapped(result.layer.name), calls[-1].value.ndim)
         wanted = reference.ablation_cam(result.layer.name, self.entry.target, grid, read)
         best = off(result.map, wanted)
         return f"the map of ablation_cam is {best:.1e} off" if best > 10 * self.entry.tolerance else None
@@ -217,7 +222,10 @@ class Judge:
         if found:
             return found
         reference = self.reference(len(images))
-        call = reference.find(cut.name)[-1]
+        calls = reference.find(cut.name)
+        if not calls:  # a module that returns several tensors
+            return None
+        call = calls[-1]
         with self.entry.ambient(), torch.inference_mode(False), torch.enable_grad():
             handed = cut.extractor(images.clone())
             activation, context = (handed[0], handed[1:]) if isinstance(handed, tuple) else (handed, ())
@@ -405,6 +413,9 @@ def test_every_model_has_something_to_show(name: str) -> None:
     judge = Judge(entry)
     count = entry.batches[0]
     reference = judge.reference(count)
+    if "ablation" in entry.skip and not reference.find(judge.name()):
+        assert judge.name() in dict(reference.model.named_modules())  # it returns several tensors
+        return
     call = reference.find(judge.name())[-1]
     gradient = reference.gradient(call, entry.target)
     assert gradient is not None
