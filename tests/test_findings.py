@@ -1074,6 +1074,57 @@ def test_a_depth_model_is_explained_right_or_refused() -> None:
     assert off(result.map, reference.hires_cam(reference.find(blocks[0])[-1], 0, (4, 4), "tokens")) < 1e-3
 
 
+class Packed(nn.Module):
+    """Around the vision encoder of Qwen2-VL: the tokens of all images in one list, in an order of its own."""
+
+    def __init__(self) -> None:
+        from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+        from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+        super().__init__()
+        config = Qwen2VLVisionConfig(depth=2, embed_dim=16, hidden_size=16, num_heads=2, patch_size=8)
+        self.visual, self.fc = Qwen2VisionTransformerPretrainedModel(config), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x[:, None].expand(-1, 2, -1, -1, -1)
+        x = x.reshape(b, 1, 2, c, h // 16, 2, 8, w // 16, 2, 8).permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
+        grid = torch.tensor([[1, h // 8, w // 8]] * b)
+        out = self.visual(x.reshape(b * h * w // 64, -1), grid_thw=grid)
+        out = out if isinstance(out, Tensor) else out.pooler_output
+        return self.fc(torch.tanh(out).view(b, -1, 16).mean(1))
+
+
+def test_tokens_of_all_images_in_one_list(x: Tensor) -> None:
+    """An encoder without a batch axis is refused at its blocks, and explained where the user gives the layout."""
+
+    def grid(tokens: Tensor) -> Tensor:
+        return tokens.view(-1, 4, 4, 16).permute(0, 3, 1, 2)
+
+    model = seeded(Packed)
+    refused(lambda: explained(model, x, "visual.blocks.1"), "reshape_transform|layer=")
+    result = explained(model, x, "visual.merger", reshape_transform=grid)
+    reference = Reference(model, x)
+    call = reference.find("visual.merger")[-1]
+    assert torch.equal(result.logits, reference.logits)
+    assert off(result.map, grid(call.value * reference.gradient(call, 1)).sum(1)) < 1e-4
+
+
+class Required(Net):
+    """Wants a second argument that it has no default for."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
+@pytest.mark.parametrize("use", USES, ids=USED)
+def test_a_second_argument_that_is_required(x: Tensor, use: Callable[..., Any]) -> None:
+    """The missing argument is named, and nothing is said about a size or a configuration."""
+    with pytest.raises((TypeError, GradCamError), match="mask") as caught:
+        use(seeded(Required), x)
+    assert "configuration" not in str(caught.value)
+
+
 class Deciding(Net):
     """Doubles what is positive on the whole."""
 
