@@ -48,6 +48,10 @@ class _Everything(TorchFunctionMode):
         return out
 
 
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
+
+
 def _call(out: Tensor) -> Call:
     return Call(out.detach().clone(), get_gradient_edge(out) if out.grad_fn is not None else None)
 
@@ -118,7 +122,7 @@ class Reference:
                 if isinstance(out, Tensor) and out.is_floating_point():
                     self.calls[path].append(_call(out))
                     if isinstance(module, nn.modules.batchnorm._BatchNorm) and out.requires_grad:
-                        out.register_hook(Tensor.contiguous)  # PyTorch's own gradient is wrong for some views
+                        out.register_hook(_contiguous)  # PyTorch's own gradient is wrong for some views
 
             handles.append(module.register_forward_hook(hook))
         try:
@@ -149,10 +153,33 @@ class Reference:
         if key not in self._gradients:
             score = self.scores[:, target].float().sum() if self.scores.dtype.itemsize < 4 else self.scores[:, target]
             found = None
-            if call.edge is not None and self.scores.requires_grad:
+            if call.edge is None:  # made under no_grad, which what follows need not be
+                found = self._gradient_of_a_leaf(call, target)
+            elif self.scores.requires_grad:
                 (found,) = torch.autograd.grad(score.sum(), [call.edge], retain_graph=True, allow_unused=True)
             self._gradients[key] = found
         return self._gradients[key]
+
+    def _gradient_of_a_leaf(self, call: Call, target: int) -> Tensor | None:
+        for path, calls in self.calls.items():
+            if call in calls:
+                break
+        else:
+            return None
+        seen: list[Tensor] = []
+
+        def hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+            seen.append(out.detach().requires_grad_())
+            return seen[-1] if len(seen) == calls.index(call) + 1 else out
+
+        handle = dict(self.model.named_modules(remove_duplicate=False))[path].register_forward_hook(hook)
+        with torch.inference_mode(False), torch.enable_grad(), plain_attention():
+            scores = self._answer(self.images)
+        handle.remove()
+        if not scores.requires_grad:
+            return None
+        leaf = seen[calls.index(call)]
+        return torch.autograd.grad(scores[:, target].sum(), [leaf], allow_unused=True)[0]
 
     def hires_cam(self, call: Call, target: int, grid: tuple[int, int], read: str) -> Tensor | None:
         """The sum over the channels of activation times gradient, (B,h,w)."""

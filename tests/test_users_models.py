@@ -232,13 +232,13 @@ class Judge:
             if off(activation, call.value) > self.entry.tolerance:
                 return f"the extractor gives something else than {cut.name}"
             leaf = activation.detach().clone().requires_grad_()
-            context = tuple(c.detach().clone() for c in context)
+            context = tuple(c.detach() for c in context)  # no clones: one of them may be a view of another
             out = picked(cut.classifier((leaf * 1, *context) if context else leaf * 1), self._pick())
             score = rows(out, len(images))[:, self.entry.target].double().sum()
-            (got,) = torch.autograd.grad(score, leaf, allow_unused=True)
+            got = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
         wanted = reference.gradient(call, self.entry.target)
         if got is None or wanted is None:
-            return "no gradient at the cut"
+            return None if got is wanted else "no gradient at the cut"
         return "the gradient at the cut is wrong" if off(got, wanted) > self.entry.tolerance else None
 
     def _halves(self, classifier: Callable[[Any], Any], extractor: Callable[[Any], Any], told: str) -> str | None:
@@ -324,7 +324,7 @@ class Judge:
         attempts = [
             {name: ast.literal_eval(value)}
             for name, value in TYPED.findall(error.remedy)
-            if name in TAKES[operation] and not (self.entry.fix and name in self.entry.fix)
+            if name in TAKES[operation] and "..." not in value and not (self.entry.fix and name in self.entry.fix)
         ]
         if self.entry.fix:
             missing = [name for name in self.entry.fix if f"{name}=" not in error.remedy]

@@ -109,7 +109,7 @@ class TwoStreams(nn.Module):
         self.fc = nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        left, right = self.a(x), self.b(x.flip(3))
+        left, right = self.a(x), self.b(-x)
         return self.fc(self.c(left * right).mean((2, 3)))
 
 
@@ -262,14 +262,22 @@ class ExpertsInside(nn.Module):
 
 @zoo("siamese", "heads", layer="body.1", expect=ALL)
 class Siamese(Net):
-    """The same body sees the image and its mirror image: the layer's last call is explained."""
+    """The same body sees the image and its negative: the layer's last call is explained."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(block(3, 6, 2), block(6, 6))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.neck(self.body(x) - 0.5 * self.body(x.flip(3))))
+        return self.head(self.neck(self.body(x) - 0.5 * self.body(1 - x)))
+
+
+@zoo("siamese_with_a_mirror", "heads", layer="body.1")
+class SiameseMirror(Siamese):
+    """The last call sees the mirror image, so that its positions are not the picture's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.neck(self.body(x) - 0.5 * self.body(x.flip(3)).flip(3)))
 
 
 @zoo("called_three_times", "heads", expect=ALL)

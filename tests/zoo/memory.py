@@ -203,5 +203,4 @@ class Mirrored(Net):
     def forward(self, x: Tensor) -> Tensor:
         b = x.shape[0]
         x = self.blk(self.stem(torch.cat([x, x.flip(3)])))
-        y = self.head(self.neck(x.view(2, b, *x.shape[1:]).mean(0)))
-        return y
+        return self.head(self.neck((x[:b] + x[b:].flip(3)) / 2))

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .registry import ALL, GRADIENTS, Net, block, zoo
 
+NAMED = frozenset({"named"})  # no single tensor holds the whole model, so that the default may be left to the user
+
 # ----------------------------------------------------------------------------------------------------------- compilers
 
 
@@ -181,7 +183,7 @@ class Preprocessing(nn.Module):
         return self.net(x)
 
 
-@zoo("ensemble", "wrappers", layer="a.blk", expect=GRADIENTS)
+@zoo("ensemble", "wrappers", layer="a.blk", expect=NAMED)
 class Ensemble(nn.Module):
     """Two networks that see the same images; their logits are averaged."""
 
@@ -193,7 +195,7 @@ class Ensemble(nn.Module):
         return (self.a(x) + self.b(x)) / 2
 
 
-@zoo("ensemble_of_a_list", "wrappers", layer="nets.2.blk", expect=GRADIENTS)
+@zoo("ensemble_of_a_list", "wrappers", layer="nets.2.blk", expect=NAMED)
 class EnsembleList(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -430,7 +432,11 @@ def backward_hook() -> nn.Module:
 @zoo("backward_hook_that_changes_gradients", "hooks")
 def changing_backward_hook() -> nn.Module:
     model = Net()
-    model.neck.register_full_backward_hook(lambda module, grad_in, grad_out: (grad_in[0] * 2,))
+
+    def double(module: nn.Module, grad_in: tuple[Tensor | None], grad_out: tuple[Tensor]) -> Any:
+        return None if grad_in[0] is None else (grad_in[0] * 2,)
+
+    model.neck.register_full_backward_hook(double)
     return model
 
 
