@@ -76,6 +76,7 @@ class Reference:
     Attributes:
         logits: (B, classes).
         same_logits: The bit patterns that the logits may have: without and with parameters that require a gradient.
+        plain_logits: Those of a run without gradients, in which fused paths are allowed.
         calls: What every module returned, by module path, in order of the calls.
         everything: What every operation returned.
         scores: The logits with their graph.
@@ -87,6 +88,8 @@ class Reference:
         self.everything: list[Call] = []
         self._gradients: dict[tuple[int, int], Tensor | None] = {}
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        with torch.inference_mode(False), torch.no_grad():
+            self.plain_logits = self._answer(images).clone()
         with torch.inference_mode(False), torch.enable_grad(), plain_attention():
             self.logits = self._frozen_logits()
             self.same_logits = (self.logits, self._answer(images).detach().clone())
@@ -108,7 +111,8 @@ class Reference:
     def _answer(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             for buffer, value in self._buffers:  # a forward may write them
-                buffer.detach().copy_(value)
+                if not torch.equal(buffer, value):
+                    buffer.detach().copy_(value)
         return rows(picked(self.model(images.clone()), self.pick), len(images))
 
     @contextlib.contextmanager
@@ -161,11 +165,10 @@ class Reference:
         return self._gradients[key]
 
     def _gradient_of_a_leaf(self, call: Call, target: int) -> Tensor | None:
-        for path, calls in self.calls.items():
-            if call in calls:
-                break
-        else:
+        path = next((path for path, calls in self.calls.items() if call in calls), None)
+        if path is None:
             return None
+        calls = self.calls[path]
         seen: list[Tensor] = []
 
         def hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:

@@ -101,8 +101,8 @@ def test_channels_after_a_pooling_are_no_grid(x: Tensor, make: Callable[[], nn.M
     """What is left of the channels after a pooling is not offered as a map, by default, in a sweep or by name."""
     model = seeded(make)
     result = explained(model, x)
-    assert result.layer.name in ("0", "1", "conv", "act")
-    assert complaint(model, x, result) is None
+    assert result.layer.name in ("0", "1", "2", "conv", "act")
+    assert complaint(model, x, result, "tokens last" if result.layer.name == "2" else "NCHW") is None
     assert pool not in [e.layer.name for e in grad_cam.sweep(model, x, method="hires_cam", target=1)]
     refused(lambda: explained(model, x, pool))
 
@@ -837,15 +837,19 @@ def test_the_users_model_is_as_it_was(x: Tensor, make: Callable[[], nn.Module], 
     assert difference(before, snapshot(model)) is None
 
 
+FIRED: list[int] = []  # a global, as a list in a closure may be copied with the model
+
+
 def test_a_hook_fires_once_in_the_record_and_once_in_the_tail(x: Tensor) -> None:
     """A user's hook on a module after the named cut fires at most twice in a first explanation, and in a later one."""
-    model, fired = seeded(Net), []
-    model.neck.register_forward_hook(lambda module, args, out: fired.append(1))
+    model = seeded(Net)
+    model.neck.register_forward_hook(lambda module, args, out: FIRED.append(1))
+    FIRED.clear()
     explained(model, x, "blk")
-    assert 1 <= len(fired) <= 2
-    fired.clear()
+    assert 1 <= len(FIRED) <= 2
+    FIRED.clear()
     explained(model, x, "blk")
-    assert 1 <= len(fired) <= 2
+    assert 1 <= len(FIRED) <= 2
 
 
 def test_no_tensor_of_a_forward_is_kept_by_the_users_hook_store(x: Tensor) -> None:
@@ -1102,7 +1106,7 @@ def test_tokens_of_all_images_in_one_list(x: Tensor) -> None:
         return tokens.view(-1, 4, 4, 16).permute(0, 3, 1, 2)
 
     model = seeded(Packed)
-    refused(lambda: explained(model, x, "visual.blocks.1"), "reshape_transform|layer=")
+    refused(lambda: explained(model, x, "visual.blocks.1"), "visual.blocks.1")
     result = explained(model, x, "visual.merger", reshape_transform=grid)
     reference = Reference(model, x)
     call = reference.find("visual.merger")[-1]
@@ -1180,8 +1184,9 @@ def test_what_is_no_model_is_named(x: Tensor, call: Callable[[Tensor], Any]) -> 
 
 
 def test_an_empty_layer_name(x: Tensor) -> None:
-    """The empty name is refused with names that exist."""
-    refused(lambda: grad_cam.explain(seeded(Net), x, layer=""), r"neck|chain\(")
+    """The empty name is refused, and not with an empty list of similar names."""
+    error = refused(lambda: grad_cam.explain(seeded(Net), x, layer=""))
+    assert not re.search(r"closest: *(\(|;|$)", str(error))
 
 
 def test_integers_of_numpy_are_integers(x: Tensor) -> None:

@@ -88,14 +88,18 @@ class Judge:
         return model.eval()
 
     def reference(self, count: int) -> Reference:
-        """The independent run on a batch of this size."""
+        """The independent run on a batch of this size, made once."""
         if count not in self._references:
-            model = self.entry.make_reference()
-            if self.changed:
-                self.entry.change(model)
-            with self.entry.ambient():
-                self._references[count] = Reference(model, self.entry.images(count), self.entry.logits)
+            self._references[count] = self.fresh_reference(count)
         return self._references[count]
+
+    def fresh_reference(self, count: int) -> Reference:
+        """The same, made anew: a run may spoil the graph of an earlier one."""
+        model = self.entry.make_reference()
+        if self.changed:
+            self.entry.change(model)
+        with self.entry.ambient():
+            return Reference(model, self.entry.images(count), self.entry.logits)
 
     def layer(self, model: nn.Module) -> Any:
         """The layer that is asked for, in this model."""
@@ -194,7 +198,7 @@ class Judge:
         count = self.entry.batches[0]
         options = {"layer": self.layer(self.model), "target": self.entry.target, **given}
         result = self.call(grad_cam.explain, self.model, self.entry.images(count), method="ablation_cam", **options)
-        reference = self.reference(count)
+        reference = self.fresh_reference(count)
         grid = (int(result.map.shape[1]), int(result.map.shape[2]))
         calls = reference.find(result.layer.name)
         if not calls:
@@ -247,8 +251,7 @@ class Judge:
             with self.entry.ambient(), torch.no_grad():
                 out = picked(classifier(extractor(self.entry.images(count))), self._pick())
                 got = rows(out, count)
-                plain = picked(reference.model(self.entry.images(count)), self.entry.logits)
-            if any(torch.equal(got, same) for same in (*reference.same_logits, rows(plain, count))):
+            if any(torch.equal(got, same) for same in (*reference.same_logits, reference.plain_logits)):
                 continue
             if count == self.entry.batches[0]:
                 return f"the halves' logits are {off(got, reference.logits):.1e} off"
