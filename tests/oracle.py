@@ -160,7 +160,11 @@ class Reference:
             if call.edge is None:  # made under no_grad, which what follows need not be
                 found = self._gradient_of_a_leaf(call, target)
             elif self.scores.requires_grad:
-                (found,) = torch.autograd.grad(score.sum(), [call.edge], retain_graph=True, allow_unused=True)
+                try:
+                    (found,) = torch.autograd.grad(score.sum(), [call.edge], retain_graph=True, allow_unused=True)
+                except RuntimeError as error:  # the model cannot be trained from there
+                    if "inplace" not in str(error):
+                        raise
             self._gradients[key] = found
         return self._gradients[key]
 
@@ -203,8 +207,18 @@ class Reference:
         terms = as_map((call.value.double() * self.gradient(call, target).double()).abs(), grid, read)
         return float((got.detach().double() - wanted).abs().max()) / (float(terms.max()) or 1.0)
 
-    def ablation_cam(self, name: str, target: int, grid: tuple[int, int], read: str) -> Tensor:
-        """Every channel weighted by the share of the score that is lost when it is set to zero, one at a time."""
+    def ablation_cam(
+        self, name: str, target: int, grid: tuple[int, int], read: str, everywhere: bool = False
+    ) -> Tensor:
+        """Every channel weighted by the share of the score that is lost when it is set to zero, one at a time.
+
+        Args:
+            name: The layer.
+            target: The class.
+            grid: Height and width of the map.
+            read: How the activation lies.
+            everywhere: The returned tensor itself is written, so that others who keep it see it too.
+        """
         call = self.find(name)[-1]
         path = next(p for p in self.paths(name.partition("@")[0]) if self.calls.get(p))
         wanted = self.calls[path].index(call)
@@ -219,7 +233,7 @@ class Reference:
                 count += 1
                 if count != wanted or channel is None:
                     return None
-                changed = out.clone()
+                changed = out if everywhere else out.clone()
                 part = changed[:, -grid[0] * grid[1] :] if read == "tokens" else changed
                 part.select(axis, channel)[image].zero_()
                 return changed
@@ -297,7 +311,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {
         "torch's random state": torch.get_rng_state(),
         "python's random state": random.getstate(),
-        "numpy's random state": repr(np.random.get_state()),
+        "numpy's random state": np.random.get_state()[1].tobytes(),
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         "attention's fast path": torch.backends.mha.get_fastpath_enabled(),
@@ -337,7 +351,7 @@ def _fingerprint(value: Any, depth: int) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if isinstance(value, Mapping):
-        return {repr(k): _fingerprint(v, depth + 1) for k, v in value.items()}
+        return {k if type(k) in (str, int) else repr(k): _fingerprint(v, depth + 1) for k, v in value.items()}
     if isinstance(value, types.FunctionType | types.MethodType | type | types.ModuleType):
         return id(value)
     if type(value).__module__.split(".")[0] in OURS and hasattr(value, "__dict__"):

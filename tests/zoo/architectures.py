@@ -29,6 +29,11 @@ for count in (1, 4, 12):
     zoo(f"channels_{count}", "plain", expect=ALL, channels=count)(functools.partial(Net, channels=count))
 
 
+def before(width: int) -> nn.Sequential:
+    """An activation, a convolution and a batch norm."""
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width))
+
+
 @zoo("residual", "residual", expect=ALL)
 class Residual(Net):
     def forward(self, x: Tensor) -> Tensor:
@@ -39,6 +44,22 @@ class Residual(Net):
 
 @zoo("residual_in_place", "residual", expect=ALL)
 class ResidualInPlace(Net):
+    """The branch begins with an activation, so that the tensor that is written is not needed for its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blk = before(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x += self.blk(x)
+        return self.head(self.neck(x))
+
+
+@zoo("residual_in_place_that_cannot_be_trained", "residual", expect=frozenset({"named"}))
+class Untrainable(Net):
+    """The branch begins with a convolution, whose input is written: no gradient goes further back."""
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x += self.blk(x)
@@ -67,6 +88,10 @@ class Gate(Net):
 
 @zoo("gate_in_place", "residual", layer="att", expect=ALL)
 class GateInPlace(Gate):
+    def __init__(self) -> None:
+        super().__init__()
+        self.att = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 6, 1), nn.Sigmoid())
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.blk(self.stem(x))
         x *= self.att(x)

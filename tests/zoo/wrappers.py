@@ -308,7 +308,10 @@ def pruned() -> nn.Module:
     return model
 
 
-@zoo("quantised_head", "adapters", train=False, refuse=frozenset(("named", "default", "sweep")), mentions="(?i)quanti")
+@zoo(
+    "quantised_head", "adapters", train=False, tolerance=0.01, refuse=frozenset(("named", "default", "sweep")),
+    mentions="(?i)quanti",
+)  # fmt: skip
 def quantised() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
