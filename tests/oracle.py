@@ -48,6 +48,10 @@ class _Everything(TorchFunctionMode):
         return out
 
 
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
+
+
 def _call(out: Tensor) -> Call:
     return Call(out.detach().clone(), get_gradient_edge(out) if out.grad_fn is not None else None)
 
@@ -72,6 +76,7 @@ class Reference:
     Attributes:
         logits: (B, classes).
         same_logits: The bit patterns that the logits may have: without and with parameters that require a gradient.
+        plain_logits: Those of a run without gradients, in which fused paths are allowed.
         calls: What every module returned, by module path, in order of the calls.
         everything: What every operation returned.
         scores: The logits with their graph.
@@ -83,6 +88,8 @@ class Reference:
         self.everything: list[Call] = []
         self._gradients: dict[tuple[int, int], Tensor | None] = {}
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        with torch.inference_mode(False), torch.no_grad():
+            self.plain_logits = self._answer(images).clone()
         with torch.inference_mode(False), torch.enable_grad(), plain_attention():
             self.logits = self._frozen_logits()
             self.same_logits = (self.logits, self._answer(images).detach().clone())
@@ -105,19 +112,22 @@ class Reference:
     def _answer(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             for buffer, value in self._buffers:  # a forward may write them
-                buffer.detach().copy_(value)
+                if not torch.equal(buffer, value):
+                    buffer.detach().copy_(value)
         return rows(picked(self.model(images.clone()), self.pick), len(images))
 
     @contextlib.contextmanager
     def _hooks(self) -> Iterator[None]:
         handles = []
-        for path, module in self.model.named_modules():
+        for path, module in self.model.named_modules(remove_duplicate=False):
             if isinstance(module, torch.jit.ScriptModule):
                 continue
 
             def hook(module: nn.Module, args: Any, out: Any, path: str = path) -> None:
                 if isinstance(out, Tensor) and out.is_floating_point():
                     self.calls[path].append(_call(out))
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm) and out.requires_grad:
+                        out.register_hook(_contiguous)  # PyTorch's own gradient is wrong for some views
 
             handles.append(module.register_forward_hook(hook))
         try:
@@ -149,42 +159,36 @@ class Reference:
         if key not in self._gradients:
             score = self.scores[:, target].float().sum() if self.scores.dtype.itemsize < 4 else self.scores[:, target]
             found = None
-            if call.edge is not None and self.scores.requires_grad:
-                (found,) = torch.autograd.grad(score.sum(), [call.edge], retain_graph=True, allow_unused=True)
-            elif call.edge is None:
-                found = self._from_a_leaf(call, target)
+            if call.edge is None:  # made under no_grad, which what follows need not be
+                found = self._gradient_of_a_leaf(call, target)
+            elif self.scores.requires_grad:
+                try:
+                    (found,) = torch.autograd.grad(score.sum(), [call.edge], retain_graph=True, allow_unused=True)
+                except RuntimeError as error:  # the model cannot be trained from there
+                    if "inplace" not in str(error):
+                        raise
             self._gradients[key] = found
         return self._gradients[key]
 
-    def _from_a_leaf(self, call: Call, target: int) -> Tensor | None:
-        """The gradient at a module's output that was computed without a graph: of what follows it."""
-        path, number = next(((p, c.index(call)) for p, c in self.calls.items() if call in c), ("", 0))
-        if not path:
+    def _gradient_of_a_leaf(self, call: Call, target: int) -> Tensor | None:
+        path = next((path for path, calls in self.calls.items() if call in calls), None)
+        if path is None:
             return None
-        leaves: list[Tensor] = []
+        calls = self.calls[path]
+        seen: list[Tensor] = []
 
         def hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-            leaves.append(out.detach().clone().requires_grad_())
-            return leaves[-1] if len(leaves) == number + 1 else out
+            seen.append(out.detach().requires_grad_())
+            return seen[-1] if len(seen) == calls.index(call) + 1 else out
 
-        handle = dict(self.model.named_modules())[path].register_forward_hook(hook)
+        handle = dict(self.model.named_modules(remove_duplicate=False))[path].register_forward_hook(hook)
         with torch.inference_mode(False), torch.enable_grad(), plain_attention():
-            score = self._answer(self.images)[:, target].sum()
+            scores = self._answer(self.images)
         handle.remove()
-        if not score.requires_grad:
+        if not scores.requires_grad:
             return None
-        return torch.autograd.grad(score, leaves[number], allow_unused=True)[0]
-
-    def distance(self, got: Tensor, call: Call, target: int, grid: tuple[int, int], read: str) -> float | None:
-        """How far a map is from HiResCAM, relative to the terms it is the sum of: they may cancel each other."""
-        gradient = self.gradient(call, target)
-        if gradient is None:
-            return None
-        terms = call.value.double() * gradient.double()
-        wanted, size = as_map(terms, grid, read), as_map(terms.abs(), grid, read)
-        if wanted is None or size is None or wanted.shape != got.shape or not bool(torch.isfinite(got).all()):
-            return None if wanted is None else float("inf")
-        return float((got.detach().double() - wanted).abs().max()) / (float(size.max()) or 1.0)
+        leaf = seen[calls.index(call)]
+        return torch.autograd.grad(scores[:, target].sum(), [leaf], allow_unused=True)[0]
 
     def hires_cam(self, call: Call, target: int, grid: tuple[int, int], read: str) -> Tensor | None:
         """The sum over the channels of activation times gradient, (B,h,w)."""
@@ -193,8 +197,30 @@ class Reference:
             return None
         return as_map(call.value.double() * gradient.double(), grid, read)
 
-    def ablation_cam(self, name: str, target: int, grid: tuple[int, int], read: str) -> Tensor:
-        """Every channel weighted by the share of the score that is lost when it is set to zero, one at a time."""
+    def error(self, got: Tensor, call: Call, target: int, read: str) -> float | None:
+        """How far a HiResCAM map is off there, relative to the largest sum of its terms' sizes; None without a map.
+
+        The terms cancel before a layer norm, so the map's own size would be no measure.
+        """
+        grid = (int(got.shape[-2]), int(got.shape[-1]))
+        wanted = self.hires_cam(call, target, grid, read)
+        if wanted is None or wanted.shape != got.shape or not bool(torch.isfinite(got).all()):
+            return None
+        terms = as_map((call.value.double() * self.gradient(call, target).double()).abs(), grid, read)
+        return float((got.detach().double() - wanted).abs().max()) / (float(terms.max()) or 1.0)
+
+    def ablation_cam(
+        self, name: str, target: int, grid: tuple[int, int], read: str, everywhere: bool = False
+    ) -> Tensor:
+        """Every channel weighted by the share of the score that is lost when it is set to zero, one at a time.
+
+        Args:
+            name: The layer.
+            target: The class.
+            grid: Height and width of the map.
+            read: How the activation lies.
+            everywhere: The returned tensor itself is written, so that others who keep it see it too.
+        """
         call = self.find(name)[-1]
         path = next(p for p, calls in self.calls.items() if call in calls)
         wanted = self.calls[path].index(call)
@@ -209,7 +235,7 @@ class Reference:
                 count += 1
                 if count != wanted or channel is None:
                     return None
-                changed = out  # the tensor itself: whoever else holds it sees the change
+                changed = out if everywhere else out.clone()
                 part = changed[:, -grid[0] * grid[1] :] if read == "tokens" else changed
                 part.select(axis, channel)[image].zero_()
                 return changed
@@ -287,7 +313,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {
         "torch's random state": torch.get_rng_state(),
         "python's random state": random.getstate(),
-        "numpy's random state": repr(np.random.get_state()),
+        "numpy's random state": np.random.get_state()[1].tobytes(),
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         "attention's fast path": torch.backends.mha.get_fastpath_enabled(),
@@ -310,7 +336,9 @@ OURS = ("tests", "types")  # objects of these packages are looked into
 
 
 def _fingerprint(value: Any, depth: int) -> Any:
-    if isinstance(value, nn.Parameter | Tensor):
+    if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        return [id(value), type(value)]
+    if isinstance(value, Tensor):
         grad = None if not value.is_leaf or value.grad is None else (id(value.grad), value.grad.clone())
         kept = value.detach().clone() if value.layout is torch.strided and not value.is_meta else None
         return [id(value), value.requires_grad, grad, kept]
@@ -325,7 +353,7 @@ def _fingerprint(value: Any, depth: int) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if isinstance(value, Mapping):
-        return {repr(k): _fingerprint(v, depth + 1) for k, v in value.items()}
+        return {k if type(k) in (str, int) else repr(k): _fingerprint(v, depth + 1) for k, v in value.items()}
     if isinstance(value, types.FunctionType | types.MethodType | type | types.ModuleType):
         return id(value)
     if type(value).__module__.split(".")[0] in OURS and hasattr(value, "__dict__"):

@@ -7,12 +7,14 @@ import dataclasses
 import logging
 import re
 import time
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import grad_cam
@@ -86,14 +88,18 @@ class Judge:
         return model.eval()
 
     def reference(self, count: int) -> Reference:
-        """The independent run on a batch of this size."""
+        """The independent run on a batch of this size, made once."""
         if count not in self._references:
-            model = self.entry.make_reference()
-            if self.changed:
-                self.entry.change(model)
-            with self.entry.ambient():
-                self._references[count] = Reference(model, self.entry.images(count), self.entry.logits)
+            self._references[count] = self.fresh_reference(count)
         return self._references[count]
+
+    def fresh_reference(self, count: int) -> Reference:
+        """The same, made anew: a run may spoil the graph of an earlier one."""
+        model = self.entry.make_reference()
+        if self.changed:
+            self.entry.change(model)
+        with self.entry.ambient():
+            return Reference(model, self.entry.images(count), self.entry.logits)
 
     def layer(self, model: nn.Module) -> Any:
         """The layer that is asked for, in this model."""
@@ -124,24 +130,26 @@ class Judge:
         if not fused and not any(torch.equal(result.logits, same) for same in reference.same_logits):
             return f"{where}: logits are {off(result.logits, reference.logits):.1e} off"
         if asked is not None and unwrapped(result.layer.name) != asked:
-            return f"{where}: asked for {asked}"
+            modules = dict(reference.model.named_modules(remove_duplicate=False))
+            if asked not in modules or modules.get(result.layer.name) is not modules[asked]:
+                return f"{where}: asked for {asked}"
         if result.map.ndim != 3 or len(result.map) != count:
             return f"{where}: the map has shape {tuple(result.map.shape)}"
-        grid = (int(result.map.shape[1]), int(result.map.shape[2]))
         calls = reference.find(result.layer.name)
         if calls:
             read = self.read(unwrapped(result.layer.name), calls[-1].value.ndim)
-            best = reference.distance(result.map, calls[-1], self.entry.target, grid, read)
+            best = reference.error(result.map, calls[-1], self.entry.target, read)
             if best is None:
-                return f"{where}: the activation {tuple(calls[-1].value.shape)} has no such map {grid}, or no gradient"
+                shapes = f"{tuple(calls[-1].value.shape)} has no such map {tuple(result.map.shape)}"
+                return f"{where}: the activation {shapes}, or no gradient"
         else:  # a place between two modules: some tensor of the forward must give this map
-            distances = (
-                reference.distance(result.map, call, self.entry.target, grid, read)
+            errors = (
+                reference.error(result.map, call, self.entry.target, read)
                 for call in reference.everything
                 if len(call.value) == count
                 for read in READINGS
             )
-            best = min((d for d in distances if d is not None), default=float("inf"))
+            best = min((error for error in errors if error is not None), default=float("inf"))
         return f"{where}: the map is {best:.1e} off" if best > self.entry.tolerance else None
 
     # ---------------------------------------------------------------------------------------------------- operations
@@ -190,12 +198,18 @@ class Judge:
         count = self.entry.batches[0]
         options = {"layer": self.layer(self.model), "target": self.entry.target, **given}
         result = self.call(grad_cam.explain, self.model, self.entry.images(count), method="ablation_cam", **options)
-        reference = self.reference(count)
+        reference = self.fresh_reference(count)
         grid = (int(result.map.shape[1]), int(result.map.shape[2]))
-        read = self.read(unwrapped(result.layer.name), reference.find(result.layer.name)[-1].value.ndim)
-        wanted = reference.ablation_cam(result.layer.name, self.entry.target, grid, read)
-        best = off(result.map, wanted)
-        return f"the map of ablation_cam is {best:.1e} off" if best > 10 * self.entry.tolerance else None
+        calls = reference.find(result.layer.name)
+        if not calls:
+            return f"ablation at {result.layer.name}, which no module is called"
+        read = self.read(unwrapped(result.layer.name), calls[-1].value.ndim)
+        for everywhere in (False, True):  # what else keeps the layer's output may see it unchanged or not
+            wanted = reference.ablation_cam(result.layer.name, self.entry.target, grid, read, everywhere)
+            best = off(result.map, wanted)
+            if best <= 10 * self.entry.tolerance:
+                return None
+        return f"the map of ablation_cam is {best:.1e} off"
 
     def chain(self, **given: Any) -> str | None:
         """Runs the chain of stages in place of the model."""
@@ -215,21 +229,23 @@ class Judge:
         if found:
             return found
         reference = self.reference(len(images))
-        call = reference.find(cut.name)[-1]
-        saved = torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda one: one)  # safe from later writes
-        with self.entry.ambient(), torch.inference_mode(False), torch.enable_grad(), saved:
+        calls = reference.find(cut.name)
+        if not calls:  # a module that returns several tensors
+            return None
+        call = calls[-1]
+        with self.entry.ambient(), torch.inference_mode(False), torch.enable_grad():
             handed = cut.extractor(images.clone())
             activation, context = (handed[0], handed[1:]) if isinstance(handed, tuple) else (handed, ())
             if off(activation, call.value) > self.entry.tolerance:
                 return f"the extractor gives something else than {cut.name}"
             leaf = activation.detach().clone().requires_grad_()
-            context = tuple(c.detach().clone() for c in context)
+            context = tuple(c.detach() for c in context)  # no clones: one of them may be a view of another
             out = picked(cut.classifier((leaf * 1, *context) if context else leaf * 1), self._pick())
             score = rows(out, len(images))[:, self.entry.target].double().sum()
-            (got,) = torch.autograd.grad(score, leaf, allow_unused=True)
+            got = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
         wanted = reference.gradient(call, self.entry.target)
         if got is None or wanted is None:
-            return "no gradient at the cut"
+            return None if got is wanted else "no gradient at the cut"
         return "the gradient at the cut is wrong" if off(got, wanted) > self.entry.tolerance else None
 
     def _halves(self, classifier: Callable[[Any], Any], extractor: Callable[[Any], Any], told: str) -> str | None:
@@ -238,8 +254,7 @@ class Judge:
             with self.entry.ambient(), torch.no_grad():
                 out = picked(classifier(extractor(self.entry.images(count))), self._pick())
                 got = rows(out, count)
-                plain = picked(reference.model(self.entry.images(count)), self.entry.logits)
-            if any(torch.equal(got, same) for same in (*reference.same_logits, rows(plain, count))):
+            if any(torch.equal(got, same) for same in (*reference.same_logits, reference.plain_logits)):
                 continue
             if count == self.entry.batches[0]:
                 return f"the halves' logits are {off(got, reference.logits):.1e} off"
@@ -265,8 +280,8 @@ class Judge:
             try:
                 self.call(grad_cam.explain, self.model, images, **{"target": 0, **wrong, **given})
             except GradCamError as error:
-                if not (error.what and (error.given or error.remedy)):
-                    return f"a refusal without a word: {error!r}"
+                if not error.what or ("target" not in wrong and not error.remedy):
+                    return f"a refusal without a remedy: {error!r}"
             else:
                 return f"{wrong} was accepted"
         return None
@@ -315,7 +330,7 @@ class Judge:
         attempts = [
             {name: ast.literal_eval(value)}
             for name, value in TYPED.findall(error.remedy)
-            if name in TAKES[operation] and not (self.entry.fix and name in self.entry.fix)
+            if name in TAKES[operation] and "..." not in value and not (self.entry.fix and name in self.entry.fix)
         ]
         if self.entry.fix:
             missing = [name for name in self.entry.fix if f"{name}=" not in error.remedy]
@@ -356,6 +371,225 @@ def test_model_is_explained_right_or_refused(name: str) -> None:
     verdicts = judged(entry)
     bad = [f"{o}: {v.word}: {v.why}" for o, v in verdicts.items() if v.word in (WRONG, ERROR)]
     assert not bad, "\n".join(bad)
+
+
+# ------------------------------------------------------------------------------------------- the judge and the oracle
+
+
+def test_oracle_on_a_model_whose_maps_are_known() -> None:
+    """Hooks give what closed forms give for activation, gradient, HiResCAM and Ablation-CAM before a linear head."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu_(self.conv(self.conv(x))).mean((2, 3)))
+
+    torch.manual_seed(1)
+    model, images = Twice(), torch.randn(2, 3, 6, 8)
+    reference = Reference(model, images)
+    with torch.no_grad():
+        first = model.conv(images)
+        last = model.conv(first)
+        gradient = (last > 0) * model.fc.weight[2].view(1, 3, 1, 1) / 48
+        score = reference.logits[:, 2]
+        without = [last.clone() for _ in range(3)]
+        for channel, changed in enumerate(without):
+            changed[:, channel] = 0
+        lost = torch.stack([score - model.fc(F.relu(changed).mean((2, 3)))[:, 2] for changed in without], 1)
+        ablation = (lost[:, :, None, None] / score.abs()[:, None, None, None] * last).sum(1)
+    assert [torch.equal(c.value, v) for c, v in zip(reference.find("conv"), (first, last), strict=True)] == [True, True]
+    assert torch.equal(reference.find("conv@1")[-1].value, first)
+    call = reference.find("conv")[-1]
+    assert torch.allclose(reference.gradient(call, 2), gradient)
+    assert torch.allclose(reference.hires_cam(call, 2, (6, 8), "NCHW").float(), (gradient * last).sum(1))
+    assert reference.error((gradient * last).sum(1), call, 2, "NCHW") < 1e-6
+    assert reference.error((gradient * last).sum(1) * 1.01, call, 2, "NCHW") > 1e-4
+    assert off(reference.ablation_cam("conv", 2, (6, 8), "NCHW"), ablation) < 1e-5
+
+
+@pytest.mark.parametrize("name", [n for n, e in ZOO.items() if not e.raises and not e.refuse])
+def test_every_model_has_something_to_show(name: str) -> None:
+    """The named layer is called and its map is not zero, and a change changes what is computed: each test can fail."""
+    entry = ZOO[name]
+    if entry.missing():
+        pytest.skip(f"{entry.missing()} is not installed")
+    judge = Judge(entry)
+    count = entry.batches[0]
+    reference = judge.reference(count)
+    if "ablation" in entry.skip and not reference.find(judge.name()):
+        assert judge.name() in dict(reference.model.named_modules())  # it returns several tensors
+        return
+    call = reference.find(judge.name())[-1]
+    gradient = reference.gradient(call, entry.target)
+    assert gradient is not None
+    assert gradient.abs().max() > 0
+    assert call.value.abs().max() > 0
+    if entry.change and name != "mode_is_changed":
+        entry.change(judge.model)
+        judge.changed = True
+        judge._references.clear()
+        again = judge.reference(count)
+        new = again.gradient(again.find(judge.name())[-1], entry.target)
+        assert not torch.equal(new, gradient)
+
+
+def _verdict(name: str, operation: str) -> Verdict:
+    return Judge(ZOO[name]).judge(operation)
+
+
+def _altered(what: str, model: nn.Module) -> None:
+    """Does to a model what the package must never do."""
+    with torch.no_grad():
+        if what == "running statistics":
+            model.neck[1].running_mean += 1e-3
+        elif what == "a weight":
+            model.fc.weight[0, 0] += 1e-3
+    if what == "a flag":
+        model.blk[1].eval()
+    elif what == "a hook":
+        model.neck.register_forward_hook(lambda module, args, out: None)
+    elif what == "an attribute":
+        model.blk.kept = 1
+    elif what == "a list":
+        model.log.append((1,))
+    elif what == "a gradient":
+        model.fc.weight.grad = torch.zeros_like(model.fc.weight)
+    elif what == "requires_grad":
+        model.fc.weight.requires_grad_(False)
+    elif what == "a buffer":
+        model.neck[1].running_mean = model.neck[1].running_mean.clone()
+    elif what == "a module":
+        model.blk = nn.Sequential(*model.blk)
+    elif what == "random state":
+        torch.rand(1)
+
+
+ALTERED = [
+    "running statistics", "a weight", "a flag", "a hook", "an attribute", "a list", "a gradient", "requires_grad",
+    "a buffer", "a module", "random state",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ALTERED)
+@pytest.mark.parametrize("fails", [False, True])
+def test_judge_sees_what_was_altered(monkeypatch: pytest.MonkeyPatch, what: str, fails: bool) -> None:
+    """A call that changes the user's model in any way is wrong, also if it ends with a refusal."""
+
+    def explain(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        _altered(what, model)
+        if fails:
+            raise GradCamError("no", "this model", "another one")
+
+    monkeypatch.setattr(grad_cam, "explain", explain)
+    verdict = _verdict("log_that_grows", "default")
+    assert verdict.word == WRONG
+    assert "not left as found" in verdict.why
+
+
+def _honest(judge: Judge, images: Tensor, layer: str, **changed: Any) -> Any:
+    """What a right answer looks like, made from the oracle."""
+    reference = judge.reference(len(images))
+    call = reference.find(layer)[-1]
+    grid = (call.value.shape[2], call.value.shape[3])
+    facts = {
+        "map": reference.hires_cam(call, 1, grid, "NCHW").float(),
+        "logits": reference.logits,
+        "layer": types.SimpleNamespace(name=layer),
+    }
+    return types.SimpleNamespace(**{**facts, **changed})
+
+
+LIES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "a map one percent off": lambda r: {"map": r.map * 1.01},
+    "a map with one wrong value": lambda r: {"map": r.map + F.one_hot(torch.tensor(5), r.map[0].numel()).view(16, 16)},
+    "a mirrored map": lambda r: {"map": r.map.flip(-1)},
+    "a map of nothing": lambda r: {"map": torch.zeros_like(r.map)},
+    "a map that is not finite": lambda r: {"map": r.map * float("nan")},
+    "maps of other images": lambda r: {"map": r.map.flip(0)},
+    "one map too few": lambda r: {"map": r.map[:-1]},
+    "logits in the last bit": lambda r: {"logits": torch.nextafter(r.logits, r.logits + 1)},
+    "logits of one class more": lambda r: {"logits": F.pad(r.logits, (0, 1))},
+    "the name of another layer": lambda r: {"layer": types.SimpleNamespace(name="stem")},
+}
+
+
+@pytest.mark.parametrize("lie", [None, *LIES])
+@pytest.mark.parametrize("operation", ["named", "default", "sweep"])
+def test_judge_sees_a_wrong_answer(monkeypatch: pytest.MonkeyPatch, operation: str, lie: str | None) -> None:
+    """The right answer passes; one that is wrong in map, logits or name does not."""
+    judge = Judge(ZOO["net"])
+
+    def explain(model: nn.Module, images: Tensor, **kwargs: Any) -> Any:
+        result = _honest(judge, images, "blk")
+        return types.SimpleNamespace(**{**vars(result), **LIES[lie](result)}) if lie else result
+
+    monkeypatch.setattr(grad_cam, "explain", explain)
+    monkeypatch.setattr(grad_cam, "sweep", lambda *args, **kwargs: [explain(*args, **kwargs)])
+    assert judge.judge(operation).word == (WRONG if lie else RIGHT)
+
+
+@pytest.mark.parametrize("operation", ["named", "default", "sweep", "ablation", "chain", "split", "verify"])
+def test_judge_does_not_accept_that_everything_is_refused(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    """A refusal of a plain model is an error, with whatever remedy, and a refusal without a remedy always is one."""
+    for function in ("explain", "sweep", "chain", "split", "verify"):
+        monkeypatch.setattr(grad_cam, function, _refusing("wrap the branch in a submodule"), raising=False)
+    assert _verdict("residual", operation).word == ERROR
+    assert _verdict("tensor_hook", operation).word == REFUSED
+    for function in ("explain", "sweep", "chain", "split", "verify"):
+        monkeypatch.setattr(grad_cam, function, _refusing(""), raising=False)
+    assert _verdict("tensor_hook", operation).word == ERROR
+
+
+def _refusing(remedy: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise GradCamError("this cannot be followed", "a model", remedy)
+
+    return refuse
+
+
+def test_judge_tries_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remedy that is typed as an argument is applied: where it does not help, the refusal is an error."""
+    judge = Judge(ZOO["tensor_hook"])
+
+    def explain(model: nn.Module, images: Tensor, **kwargs: Any) -> Any:
+        if kwargs.get("layer") != "neck":
+            raise GradCamError("not there", "blk", remedy)
+        return _honest(judge, images, "neck")
+
+    monkeypatch.setattr(grad_cam, "explain", explain)
+    remedy = 'choose layer="neck"'
+    assert judge.judge("named").word == REFUSED
+    remedy = 'choose layer="stem"'
+    assert judge.judge("named").word == ERROR
+
+
+def test_judge_lets_no_error_of_the_user_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own error must arrive with its type and words; a refusal in its place and an answer are wrong."""
+    own = ZOO["raises_its_own_error"].raises
+
+    def raising(error: BaseException) -> Callable[..., Any]:
+        def explain(*args: Any, **kwargs: Any) -> Any:
+            raise error
+
+        return explain
+
+    for error, word in ((own, RIGHT), (type(own)("other words"), ERROR), (GradCamError("no", "", "yes"), WRONG)):
+        monkeypatch.setattr(grad_cam, "explain", raising(error))
+        assert _verdict("raises_its_own_error", "named").word == word
+    monkeypatch.setattr(grad_cam, "explain", lambda *args, **kwargs: None)
+    assert _verdict("raises_its_own_error", "mistakes").word == WRONG
+
+
+def test_judge_wants_a_refusal_where_no_answer_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random forward that is explained all the same is wrong, and so is a refusal that does not name the cause."""
+    judge = Judge(ZOO["noise_in_eval_mode"])
+    monkeypatch.setattr(grad_cam, "explain", lambda model, images, **kwargs: _honest(judge, images, "blk"))
+    assert judge.judge("default").word == WRONG
+    monkeypatch.setattr(grad_cam, "explain", _refusing("wrap it"))
+    assert judge.judge("default").word == ERROR
 
 
 # ------------------------------------------------------------------------------------------------------------ the table

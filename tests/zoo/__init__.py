@@ -6,7 +6,7 @@ Run as a script it judges all models, or those whose name or kind holds one of t
     python -m tests.zoo hooks moe   # some
 """
 
-from . import architectures, changes, memory, outputs, python, wrappers  # noqa: F401  (they fill the registry)
+from . import architectures, changes, habits, memory, outputs, python, wrappers  # noqa: F401  (they fill the registry)
 from .registry import ALL, GRADIENTS, NOTHING, OPERATIONS, ZOO, Entry, Net, block, zoo
 
 __all__ = ["ALL", "GRADIENTS", "NOTHING", "OPERATIONS", "ZOO", "Entry", "Net", "block", "zoo"]

@@ -29,6 +29,11 @@ for count in (1, 4, 12):
     zoo(f"channels_{count}", "plain", expect=ALL, channels=count)(functools.partial(Net, channels=count))
 
 
+def before(width: int) -> nn.Sequential:
+    """An activation, a convolution and a batch norm."""
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width))
+
+
 @zoo("residual", "residual", expect=ALL)
 class Residual(Net):
     def forward(self, x: Tensor) -> Tensor:
@@ -39,6 +44,22 @@ class Residual(Net):
 
 @zoo("residual_in_place", "residual", expect=ALL)
 class ResidualInPlace(Net):
+    """The branch begins with an activation, so that the tensor that is written is not needed for its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blk = before(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x += self.blk(x)
+        return self.head(self.neck(x))
+
+
+@zoo("residual_in_place_that_cannot_be_trained", "residual", expect=frozenset({"named"}))
+class Untrainable(Net):
+    """The branch begins with a convolution, whose input is written: no gradient goes further back."""
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x += self.blk(x)
@@ -67,6 +88,10 @@ class Gate(Net):
 
 @zoo("gate_in_place", "residual", layer="att", expect=ALL)
 class GateInPlace(Gate):
+    def __init__(self) -> None:
+        super().__init__()
+        self.att = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 6, 1), nn.Sigmoid())
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.blk(self.stem(x))
         x *= self.att(x)
@@ -109,7 +134,7 @@ class TwoStreams(nn.Module):
         self.fc = nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        left, right = self.a(x), self.b(x.flip(3))
+        left, right = self.a(x), self.b(-x)
         return self.fc(self.c(left * right).mean((2, 3)))
 
 
@@ -262,14 +287,22 @@ class ExpertsInside(nn.Module):
 
 @zoo("siamese", "heads", layer="body.1@1", expect=ALL)
 class Siamese(Net):
-    """The same body sees the image and its mirror image: positions of the last call are not those of the picture."""
+    """The same body sees the image and its negative: the layer's last call is explained."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(block(3, 6, 2), block(6, 6))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.neck(self.body(x) - 0.5 * self.body(x.flip(3))))
+        return self.head(self.neck(self.body(x) - 0.5 * self.body(1 - x)))
+
+
+@zoo("siamese_with_a_mirror", "heads", layer="body.1")
+class SiameseMirror(Siamese):
+    """The last call sees the mirror image, so that its positions are not the picture's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.neck(self.body(x) - 0.5 * self.body(x.flip(3)).flip(3)))
 
 
 zoo("siamese_last_call", "heads", layer="body.1", refuse=frozenset({"named"}))(Siamese)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .architectures import before
 from .registry import ALL, GRADIENTS, Net, zoo
 
 
@@ -47,7 +48,7 @@ class OverwrittenLater(Net):
 class Setitem(Net):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blk(self.stem(x))
-        x[:, 2] = x[:, 0] * x[:, 1]
+        x[:, 2] = x[:, 0] + 0.5 * x[:, 1]
         x[:, :, 3:5, 2:] = 0.5
         return self.head(self.neck(x))
 
@@ -75,7 +76,11 @@ class ThroughView(Net):
 
 @zoo("alias_before_the_layer", "in place", expect=ALL - {"split"})
 class AliasBefore(Net):
-    """A view of the layer's input is read after the layer ran and after a write."""
+    """A view of the layer's input is written after the layer ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blk = before(6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -151,9 +156,9 @@ class BooleanMask(Net):
         return self.head(self.neck(y))
 
 
-@zoo("identity_alias", "in place", layer="same", expect=ALL - {"ablation"}, skip=frozenset({"ablation"}))
+@zoo("identity_alias", "in place", layer="same")
 class IdentityAlias(Net):
-    """An identity hands on its argument, which is written into afterwards."""
+    """An identity hands on its argument, which is written into and read afterwards under both names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,5 +208,4 @@ class Mirrored(Net):
     def forward(self, x: Tensor) -> Tensor:
         b = x.shape[0]
         x = self.blk(self.stem(torch.cat([x, x.flip(3)])))
-        y = self.head(self.neck(x.view(2, b, *x.shape[1:]).mean(0)))
-        return y
+        return self.head(self.neck((x[:b] + x[b:].flip(3)) / 2))

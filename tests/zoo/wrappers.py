@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .registry import ALL, GRADIENTS, Net, block, zoo
 
+NAMED = frozenset({"named"})  # no single tensor holds the whole model, so that the default may be left to the user
+
 # ----------------------------------------------------------------------------------------------------------- compilers
 
 
@@ -105,7 +107,7 @@ def scripted_model() -> nn.Module:
         return torch.jit.script(Net())
 
 
-@zoo("graph_module", "compilers", layer="blk", expect=GRADIENTS)
+@zoo("graph_module", "compilers", layer="blk.2", expect=GRADIENTS)
 def graph_module() -> nn.Module:
     return torch.fx.symbolic_trace(Net())
 
@@ -181,7 +183,7 @@ class Preprocessing(nn.Module):
         return self.net(x)
 
 
-@zoo("ensemble", "wrappers", layer="a.blk", expect=GRADIENTS - {"default"})
+@zoo("ensemble", "wrappers", layer="a.blk", expect=NAMED)
 class Ensemble(nn.Module):
     """Two networks that see the same images; their logits are averaged."""
 
@@ -193,7 +195,7 @@ class Ensemble(nn.Module):
         return (self.a(x) + self.b(x)) / 2
 
 
-@zoo("ensemble_of_a_list", "wrappers", layer="nets.2.blk", expect=GRADIENTS - {"default"})
+@zoo("ensemble_of_a_list", "wrappers", layer="nets.2.blk", expect=NAMED)
 class EnsembleList(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +308,10 @@ def pruned() -> nn.Module:
     return model
 
 
-@zoo("quantised_head", "adapters", train=False, refuse=frozenset(("named", "default", "sweep")), mentions="(?i)quanti")
+@zoo(
+    "quantised_head", "adapters", train=False, tolerance=0.01, refuse=frozenset(("named", "default", "sweep")),
+    mentions="(?i)quanti",
+)  # fmt: skip
 def quantised() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -430,7 +435,11 @@ def backward_hook() -> nn.Module:
 @zoo("backward_hook_that_changes_gradients", "hooks")
 def changing_backward_hook() -> nn.Module:
     model = Net()
-    model.neck.register_full_backward_hook(lambda module, grad_in, grad_out: (grad_in[0] * 2,))
+
+    def double(module: nn.Module, grad_in: tuple[Tensor | None], grad_out: tuple[Tensor]) -> Any:
+        return None if grad_in[0] is None else (grad_in[0] * 2,)
+
+    model.neck.register_full_backward_hook(double)
     return model
 
 
