@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..batchnorm import correct_gradients
 from .common import MethodError, working
 
 _MOST_PREFIX = 64  # tokens besides the grid's that are still taken for class and register tokens
@@ -433,6 +434,7 @@ def block_gradients(
                 f"the head cannot read the tokens of the block in stage {i} ({error}): its blocks differ in shape; use "
                 "gradient_rollout, grad_cam or layer_cam instead"
             ) from error
+        correct_gradients(logits)
         for k, score in enumerate(scores):
             found[k].append(gradients(score(logits), [attention], keep_graph=k + 1 < len(scores))[0])
         attentions.append(attention.detach())

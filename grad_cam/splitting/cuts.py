@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..batchnorm import correct_gradients
 from ..errors import GradCamError, LayerError, SplitError
 from ..outputs import Output, find_logits, rows
 from . import fingerprint
+from . import intercept as intercept_
 from .align import Unaligned, align
 from .evalcopy import EvalCopy
-from . import intercept as intercept_
 from .intercept import Moved, Plain, Point, Written, first_not_finite, needs_mode, observe
-from .log import Call, Recording, Ref, Step, kept_random_state, record, refreshed
+from .log import Call, Recording, Ref, Step, WritesParameters, kept_random_state, record, refreshed
 from .plan import Border, Plan, Unrepeatable
 from .positions import Positions, Reading
 from .stages import Cloned, StageBuilder, Stages
@@ -89,7 +90,7 @@ class Record:
     """
 
     def __init__(self, recording: Recording, copy: EvalCopy, images: Tensor) -> None:
-        self.plan = Plan(recording.log)
+        self.plan = Plan(recording.log, {p for p, m in copy.modules.items() if _only_holds(m)})
         self.images = tuple(int(n) for n in images.shape[1:])
         self.kinds = {path: type(module).__name__ for path, module in copy.originals.items()}
         self.opened = {d: self.plan.opened_at(d, copy.modules) for d in (1,)}
@@ -111,10 +112,18 @@ class Record:
             return self.plan.borders(depth, self.opened[depth])
 
 
+def _only_holds(module: nn.Module) -> bool:
+    """Whether a module has no forward of its own."""
+    return (
+        not isinstance(module, torch.jit.ScriptModule) and getattr(type(module), "forward", None) is nn.Module.forward
+    )
+
+
 class _Records:
     """The records of one model, as long as it stays what it was."""
 
     def __init__(self) -> None:
+        self.apart = False  # whether its forward writes to its parameters
         self.fingerprint: Any = None
         self.records: OrderedDict[Any, Record] = OrderedDict()
 
@@ -136,7 +145,9 @@ class Cutter:
     def __init__(self, model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> None:
         self.model, self.images, self.output, self.depth = model, images, output, depth
         self.recording: Recording | None = None
-        self._fresh: EvalCopy | None = EvalCopy(model)
+        with _LOCK:
+            self._known = _KNOWN.setdefault(model, _Records())
+        self._fresh: EvalCopy | None = self.new_copy()
         self.copy = self._fresh
         self.taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
         self._reference: tuple[Tensor, Tensor] | None = None
@@ -151,7 +162,7 @@ class Cutter:
         )  # fmt: skip
         mark = fingerprint.of(self.model)
         with _LOCK:
-            known = _KNOWN.setdefault(self.model, _Records())
+            known = self._known
             if known.fingerprint != mark:
                 known.fingerprint, known.records = mark, OrderedDict()
             found = known.records.get(key)
@@ -167,28 +178,37 @@ class Cutter:
         return made
 
     def _record(self) -> Record:
-        copy = self._take_copy()
-        self.recording = record(copy, self.images, self.output)
-        return Record(self.recording, copy, self.images)
+        self.recording = self.recorded(self.images)
+        return Record(self.recording, self.copy, self.images)
 
     def _again(self) -> None:
         """Records anew: the forward went another way than the record says."""
         self.record = self._record()
         with _LOCK:
-            known = _KNOWN.get(self.model)
-            if known is not None:
-                known.records = OrderedDict()
+            self._known.records = OrderedDict()
+
+    def new_copy(self) -> EvalCopy:
+        """A copy of the model as it is now."""
+        return EvalCopy(self.model, apart=self._known.apart)
+
+    def recorded(self, images: Tensor) -> Recording:
+        """Records the model on images, on a copy that has not been run."""
+        try:
+            return record(self._take_copy(), images, self.output)
+        except WritesParameters:
+            self._known.apart, self._fresh = True, None
+            return record(self._take_copy(), images, self.output)
 
     def _take_copy(self) -> EvalCopy:
         """A copy that has not been run yet."""
-        copy, self._fresh = self._fresh or EvalCopy(self.model), None
+        copy, self._fresh = self._fresh or self.new_copy(), None
         self.copy = copy
         return copy
 
     def values(self) -> Recording:
         """The recording of the images at hand."""
         if self.recording is None:
-            self.recording = record(self._take_copy(), self.images, self.output)
+            self.recording = self.recorded(self.images)
             if len(self.recording.log.events) != len(self.record.plan.log.events):
                 self.record = Record(self.recording, self.copy, self.images)
         return self.recording
@@ -203,7 +223,10 @@ class Cutter:
         """Logits (B, classes) of images, by the model's own forward on a copy."""
         copy = self._take_copy()  # a fresh one: what an earlier run left on a copy is not the model's
         with kept_random_state(images.device), self.mode():
-            return rows(find_logits(copy.root(images.clone()), self.output), len(images))
+            logits = find_logits(copy.root(images.clone()), self.output)
+            if logits.requires_grad:
+                correct_gradients(logits)
+            return rows(logits, len(images))
 
     def for_images(self, images: Tensor) -> Cutter:
         """A cutter of the same model and chain for other images of the same shape."""
@@ -322,7 +345,10 @@ class Cutter:
         def run(raw: Tensor, index: Tensor) -> Tensor:
             others = tuple(c[index] if len(c) == len(self.images) else c.clone() for c in context)
             with kept_random_state(self.images.device), self.mode():
-                return rows(classifier((raw.clone(), *others) if others else raw.clone()), len(raw))
+                logits = classifier((raw.clone(), *others) if others else raw.clone())
+                if logits.requires_grad:
+                    correct_gradients(logits)
+                return rows(logits, len(raw))
 
         return run
 
@@ -336,7 +362,7 @@ class Cutter:
             grad = torch.is_grad_enabled()
             with kept_random_state(self.images.device):
                 logits = observe(
-                    EvalCopy(self.model), self.images[index], [point], exchange, self.output, mode=self.record.mode
+                    self.new_copy(), self.images[index], [point], exchange, self.output, mode=self.record.mode
                 )
                 logits = rows(logits, len(raw))
             return logits if grad else logits.detach()
@@ -350,7 +376,7 @@ class Cutter:
 
     def first_not_finite(self) -> str:
         """The first module whose result holds NaN or infinite values, or ""."""
-        return first_not_finite(EvalCopy(self.model), self.images, self.record.mode)
+        return first_not_finite(self.new_copy(), self.images, self.record.mode)
 
     def stages(self, depth: int) -> list[nn.Module]:
         """The stages of a depth, made of the copy's modules, for the number of images at hand."""
@@ -400,6 +426,7 @@ class Cutter:
                     return None
             if not isinstance(logits, Tensor) or not _same(logits.detach(), recording.logits):
                 return None
+            correct_gradients(logits)
             return Taken([leaf], rows(logits, len(self.images)))
 
     def _from_forward(self, cuts: Sequence[Cut], again: bool = True) -> Taken:
@@ -426,6 +453,7 @@ class Cutter:
                     "explain fewer images at a time, or choose another layer (see print(grad_cam.chain(model)))",
                 )  # fmt: skip
         with torch.enable_grad():
+            correct_gradients(found.logits)
             return Taken(found.tensors, rows(found.logits, len(self.images)))
 
     def _intercepted(self, points: Sequence[Point], cloned: Sequence[bool]) -> intercept_.Taken:
@@ -456,6 +484,7 @@ class Cutter:
         leaf = leaf.detach().requires_grad_()
         with torch.enable_grad():
             logits = classifier((leaf.clone(), *context) if context else leaf.clone())
+            correct_gradients(logits)
             return Taken([leaf], rows(logits, len(self.images)))
 
     # -------------------------------------------------------------------------------------------------------- layers
@@ -544,6 +573,12 @@ class Cutter:
                 f"module '{path}' is not called in the forward pass, so there is no activation to explain",
                 "a module whose forward is called directly, without module(...), counts as not called", remedy,
             )  # fmt: skip
+        try:  # a module registered under a second name
+            known = self._path_of(self.model.get_submodule(path)) if path else ""
+        except AttributeError:
+            known = ""
+        if known and known != path:
+            return self._named(f"{known}@{nth}" if nth else known)._replace(name=name)
         names = dict.fromkeys([*(p for p in self.copy.modules if p), *(b.name for b in self.borders)])
         close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
         hint = f"closest: {', '.join(close)}" if close else "see print(grad_cam.chain(model))"
@@ -731,7 +766,7 @@ class Cutter:
         recording = self.values()
         if self._reference is None:
             images = _another_batch(self.images)
-            self._reference = images, record(EvalCopy(self.model), images, self.output).logits
+            self._reference = images, self.recorded(images).logits
         return [(self.images, recording.logits), self._reference]
 
     def align(self) -> None:
@@ -747,7 +782,7 @@ class Cutter:
             self.record = self._record()
         images = _another_batch(self.images)
         try:
-            other = record(EvalCopy(self.model), images, self.output)
+            other = self.recorded(images)
         except SplitError:
             raise
         except Exception as error:

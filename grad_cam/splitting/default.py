@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..errors import LayerError
 from ..layouts import Layout
 from .cuts import Cut, Cutter, Taken
-from .evalcopy import EvalCopy
 from .intercept import Point, intercept
 from .log import Param, Ref, Step, leaves
 
@@ -196,7 +195,7 @@ def _reach(cutter: Cutter, logits: Tensor, activation: Tensor, layout: Layout) -
 
 
 def _reach_with_noise(cutter: Cutter, point: Point, layout: Layout) -> bool:
-    copy = EvalCopy(cutter.model)
+    copy = cutter.new_copy()
     generator = torch.Generator().manual_seed(0)
     changed = False
     for module in copy.modules.values():

@@ -48,9 +48,14 @@ class EvalCopy:
         constants: Ids of tensors that are plain attributes somewhere in the model.
         foreign: Path of every parameter and buffer of the user's, by its id; no operation of the copy may see one.
         own, theirs: The copy's parameters and buffers by path, and the user's.
+
+    Args:
+        model: The model.
+        apart: Clone the parameters too, for a model whose forward writes to them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, apart: bool = False) -> None:
+        self.apart = apart
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
         self.tensors: dict[int, str] = {}
@@ -63,7 +68,10 @@ class EvalCopy:
         self._objects = 0
         self._budget = SHARED_BUFFERS
         self._shared: list[tuple[str, Tensor, int]] = []
+        self._modes: list[nn.Module] = []
         self.root = self._module(model, "")
+        for module in self._modes:
+            module.train(False)
 
     def require_unwritten(self) -> None:
         """Raises SplitError if a forward wrote to a buffer that is too large to be cloned."""
@@ -112,10 +120,31 @@ class EvalCopy:
                     own[key] = kind()
                 else:
                     own[key] = self._own(value, prefix + key)
+        if source["training"] and type(module).train is not nn.Module.train:
+            if not self.apart:  # what its own train() does with its weights must not be done with the model's
+                self._own_parameters(new)
+            own["training"] = True
+            self._modes.append(new)
         own["_compiled_call_impl"] = None
         if own.get("grad_checkpointing") is True:  # recomputing would repeat the pass in the backward
             own["grad_checkpointing"] = False
         return new
+
+    def _own_parameters(self, module: nn.Module) -> None:
+        """Gives the parameters of a copied module and of those in it memory of their own."""
+        for inner in module.modules():
+            for name, parameter in inner._parameters.items():
+                if (
+                    parameter is not None
+                    and parameter.data_ptr() == self.theirs[self.tensors[id(parameter)]].data_ptr()
+                ):
+                    parameter.data = parameter.data.clone()
+
+    def storages(self) -> tuple[set[int], set[int]]:
+        """Where the copy's parameters lie in memory, and where those lie that the model shares."""
+        own = {t.untyped_storage().data_ptr() for t in self.own.values() if _is_parameter(t)} - {0}
+        theirs = {t.untyped_storage().data_ptr() for t in self.theirs.values() if _is_parameter(t)}
+        return own, own & theirs
 
     def _parameter(self, parameter: Tensor | None, path: str) -> Tensor | None:
         if parameter is None:
@@ -126,7 +155,7 @@ class EvalCopy:
                 raise SplitError(
                     "the model has lazy parameters without a shape", path, "run it once on a batch before explaining it"
                 )
-            known = parameter.detach()
+            known = parameter.detach().clone() if self.apart else parameter.detach()
             if isinstance(parameter, nn.Parameter):
                 known = nn.Parameter(known, requires_grad=False)
             self._remember(parameter, known, path)
@@ -286,6 +315,10 @@ class EvalCopy:
     def _table(self, reference: Any) -> Any:
         table = reference()
         return reference if table is None else weakref.ref(self._own(table, ""))
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return type(tensor) is nn.Parameter and tensor.layout is torch.strided and tensor.device.type != "meta"
 
 
 @functools.cache

@@ -302,6 +302,25 @@ _NO_TENSOR = {
 # ------------------------------------------------------------------------------------------------------------- record
 
 
+class WritesParameters(Exception):
+    """A forward is about to write to a parameter that the copy shares with the model: a copy with its own is needed."""
+
+
+def _may_write(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a function is one that writes to a tensor it is given, by its name or arguments."""
+    known = _WRITERS.get(func)
+    if known is None:
+        name = getattr(func, "__name__", "")
+        known = _WRITERS[func] = (
+            (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__set__")
+            or (name.startswith("__i") and name.endswith("__") and name not in ("__index__", "__int__", "__invert__", "__iter__"))
+        )  # fmt: skip
+    return known or "out" in kwargs or bool(kwargs.get("inplace"))
+
+
+_WRITERS: dict[Any, bool] = {}
+
+
 class _Recorder(TorchFunctionMode):
     """Writes a `Log` while an eval copy runs."""
 
@@ -323,6 +342,7 @@ class _Recorder(TorchFunctionMode):
         self.reads: list[Ref] = []
         self.problem, self.unknown = "", False
         self._custom: set[types.CodeType] | None = None
+        self.storages, self.shared = copy.storages()
 
     # -- values
 
@@ -416,10 +436,17 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _FOR_GRADIENTS:
             return self._for_gradients(func, args)
+        writes_parameter = bool(self.storages) and _may_write(func, kwargs) and self._writes_parameter(func, args, kwargs)
         try:
             written = _PASSIVE[func]
         except KeyError:
             written = _PASSIVE[func] = _in_steps(func)
+        if written is not None and getattr(func, "__name__", "") == "__set__":
+            self.reads = []
+            step = Step(func, self._references(args), {}, self.reads, self._context(), self.number)
+            step.depends, step.problem = True, "it assigns to an attribute of a tensor, such as .data"
+            self.log.events.append(step)
+            return func(*args)
         if type(written) is Attribute and written.name in ("requires_grad", "grad_fn", "is_leaf"):
             return self._for_gradients(func, args)
         if written is None:
@@ -439,11 +466,13 @@ class _Recorder(TorchFunctionMode):
         if "out" in kwargs or not given:
             given += [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         versions = [_version(t) for t in given]
-        before = [self.reference(t) for t in given]
+        before = [t.__dict__.get(_TAG) for t in given]
         out = func(*args, **kwargs)
         depends = self.log.depends
         step.depends = any([depends[r] for r in self.reads])
         step.problem = self.problem
+        if writes_parameter:
+            step.depends, step.problem = True, "it writes to a parameter"
         if not step.context[0] and self._in_custom_function():
             step.problem = "it is part of a custom autograd.Function"
         if isinstance(out, Tensor):
@@ -468,9 +497,13 @@ class _Recorder(TorchFunctionMode):
             return ()
         return tuple([self._new(leaf, depends) if isinstance(leaf, Tensor) else None for leaf in found])
 
-    def _written(self, step: Step, tensor: Tensor, old: Any) -> None:
-        """Notes that a step wrote to a tensor."""
+    def _written(self, step: Step, tensor: Tensor, tag: Any) -> None:
+        """Notes that a step wrote to a tensor, which had a tag before."""
         step.writes = True
+        path = self.copy.tensors.get(id(tensor))
+        old: Any = Param(path) if path is not None else self._constants.get(id(tensor))
+        if tag is not None and tag[0] == self.run:
+            old = tag[1]
         new = tensor.__dict__.get(_TAG, (0, None))[1]
         if new not in step.outs:
             new = self._new(tensor, step.depends)
@@ -507,6 +540,18 @@ class _Recorder(TorchFunctionMode):
             frame = frame.f_back
         return False
 
+    def _writes_parameter(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether an operation writes to a parameter; WritesParameters if the copy shares its memory with the model."""
+        given = args[0] if args and isinstance(args[0], Tensor) else None
+        for tensor in (given, kwargs.get("out"), kwargs.get("input")):
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                place = tensor.untyped_storage().data_ptr()
+                if place in self.shared:
+                    raise WritesParameters(getattr(func, "__name__", "an operation"))
+                if place in self.storages:
+                    return True
+        return False
+
     def _for_gradients(self, func: Any, args: Any) -> Any:
         """A forward asks a tensor for its gradient: noted, and done where the tensor has one."""
         self.reads = []
@@ -527,12 +572,10 @@ class _Recorder(TorchFunctionMode):
         if not self.active:
             return
         with torch._C.DisableTorchFunction():
-            times = self._times.get(path, 0)
-            self._times[path] = times + 1
             self.reads, self.unknown = [], False
             given, named = self._references(args), {k: map_leaves(v, self.reference) for k, v in kwargs.items()}
             parent = self.stack[-1] if self.stack else None
-            call = Call(path, times, len(self.log.events), parent, self._context())
+            call = Call(path, -1, len(self.log.events), parent, self._context())
             call.args, call.kwargs, call.reads, call.unknown = given, named, self.reads, self.unknown
             call.custom = not call.context[0] and self._in_custom_function(1)
             self.stack.append(call)
@@ -549,6 +592,8 @@ class _Recorder(TorchFunctionMode):
 
     def _close(self, out: Any) -> None:
         call = self.stack.pop()
+        call.times = self._times.get(call.path, 0)  # in the order in which calls return, as hooks see them
+        self._times[call.path] = call.times + 1
 
         def made(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):

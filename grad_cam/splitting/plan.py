@@ -28,10 +28,11 @@ class Plan:
         log: The log.
         last: For every value, the last event that reads it for the sake of the logits (-1: none).
         overwritten: Values whose memory is written to later.
+        containers: Paths of modules that only hold others and have no forward of their own.
     """
 
-    def __init__(self, log: Log) -> None:
-        self.log = log
+    def __init__(self, log: Log, containers: Collection[str] = ()) -> None:
+        self.log, self.containers = log, containers
         self.last = [-1] * len(log.shapes)
         self.overwritten = {old for e in log.events if type(e) is Step for old, _ in e.same}
         self._read_backwards()
@@ -121,8 +122,8 @@ class Plan:
         return any(r is not None and self.log.depends[r] and self.last[r] >= 0 for r in call.outs)
 
     def calls_of(self, path: str) -> list[Call]:
-        """The calls of a module."""
-        return [c for c in self.log.calls if c.path == path]
+        """The calls of a module, in the order in which they returned."""
+        return sorted((c for c in self.log.calls if c.path == path), key=lambda c: c.times)
 
     def clean(self, call: Call) -> bool:
         """Whether a call can be repeated by calling the module.
@@ -200,7 +201,7 @@ class Plan:
                     f'layer="{event.call.path}"',
                 )  # fmt: skip
             elif type(event) is Step:
-                if event.problem and event.depends and not event.outs:
+                if event.problem and event.depends and (not event.outs or event.writes):
                     raise self._unrepeatable(event)
                 found.append(event)
             elif type(event) is Exit and event.call.opaque and event.call.start >= start:
@@ -338,7 +339,8 @@ class Plan:
         value = self.log.logits if position >= len(self.log.events) else self.only(position)
         assert value is not None
         own = list(dict.fromkeys(keys[n] for n in group))
-        if len(own) == 1 and own[0] and all(n in group for n, key in enumerate(keys) if key == own[0]):
+        whole = len(own) == 1 and own[0] and all(n in group for n, key in enumerate(keys) if key == own[0])
+        if whole and (own[0] in self.containers or any(calls[n].path == own[0] for n in group)):
             name = own[0]
         elif len(own) == 1 and own[0] and len(group) == 1 and calls[group[0]].path == own[0]:
             name = self.name_of(calls[group[0]])

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from .. import introspection, layouts
 from ..layouts import Layout
 from .axes import Labels, labels_of, layout_of
-from .evalcopy import EvalCopy
 from .intercept import Point, observe
 from .log import Ref
 from .plan import Plan
@@ -179,7 +178,7 @@ class Positions:
         batch = changed_patches(cutter.images[:1])
         try:
             observe(
-                EvalCopy(cutter.model), batch, list(points.values()), exchange, cutter.output, mode=cutter.record.mode,
+                cutter.new_copy(), batch, list(points.values()), exchange, cutter.output, mode=cutter.record.mode,
                 anywhere=True,
             )  # fmt: skip
         except Exception:  # a model that takes no such batch: undecided

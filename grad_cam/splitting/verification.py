@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..errors import GradCamError
 from ..outputs import Output, find_logits, rows
 from .cuts import Cut, Cutter
-from .evalcopy import EvalCopy
 from .intercept import Point
 from .log import kept_random_state, leaves
 from .public import Chain, differs, open_cutter, open_images
@@ -123,7 +122,7 @@ def verify(
     checked = [_check(cutter, cutter.at_border(b), hooked) for b in cutter.borders[:-1]]
     problems = [problem for row in checked for problem in row.wrong]
     with torch.no_grad(), kept_random_state(cutter.images.device):
-        plain = rows(find_logits(EvalCopy(cutter.model).root(cutter.images.clone()), output), len(cutter.images))
+        plain = rows(find_logits(cutter.new_copy().root(cutter.images.clone()), output), len(cutter.images))
     recorded = rows(cutter.values().logits, len(cutter.images))
     off = float((plain.double() - recorded.double()).abs().max()) if plain.shape == recorded.shape else float("inf")
     touched = _differences(before, _state(model))
@@ -142,7 +141,7 @@ class _Hooked:
         """The logits and the gradient of the best classes' scores at a module's output, or None if that cannot be had."""
         if point.path is None:
             return None
-        copy = EvalCopy(self.cutter.model)
+        copy = self.cutter.new_copy()
         seen: list[Any] = []
 
         def hook(module: nn.Module, args: Any, out: Any) -> Any:

@@ -305,9 +305,6 @@ class SiameseMirror(Siamese):
         return self.head(self.neck(self.body(x) - 0.5 * self.body(x.flip(3)).flip(3)))
 
 
-zoo("siamese_last_call", "heads", layer="body.1", refuse=frozenset({"named"}))(Siamese)
-
-
 @zoo("called_three_times", "heads", expect=ALL)
 class Thrice(Net):
     def forward(self, x: Tensor) -> Tensor:
