@@ -224,7 +224,7 @@ class Reference:
         call = self.find(name)[-1]
         path = next(p for p, calls in self.calls.items() if call in calls)
         wanted = self.calls[path].index(call)
-        module = dict(self.model.named_modules())[path]
+        module = self.model.get_submodule(path)
         axis = {"NCHW": 1, "NHWC": call.value.ndim - 1, "tokens": 2}[read]
 
         def score(channel: int | None, image: int = 0) -> Tensor:

@@ -12,6 +12,7 @@ import enum
 import itertools
 import random
 import sys
+import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -333,7 +334,7 @@ class _Recorder(TorchFunctionMode):
         self.log = Log(len(images), device, self._context())
         self.number = 0
         self.stack: list[Call] = []
-        self.active = False
+        self.active, self.thread = False, threading.get_ident()
         self.values: OrderedDict[Ref, tuple[Tensor, int]] = OrderedDict()
         self.bytes = 0
         self._writers: dict[int, Ref] = {}
@@ -569,7 +570,7 @@ class _Recorder(TorchFunctionMode):
     # -- calls
 
     def enter(self, path: str, args: Any, kwargs: Any) -> None:
-        if not self.active:
+        if not self.active or threading.get_ident() != self.thread:
             return
         with torch._C.DisableTorchFunction():
             self.reads, self.unknown = [], False
@@ -583,7 +584,7 @@ class _Recorder(TorchFunctionMode):
             self.log.events.append(Enter(call))
 
     def exit(self, path: str, out: Any) -> None:
-        if not self.active:
+        if not self.active or threading.get_ident() != self.thread:
             return
         with torch._C.DisableTorchFunction():
             while self.stack[-1].path != path:  # an inner call ended by an exception that the forward caught
