@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import layouts, metrics, rendering, targets
+from .arguments import as_layer, check_images, check_model
 from .errors import LayerError
 from .introspection import unwrap
 from .layouts import Layout
@@ -38,7 +39,7 @@ from .outputs import Output
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter, Taken
 from .splitting.default import default_cut, inner_cuts, mark_dead
-from .splitting.public import checked_layer, open_images, stages_of
+from .splitting.public import open_images, stages_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -313,21 +314,11 @@ def _require_finite(values: Tensor, what: str, cutter: Cutter) -> None:
 
 def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """Checks the images and puts them where the model is."""
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            f"images must be a tensor (B, C, H, W), got {type(images).__name__}; for files and pictures use "
-            "grad_cam.GradCAM"
-        )
-    if images.ndim != 4 or 0 in images.shape:
-        hint = "; add the batch axis with images[None]" if images.ndim == 3 else ""
-        raise ValueError(f"images must be a batch (B, C, H, W), got shape {tuple(images.shape)}{hint}")
-    if not images.is_floating_point():
-        raise ValueError(f"images must be floating point and normalised as the model expects, got {images.dtype}")
-    weight = next((p for p in inner.parameters() if p.is_floating_point()), None)
-    images = images.detach()
+    inner = check_model(unwrap(model.model if isinstance(model, Chain) else check_model(model)))
+    images = check_images(images).detach()
     if images.is_inference():
         images = images.clone()
+    weight = next((p for p in inner.parameters() if p.is_floating_point()), None)
     if weight is not None and (images.device != weight.device or images.dtype != weight.dtype):
         images = images.to(device=weight.device, dtype=weight.dtype)
     return inner, images
@@ -455,7 +446,7 @@ def _explain(cutter: Cutter, layer: Any, ask: _Ask) -> Explanation:
     images = cutter.images
     cut = layer if isinstance(layer, Cut) else None
     if cut is None:
-        cut = default_cut(cutter) if layer is None else cutter.cut(checked_layer(layer))
+        cut = default_cut(cutter) if layer is None else cutter.cut(as_layer(layer))
     names = class_names(cutter.model)
     target = _indexed(ask.target, cutter.model)
     where = Layer(cut.name, cut.layer_idx)
@@ -826,7 +817,7 @@ def sweep(
         else:
             if not layers:
                 raise ValueError("layers=[] names no layer: give at least one")
-            listed = {c.value: c for c in (cutter.cut(checked_layer(layer)) for layer in layers)}
+            listed = {c.value: c for c in (cutter.cut(as_layer(layer)) for layer in layers)}
             depth, cuts, skipped = cutter.depth, sorted(listed.values(), key=lambda c: c.position), []
         if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map":
             found = cutter.retrying(lambda: _one_pass(cutter, cuts, ask))

@@ -10,6 +10,7 @@ Exit codes: 0 all done; 1 an error, nothing was done; 2 wrong usage; 3 some of t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -271,7 +272,7 @@ Counterfactual = Annotated[
 Depth = Annotated[
     str,
     typer.Option(
-        "--depth", "-d", metavar="stages|blocks", help="Top-level stages, or the blocks inside them.",
+        "--depth", "-d", metavar="auto|stages|blocks", help="Top-level stages, the blocks inside them, or (auto) blocks where there are any.",
         rich_help_panel=_WHAT,
     ),
 ]  # fmt: skip
@@ -545,6 +546,12 @@ def layers(
             "--pretrained/--no-pretrained", help="Layers do not depend on it; random ones need no download.", **_FLAG
         ),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Check every cut on this model: halves, gradient, positions. Exit code 1 if not.", **_FLAG
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the layers of a model, to choose one from.
@@ -556,9 +563,13 @@ The first number is its layer_idx: how many stages are left after it.
       grad-cam layers resnet34
       grad-cam layers vit_small_patch16_224 --depth 2
       grad-cam layers torchvision/swin_t --input-size 256x320 --json
+      grad-cam layers demo --verify
     """
     opened = _open(model, input_size, checkpoint, pretrained or model == "demo", depth)
     links = opened.chain
+    if verify:
+        _print_verification(opened, as_json)
+        return
     try:
         default = links.default_split()
     except ValueError:
@@ -594,6 +605,33 @@ The first number is its layer_idx: how many stages are left after it.
         _say(("No layer of this model carries a map.", "yellow"))
     elif chosen not in links.names:
         _say(("default", "bold green"), f": {chosen}, inside a stage (--depth {depth + 1} opens them)")
+
+
+def _print_verification(opened: _Opened, as_json: bool) -> None:
+    """Prints the table of `verify`; the exit code is 1 where something does not hold."""
+    from .. import verify
+
+    with _busy(f"checking {len(opened.chain) - 1} cuts"):
+        found = verify(opened.chain, opened.chain.size)
+    if as_json:
+        rows = [dataclasses.asdict(row) for row in found.rows]
+        _print_json({"model": opened.name, "holds": bool(found), "cuts": rows, "problems": list(found.problems)})
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for title in ("layer_idx", "name", "output", "layout", "halves", "gradient", "positions", "note"):
+            table.add_column(title, justify="right" if title == "layer_idx" else "left", overflow="fold")
+        for row in found.rows:
+            shape = " × ".join(map(str, row.shape)) or "scalar"
+            index = "–" if row.layer_idx is None else str(row.layer_idx)
+            cells = (index, row.name, shape, row.layout or "–", row.halves, row.gradient, row.positions, row.note)
+            table.add_row(*(Text(cell) for cell in cells), style="bold red" if row.wrong else "")
+        verdict = ("everything holds", "bold green") if found else ("NOT everything holds", "bold red")
+        _say((opened.name, "bold"), ": ", verdict, f" at {len(found.rows)} cuts")
+        _console().print(table)
+        for problem in found.problems:
+            _say((problem, "red"))
+    if not found:
+        raise typer.Exit(1)
 
 
 # -------------------------------------------------------------------------------------------------------------- explain
@@ -946,8 +984,8 @@ def methods_table() -> str:
 
 
 def _depth(depth: str) -> str:
-    if depth not in ("stages", "blocks"):
-        raise typer.BadParameter(f"--depth {depth}: give stages or blocks")
+    if depth not in ("auto", "stages", "blocks"):
+        raise typer.BadParameter(f"--depth {depth}: give auto, stages or blocks")
     return depth
 
 
@@ -956,7 +994,7 @@ def _depth(depth: str) -> str:
 def sweep(
     image: OneImage,
     model: ModelName,
-    depth: Depth = "stages",
+    depth: Depth = "auto",
     classes: Classes = None,
     top: Top = None,
     method: OneMethod = "grad_cam",
@@ -1057,7 +1095,7 @@ def _curves(found: Any, k: int) -> dict[str, Any]:
 def report(
     images: Images,
     model: ModelName,
-    depth: Depth = "stages",
+    depth: Depth = "auto",
     classes: Classes = None,
     top: Top = None,
     method: OneMethod = "grad_cam",

@@ -437,7 +437,9 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _FOR_GRADIENTS:
             return self._for_gradients(func, args)
-        writes_parameter = bool(self.storages) and _may_write(func, kwargs) and self._writes_parameter(func, args, kwargs)
+        writes_parameter = (
+            bool(self.storages) and _may_write(func, kwargs) and self._writes_parameter(func, args, kwargs)
+        )
         try:
             written = _PASSIVE[func]
         except KeyError:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_index, as_layer, check_model
 from ..errors import GradCamError, InputError, LayerError, SplitError
 from ..introspection import device_and_dtype, input_channels, input_description, input_size, unwrap
 from ..layouts import Layout
@@ -121,7 +122,7 @@ class Chain(Stages):
 
     def split(self, layer: int | str | nn.Module) -> Split:
         """Cuts the chain; see the function `split`."""
-        return split_at(self.cutter, self.cutter.cut(checked_layer(layer)))
+        return split_at(self.cutter, self.cutter.cut(as_layer(layer)))
 
     def default_split(self) -> Split:
         """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
@@ -199,21 +200,15 @@ def split(
     """
     if isinstance(model, Chain) and example is None:
         return model.split(layer)
-    layer = checked_layer(layer)
+    layer = as_layer(layer)
     cutter = open_cutter(model, example, 1, output)
     return split_at(cutter, cutter.cut(layer))
 
 
 def open_cutter(model: nn.Module, example: Any, depth: int, output: Output) -> Cutter:
     """A cutter for an example; arguments and errors are those of `chain`."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    try:
-        depth = operator.index(depth) if not isinstance(depth, bool) else 0
-    except TypeError:
-        depth = 0
-    if depth < 1:
-        raise ValueError(f"depth={depth!r} is not a depth; give 1 (top-level children) or more (blocks inside them)")
+    check_model(model)
+    depth = as_index(depth, "depth", least=1)
     if isinstance(model, Chain):
         output, model = output if output is not None else model.output, model.model
     model = unwrap(model)
@@ -333,22 +328,6 @@ def differs(got: Tensor, wanted: Tensor) -> str:
     if bool(same.all()):
         return ""
     return f"it differs by up to {float((got.double() - wanted.double()).abs()[~same].nan_to_num(nan=float('inf')).max()):.3g}"
-
-
-def checked_layer(layer: Any) -> Any:
-    """A layer as `Cutter.cut` takes it: numpy integers become ints."""
-    if isinstance(layer, (str, nn.Module)):
-        if layer == "":
-            raise LayerError('layer="" names the whole model', "", "give a layer_idx, a module path or a module")
-        return layer
-    try:
-        if isinstance(layer, bool):
-            raise TypeError
-        return operator.index(layer)
-    except TypeError:
-        raise TypeError(
-            f"layer must be an int (layer_idx), a module path or a module, got {type(layer).__name__}"
-        ) from None
 
 
 def example_images(model: nn.Module, example: Any) -> Tensor:
