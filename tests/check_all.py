@@ -73,7 +73,9 @@ def _timm(item: str) -> Any:
     from . import families, oracles
 
     model = oracles.enliven(families.build(item))
-    return oracles.examine(model, oracles.input_shape(model))
+    channels, height, width = oracles.input_shape(model)
+    side = families.SIDES.get(item)
+    return oracles.examine(model, (channels, side, side) if side else (channels, height, width))
 
 
 def _torchvision(item: str) -> Any:

@@ -131,6 +131,9 @@ SMALLER: dict[str, dict[str, Any]] = {
 }
 
 
+# sides of pictures for the heavy checks where the model's own are so large that a forward takes many seconds
+SIDES = {"csatv2": 256, "deepseek_vit": 224, "gemma4_vit": 192, "mobilenetv5": 256, "naflexvit": 224, "qwen3_vit": 224}
+
 TORCHVISION = {  # one model of every classification family of torchvision, and how many stages it has
     "alexnet": 3, "vgg11": 3, "resnet18": 10, "squeezenet1_0": 2, "densenet121": 2, "inception_v3": 21, "googlenet": 19,
     "shufflenet_v2_x0_5": 7, "mobilenet_v2": 2, "mobilenet_v3_small": 3, "resnext50_32x4d": 10, "mnasnet0_5": 2,
