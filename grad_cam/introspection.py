@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 DEFAULT_SIZE = (224, 224)
 """Height and width in pixels that are assumed of a model that declares none."""
@@ -458,8 +458,3 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
         if tensor.dtype in _COMPUTED_IN:
             return tensor.device, tensor.dtype
     return tensors[0].device if tensors else torch.device("cpu"), torch.float32
-
-
-def is_sparse(tensor: Tensor) -> bool:
-    """Whether a tensor is not strided, in any of torch's sparse layouts."""
-    return tensor.layout is not torch.strided
