@@ -7,6 +7,7 @@ that an error message never claims that "the model says" what nothing says.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import numbers
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 DEFAULT_SIZE = (224, 224)
 """Height and width in pixels that are assumed of a model that declares none."""
@@ -70,7 +71,7 @@ def _inside(model: nn.Module) -> Any:
         return model.module
     if type(model).__module__ == "timm.utils.model_ema":
         return getattr(model, "module", None)
-    return None if isinstance(model, torch.jit.ScriptModule) else model._modules.get("_orig_mod")  # torch.compile
+    return getattr(model, "_orig_mod", None)  # torch.compile
 
 
 # ---------------------------------------------------------------------------------------------------------- input size
@@ -131,12 +132,11 @@ def _set_size(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
 def _size_of(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
     """What a Hugging Face, timm or torchvision model declares, or None if it is none of them."""
     config, processor = getattr(model, "config", None), getattr(model, "image_processor", None)
-    told = timm_config(model)
-    if told is not None:
-        built = _built_size(getattr(model, "timm_model", model), path)
-        size = as_size(told.value.get("input_size"))
-        source = f"{path}.{told.source}"
-        return built or (None if size is None else Declared(size, source))
+    pretrained = timm_config(model)
+    if pretrained is not None:
+        size = as_size(pretrained.value.get("input_size"))
+        configured = None if size is None else Declared(size, f"{path}.{pretrained.source}")
+        return _built_size(getattr(model, "timm_model", model), path) or configured
     if processor is not None:
         size = processor_size(processor)
         if size is not None:
@@ -269,30 +269,40 @@ def torchvision_weights(model: nn.Module) -> list[Any]:
     """
     if not is_torchvision(model):
         return []
-    from torchvision import models
-
-    defaults: list[Any] = []
+    families = [weights for built, weights in _torchvision_classifiers() if isinstance(model, built)]
+    if not families:
+        return []
     counts = _parameter_counts(model)
-    for name in models.list_models(module=models):
-        built = inspect.signature(models.get_model_builder(name)).return_annotation
-        if not (isinstance(built, type) and isinstance(model, built)):
-            continue
-        known = models.get_model_weights(name)
-        for weights in (known.DEFAULT, *known):
+    for family in families:
+        for weights in (family.DEFAULT, *family):
             if weights.meta["num_params"] in counts:
                 return [weights]
-        defaults.append(known.DEFAULT)
-    return defaults
+    return [family.DEFAULT for family in families]
+
+
+@functools.cache
+def _torchvision_classifiers() -> tuple[tuple[type[nn.Module], Any], ...]:
+    """The class each of torchvision's classifiers is of, and the enumeration of its weights."""
+    from torchvision import models
+
+    found = []
+    for name in models.list_models(module=models):
+        built = inspect.signature(models.get_model_builder(name)).return_annotation
+        if isinstance(built, type):
+            found.append((built, models.get_model_weights(name)))
+    return tuple(found)
 
 
 def _parameter_counts(model: nn.Module) -> set[int]:
     """The numbers of parameters with 1000 outputs: of a changed last layer, and of one put after the features."""
+    if any(isinstance(parameter, nn.parameter.UninitializedTensorMixin) for parameter in model.parameters()):
+        return set()
     count = sum(parameter.numel() for parameter in model.parameters())
     layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
     if not layers:
         return {count}
     outputs = layers[-1].weight.shape[0]
-    per_output = sum(parameter.numel() for parameter in layers[-1].parameters()) // outputs
+    per_output = sum(parameter.numel() for parameter in layers[-1].parameters()) // max(outputs, 1)
     widths = {outputs, *(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))}
     return {count + (1000 - outputs) * per_output, *(count + 1000 * (width + 1) for width in widths)}
 
@@ -458,8 +468,3 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
         if tensor.dtype in _COMPUTED_IN:
             return tensor.device, tensor.dtype
     return tensors[0].device if tensors else torch.device("cpu"), torch.float32
-
-
-def is_sparse(tensor: Tensor) -> bool:
-    """Whether a tensor is not strided, in any of torch's sparse layouts."""
-    return tensor.layout is not torch.strided

@@ -243,6 +243,26 @@ def test_a_known_network_inside_ones_own() -> None:
     assert input_size(model) == (64, 64) and input_size_source(model) == "model.img_size"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_unusual_modules() -> None:
+    """Scripted, traced, lazy and quantised models are read like others, or give the defaults."""
+    from torchvision.models import resnet18
+
+    plain = nn.Sequential(nn.Conv2d(4, 5, 3), nn.ReLU()).eval()
+    lazy = resnet18()
+    lazy.fc = nn.LazyLinear(5)
+    for model, channels in (
+        (torch.jit.script(plain), 4),
+        (torch.jit.trace(plain, torch.zeros(1, 4, 8, 8)), 3),
+        (torch.fx.symbolic_trace(plain), 4),
+        (lazy, 3),
+        (nn.Sequential(torch.ao.nn.quantized.Conv2d(4, 5, 3)), 4),
+    ):
+        assert input_size(model) == (224, 224) and input_channels(model) == channels
+        assert prefix_tokens(model) is None and class_count(model) is None and unwrap(model) is model
+        assert device_and_dtype(model) == (torch.device("cpu"), torch.float32)
+
+
 def test_models_that_declare_no_size(cnn: nn.Module) -> None:
     """A default is returned, and said to be one."""
     for model in (cnn, nn.Identity(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())):
