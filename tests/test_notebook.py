@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -442,3 +443,22 @@ def test_a_chain_counts_its_own_stages(cnn, photo):
     assert made["cam"].explanation.layer.name == name == links.names[2]
     torch.testing.assert_close(made["cam"].explanation.map, inspector.explanation.map)
     inspector.close()
+
+
+def test_lists_keep_the_arrow_keys(inspector):
+    """Once the explorer is shown in a browser, its lists ask JupyterLab to leave them the keys."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("browser tests need chromium, which is not installed")
+    assert "gradcam-explorer" in inspector.widget._dom_classes
+    text = inspector.widget.children[0].value
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.set_content(
+            f'<div class="gradcam-explorer"><div>{text}</div><select size="6"></select></div><select></select>'
+        )
+        page.wait_for_selector('select[data-lm-suppress-shortcuts="true"]')
+        assert page.locator("select[data-lm-suppress-shortcuts]").count() == 1
+        browser.close()

@@ -579,6 +579,8 @@ _STYLE = """<style>
   border: 2px solid currentColor; border-right-color: transparent; border-radius: 50%;
   animation: gradcam-turn .8s linear infinite; }
 @keyframes gradcam-turn { to { transform: rotate(360deg); } }
+@keyframes gradcam-shown { to { opacity: 0; } }
+.gradcam-keys { display: block; width: 1px; height: 1px; animation: gradcam-shown 1ms; }
 .gradcam-call { display: flex; align-items: flex-start; gap: 8px; max-width: 860px; }
 .gradcam-call pre { flex: 1; margin: 0; padding: 8px 10px; border-radius: 4px;
   font-family: var(--jp-code-font-family, monospace); font-size: 12px;
@@ -586,6 +588,13 @@ _STYLE = """<style>
 .gradcam-call button { padding: 5px 12px; border: 1px solid rgba(128, 128, 128, .5); border-radius: 4px;
   background: transparent; color: inherit; font: inherit; cursor: pointer; }
 </style>"""
+
+# JupyterLab takes the arrow keys for its cells unless an element says that it wants them. Widgets have no attributes of
+# their own, so the page sets it, once the explorer is shown; an animation is what tells that.
+_KEYS = (
+    "this.closest('.gradcam-explorer')?.querySelectorAll('select')"
+    ".forEach((list) => list.setAttribute('data-lm-suppress-shortcuts', 'true'))"
+)
 
 _COPY = (
     "const pre = this.previousElementSibling; getSelection().selectAllChildren(pre); "
@@ -788,7 +797,8 @@ class Inspector:
         self._frame.add_class("gradcam-picture")
         self._caption, self._status = text(), text(min_height="1.6em")
         self._code, self._advice = text(), text(margin="0 2px 6px 84px")
-        style = widgets.HTML(_STYLE, layout={"height": "0", "margin": "0"})
+        keys = f'<span class="gradcam-keys" onanimationstart="{html.escape(_KEYS)}"></span>'
+        style = widgets.HTML(_STYLE + keys, layout={"height": "0", "margin": "0"})
         left = widgets.VBox(
             [self._frame, self._caption, self._status],
             layout={"flex": f"1 1 {min(max(width, 320), 448)}px", "max_width": "480px", "min_width": "260px"},
@@ -800,6 +810,7 @@ class Inspector:
         )  # fmt: skip
         both = widgets.HBox([left, right], layout={"flex_flow": "row wrap", "grid_gap": "20px", "width": "100%"})
         self.widget = widgets.VBox([style, both, self._code], layout={"width": "100%"})
+        self.widget.add_class("gradcam-explorer")
         self._parts = [
             self.widget, both, left, right, style, self._frame, self.picture, self._caption, self._status, self._code,
             self._advice, self.layer, self.method, self.search, self.target, self.threshold, self.smoothing, self.alpha,
