@@ -230,7 +230,7 @@ def test_a_page_that_cannot_be_drawn_says_so(
 
 def test_a_newer_wish_stops_a_long_computation(view: View, opened: app.Opened) -> None:
     """What nobody waits for any more ends at its next step, without a message; others go on."""
-    wishes = app.Wishes()
+    wishes = app.LatestRequests()
     old = view.asked._replace(method="ablation_cam", target=view.target)
 
     def step(done: int, total: int) -> None:

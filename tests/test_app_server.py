@@ -7,14 +7,17 @@ import http.client
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -58,6 +61,21 @@ class Client:
         finally:
             connection.close()
 
+    @contextlib.contextmanager
+    def stream(self, path: str) -> Iterator[None]:
+        """Holds a connection for messages open."""
+        connection = http.client.HTTPConnection(*self.address, timeout=LIMIT)
+        connection.request("GET", path)
+        waiting = threading.Thread(target=connection.getresponse, daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        try:
+            yield
+        finally:
+            assert connection.sock is not None
+            connection.sock.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
     def config(self) -> dict[str, Any]:
         """What the page says of its components and functions."""
         return json.loads(self.send("GET", "/config")[1])
@@ -76,6 +94,28 @@ class Client:
         """Calls a function and returns all that the page answers, as text."""
         status, text = self.join(function, data, event)
         return text if status != 200 else json.dumps(self.answers())
+
+    def ask(self, **changes: Any) -> str:
+        """The answer to the controls, some changed, by label; asks in every queue it is sent to, as a browser does."""
+        config = self.config()
+        labels = {component["id"]: component["props"].get("label") for component in config["components"]}
+        function, data, said = refresher(config), controls(config), ""
+        for label, value in changes.items():
+            data[[labels[i] for i in function["inputs"]].index(label)] = value
+        due = [function["id"]]
+        while due:
+            status, text = self.join(due.pop(), data)
+            assert status == 200, text
+            for message in self.answers():
+                said += json.dumps(message)
+                changed = (message.get("output") or {}).get("changed_state_ids") or []
+                due += [
+                    f["id"]
+                    for f in config["dependencies"]
+                    for i in changed
+                    if queued(config, f) and [i, "change"] in f["targets"]
+                ]
+        return said
 
     def upload(self, path: Path, name: str | None = None) -> str:
         """Uploads a file; returns where the server keeps it."""
@@ -112,24 +152,22 @@ def url(model: nn.Module) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def command() -> Iterator[str]:
     """The page as `grad-cam app` serves it, in a process of its own."""
-    with started() as (_, address):
+    with started() as (_, address, _):
         yield address
 
 
 @contextlib.contextmanager
-def started(**environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Runs `grad-cam app` until the page can be opened; ends it afterwards."""
+def started() -> Iterator[tuple[subprocess.Popen[str], str, IO[str]]]:
+    """Runs `grad-cam app`: the process, the address and its messages, once the page can be opened."""
     program = [sys.executable, "-m", "grad_cam", "app"]
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            program, stdout=subprocess.PIPE, stderr=said, text=True, env={**os.environ, **environment}
-        )
+        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=said, text=True)
         try:
             assert process.stdout is not None
             found = re.search(r"http://\S+", process.stdout.readline())
             said.seek(0)
             assert found is not None, said.read()
-            yield process, found[0]
+            yield process, found[0], said
         finally:
             process.kill()
             process.communicate(timeout=LIMIT)
@@ -232,6 +270,11 @@ def refresher(config: dict[str, Any]) -> dict[str, Any]:
     return max(config["dependencies"], key=lambda function: len(function["inputs"]) + len(function["outputs"]))
 
 
+def queued(config: dict[str, Any], function: dict[str, Any]) -> bool:
+    """Whether a function answers in a queue of its own what another one has left to it."""
+    return function["inputs"] == refresher(config)["inputs"] and len(function["targets"]) == 1
+
+
 def controls(config: dict[str, Any]) -> list[Any]:
     """What the controls say when the page is opened, in the order the answering function takes them."""
     values = {component["id"]: component["props"].get("value") for component in config["components"]}
@@ -278,16 +321,10 @@ def test_names_of_the_hub_do_not_tell_which_folders_the_server_has(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "acme" / "there").mkdir(parents=True), (tmp_path / "there.txt").touch()
     client = Client(url, "collector")
-    config = client.config()
-    place = refresher(config)["inputs"].index(
-        next(c["id"] for c in config["components"] if c["props"].get("label") == "Model")
-    )
     for hub in ("hf:", "hf-hub:", "hf_hub:"):
         said = []
         for name in ("acme/there", "acme/gone", "there.txt", "gone.txt"):
-            data = controls(config)
-            data[place] = hub + name
-            text = client.call(refresher(config)["id"], data)
+            text = client.ask(Model=hub + name)
             assert str(tmp_path) not in text
             said.append(re.findall(r'role=\\"alert\\">([^<]+)<', text)[0].replace(name, "NAME"))
         assert len(set(said)) == 1 and "cannot be had" in said[0], said
@@ -398,3 +435,172 @@ def test_a_page_is_served_at_the_host_chosen(host: str, model: nn.Module) -> Non
         pytest.skip(f"this computer has no {host}")
     with app.launch(model, 0, host=host, input_size=64, block=False) as page:
         assert Client(page.url).send("GET", "/config")[0] == 200
+
+
+# ------------------------------------------------------------------------------------------------------- many visitors
+
+
+@contextlib.contextmanager
+def slow_score_cam(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Iterator[list[float]]:
+    """Makes Score-CAM take some time, in small steps; gives the times of its steps."""
+    real, steps = app._explained, []
+
+    def explained(view: app.View, method: str, layer_idx: int | None, progress: app.Progress | None) -> app.View:
+        if method == "score_cam":
+            assert progress is not None
+            for done in range(round(20 * seconds)):
+                steps.append(time.monotonic())
+                time.sleep(0.05)
+                progress(done, round(20 * seconds))
+        return real(view, method, layer_idx, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "_explained", explained)
+        yield steps
+
+
+def slow_function(config: dict[str, Any]) -> int:
+    """The function that answers requests for slow methods."""
+    states = [c["id"] for c in config["components"] if c["type"] == "state"]
+    last = max(states)
+    return next(f["id"] for f in config["dependencies"] if queued(config, f) and [last, "change"] in f["targets"])
+
+
+def test_a_slow_method_is_answered_in_its_own_queue(url: str) -> None:
+    """A perturbation method arrives by way of the queue for slow work; asked again, it is still answered."""
+    client = Client(url, "patient")
+    config = client.config()
+    for _ in range(2):
+        text = client.ask(Method="score_cam")
+        assert "Score-CAM" in text and "gc-overlay" in text and text.count("process_completed") == 2
+        assert "Grad-CAM" in client.ask(Method="grad_cam")
+    assert len([f for f in config["dependencies"] if queued(config, f)]) == len(app.QUEUES) - 1
+
+
+def test_slow_methods_of_thirty_visitors_do_not_delay_a_quick_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While thirty wait for Score-CAM, a visitor with Grad-CAM has an answer within three seconds."""
+    with slow_score_cam(monkeypatch, 30) as steps:
+        crowd = [Client(url, f"slow{i}") for i in range(30)]
+        config = crowd[0].config()
+        data = controls(config)
+        data[data.index("grad_cam")] = "score_cam"
+        for one in crowd:
+            for function in (refresher(config)["id"], slow_function(config)):
+                assert one.join(function, data)[0] == 200
+        while not steps:
+            time.sleep(0.05)
+        begun = time.monotonic()
+        text = Client(url, "quick").ask(Method="layer_cam")
+        assert "LayerCAM" in text and "gc-overlay" in text
+        assert time.monotonic() - begun < 3
+        for one in crowd:  # they leave again
+            with one.stream(f"/gradio_api/queue/data?session_hash={one.visitor}"):
+                pass
+        calm(url)
+
+
+def calm(url: str) -> None:
+    """Waits until the page computes nothing."""
+    ended = time.monotonic() + LIMIT
+    while json.loads(Client(url).send("GET", "/gradio_api/queue/status")[1])["queue_size"] and time.monotonic() < ended:
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("door", ["/gradio_api/queue/data?session_hash=", "/gradio_api/heartbeat/"])
+def test_a_visitor_who_vanishes_is_not_computed_for(door: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the connection of a visitor breaks, the computation ends at its next step."""
+    with slow_score_cam(monkeypatch, 20) as steps:
+        one = Client(url, f"ghost{len(door)}")
+        config = one.config()
+        data = controls(config)
+        data[data.index("grad_cam")] = "score_cam"
+        one.join(slow_function(config), data)
+        with one.stream(door + one.visitor):
+            while len(steps) < 5:
+                time.sleep(0.05)
+        left = time.monotonic()
+        while time.monotonic() - (steps[-1]) < 0.5:
+            time.sleep(0.1)
+        assert steps[-1] - left < 2
+
+
+def test_only_some_visitors_are_remembered(model: nn.Module) -> None:
+    """What is kept for visitors is bounded; two hundred by default."""
+    assert Limits().visitors <= 200
+    with app.launch(model, 0, input_size=64, limits=Limits(visitors=3), block=False) as page:
+        for number in range(8):
+            assert "gc-overlay" in Client(page.url, f"guest{number}").ask()
+        assert len(page._blocks.state_holder.session_data) <= 3
+
+
+def test_malformed_requests_leave_no_traceback(picture: Path) -> None:
+    """Whatever a client sends, it is answered and the messages of `grad-cam app` hold no traceback."""
+    with started() as (process, address, said):
+        client = Client(address, "rude")
+        config = client.config()
+        bodies: list[Any] = [
+            b"", b"{", b"[]", {}, {"data": 3}, {"data": [], "fn_index": 999, "session_hash": "x"},
+            {"data": [], "fn_index": "one", "session_hash": "x"}, {"data": [], "fn_index": None, "session_hash": None},
+            {"data": [], "fn_index": -1, "session_hash": {"a": 1}}, b"\xff\xfe",
+        ]  # fmt: skip
+        doors = (
+            "queue/join", "run/predict", "api/x", "call/predict", "call/v2/x", "upload", "component_server", "cancel",
+            "reset", "stream/x", "process_recording",
+        )  # fmt: skip
+        json_kind = {"Content-Type": "application/json"}
+        for door in doors:
+            for body in bodies:
+                status, _ = client.send("POST", f"/gradio_api/{door}", body, json_kind)
+                assert 200 <= status < 500, (door, body, status)
+        for function in config["dependencies"]:
+            count = len(function["inputs"])
+            for data in ([], [None] * count, [{"a": 1}] * count, [10**400] * count, ["x"] * (count + 3)):
+                client.join(function["id"], data, {"pick": {"deep": []}})
+        client.answers()
+        for path in (
+            "queue/data", "queue/data?session_hash=nobody", "heartbeat/", "call/predict/1", "file=", "file=\0",
+            "proxy=x", "upload_progress", "custom_component/1/a/b/c", "stream/a/1/2/playlist.m3u8", "info",
+        ):  # fmt: skip
+            client.send("GET", f"/gradio_api/{urllib.parse.quote(path, safe='/=?&')}")
+        head = {"Content-Type": "multipart/form-data; boundary=edge", "Content-Length": "5000"}
+        with contextlib.suppress(OSError):  # an upload that breaks off
+            connection = http.client.HTTPConnection(*client.address, timeout=1)
+            connection.request("POST", "/gradio_api/upload", b"--edge\r\nContent-", head)
+            connection.close()
+        assert "gc-overlay" in Client(address, "polite").ask()
+        said.seek(0)
+        assert "Traceback" not in said.read() and process.poll() is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no SIGTERM")
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT"])
+def test_uploads_are_removed_at_the_end(sent: str, picture: Path) -> None:
+    """`grad-cam app` ends cleanly when the system asks it to, and no photo stays behind."""
+    with started() as (process, address, said):
+        mine = Path(Client(address).upload(picture))
+        assert mine.is_file() and mine.parent.parent.name.startswith("grad-cam-")
+        process.send_signal(getattr(signal, sent))
+        assert process.wait(10) == 0
+        said.seek(0)
+        assert not mine.parent.parent.exists() and "Traceback" not in said.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends processes in another way")
+def test_ctrl_c_ends_a_computation(tmp_path: Path) -> None:
+    """In the middle of Score-CAM, with visitors waiting, `grad-cam app` ends at once and cleanly."""
+    with started() as (process, address, said):
+        visitors = [Client(address, f"visitor{i}") for i in range(3)]
+        config = visitors[0].config()
+        data = controls(config)
+        data[data.index("grad_cam")] = "score_cam"
+        with contextlib.ExitStack() as stack:
+            for one in visitors:
+                assert one.join(slow_function(config), data)[0] == 200
+                stack.enter_context(one.stream(f"/gradio_api/queue/data?session_hash={one.visitor}"))
+            time.sleep(2)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(LIMIT) == 0
+            assert time.monotonic() - begun < 3  # about one, on a quiet machine
+        said.seek(0)
+        assert not re.search("Traceback|terminate called", said.read())

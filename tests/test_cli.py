@@ -384,7 +384,8 @@ def test_app_hands_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: object())
     page = types.ModuleType("grad_cam.interfaces.app")
     calls: list[dict[str, Any]] = []
-    page.launch = lambda **settings: calls.append(settings)  # type: ignore[attr-defined]
+    closed = types.SimpleNamespace(leave=lambda: None)
+    page.launch = lambda **settings: calls.append(settings) or closed  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "grad_cam.interfaces.app", page)
     assert run("app", "--model", "resnet18", "--port", "7999").exit_code == 0
     assert calls == [{"model": "resnet18", "port": 7999}]

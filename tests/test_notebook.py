@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +18,13 @@ from PIL import Image
 
 import grad_cam
 from grad_cam import rendering
+from grad_cam.interfaces import notebook
 from grad_cam.interfaces.notebook import LastWins, inspect
 
 pytest.importorskip("ipywidgets")
 
 LIMIT = 60  # seconds no computation here comes near
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -148,14 +155,15 @@ def test_keys_of_a_group_are_computed_together():
 
 
 def test_closing_ends_the_waiting():
-    """A closed worker tells nothing of what was under way and takes no more requests."""
+    """A closed worker waits for its thread, tells nothing of what was under way and takes no more requests."""
     gates = Gates()
     worker = LastWins(gates.compute, gates.tell)
     worker.ask("a")
     assert gates.begun["a"].wait(LIMIT)
-    worker.close()
+    assert not worker.close(0.05) and worker.stopping.is_set()
     assert worker.wait(LIMIT)
-    gates.opened["a"].set()
+    threading.Timer(0.1, gates.opened["a"].set).start()
+    assert worker.close() and gates.opened["a"].is_set()
     worker.ask("b")
     assert [status for status, *_ in gates.told] == ["busy"] and gates.runs == ["a"]
 
@@ -373,7 +381,7 @@ def test_the_extra_is_named(cnn, photo, monkeypatch):
 
 
 def test_closed_in_the_middle(inspector, monkeypatch):
-    """An explorer closed while it computes leaves no thread waiting and raises nowhere."""
+    """An explorer closed while it computes waits for its threads and raises nowhere."""
     go = threading.Event()
     compute = inspector._worker._compute
     monkeypatch.setattr(inspector._worker, "_compute", lambda choice: go.wait(LIMIT) and compute(choice))
@@ -381,12 +389,47 @@ def test_closed_in_the_middle(inspector, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", failures.append)
     inspector.method.value = "ablation_cam"
     running = [t for t in threading.enumerate() if t.name == "grad_cam.inspect"]
+    threading.Timer(0.1, go.set).start()
     inspector.close()
-    go.set()
+    assert inspector._worker.close(0)
     for thread in running:
         thread.join(LIMIT)
-        assert not thread.is_alive()
     assert running and not failures
+
+
+def test_closing_stops_a_long_computation(inspector, monkeypatch):
+    """A method of many steps stops at its next step when the explorer is closed."""
+    steps, begun = [], threading.Event()
+    real = notebook.explain
+
+    def slow(*args, progress, **rest):
+        for done in range(1000):
+            begun.set()
+            steps.append(done)
+            time.sleep(0.02)
+            progress(done, 1000)
+        return real(*args, progress=progress, **rest)
+
+    monkeypatch.setattr(notebook, "explain", slow)
+    inspector.method.value = "score_cam"
+    assert begun.wait(LIMIT)
+    inspector.close()
+    assert len(steps) < 1000 and inspector._worker.close(0)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "ablation_cam"])
+def test_a_script_that_opens_an_explorer_ends_cleanly(method, tmp_path):
+    """A plain script may end while the explorer still computes."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy, torch, grad_cam\nfrom tests.conftest import TinyNet\n"
+        "from PIL import Image\nphoto = Image.fromarray(numpy.zeros((640, 640, 3), numpy.uint8))\n"
+        f"grad_cam.inspect(TinyNet().eval(), photo, input_size=1024).method.value = {method!r}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_shown_by_a_notebook(inspector):
@@ -406,3 +449,22 @@ def test_a_chain_counts_its_own_stages(cnn, photo):
     assert made["cam"].explanation.layer.name == name == links.names[2]
     torch.testing.assert_close(made["cam"].explanation.map, inspector.explanation.map)
     inspector.close()
+
+
+def test_lists_keep_the_arrow_keys(inspector):
+    """Once the explorer is shown in a browser, its lists ask JupyterLab to leave them the keys."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("browser tests need chromium, which is not installed")
+    assert "gradcam-explorer" in inspector.widget._dom_classes
+    text = inspector.widget.children[0].value
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.set_content(
+            f'<div class="gradcam-explorer"><div>{text}</div><select size="6"></select></div><select></select>'
+        )
+        page.wait_for_selector('select[data-lm-suppress-shortcuts="true"]')
+        assert page.locator("select[data-lm-suppress-shortcuts]").count() == 1
+        browser.close()

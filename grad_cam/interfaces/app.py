@@ -10,6 +10,7 @@ a picture, model, class, method or layer is new; a display control only draws th
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import base64
 import collections
@@ -21,11 +22,13 @@ import html
 import inspect
 import io
 import ipaddress
+import itertools
 import logging
 import math
 import os
 import pathlib
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -93,11 +96,13 @@ class Limits:
         upload: Largest file, in bytes.
         pixels: Largest picture, in pixels.
         models: Number of models kept in memory.
+        visitors: Number of visitors whose pictures and maps are kept; the one away longest is forgotten first.
     """
 
     upload: int = 20_000_000
     pixels: int = 50_000_000
     models: int = 3
+    visitors: int = 200
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -192,6 +197,10 @@ class Models:
         self._opened: collections.OrderedDict[str, Opened] = collections.OrderedDict()
         self._lock = threading.Lock()
 
+    def has(self, name: str) -> bool:
+        """Whether a model is there already."""
+        return name == self.first.name or name in self._opened
+
     def __call__(self, name: str) -> Opened:
         """Opens a model that a visitor asks for by name.
 
@@ -263,8 +272,8 @@ class Asked(NamedTuple):
     tab: str
 
 
-class Wishes:
-    """The last wish of every visitor, so that a long computation can stop when it is no longer the one.
+class LatestRequests:
+    """The latest request of every visitor, so that a long computation can stop when it is no longer wanted.
 
     Args:
         capacity: Number of visitors remembered; the oldest are forgotten, which only lets their computations finish.
@@ -272,19 +281,42 @@ class Wishes:
 
     def __init__(self, capacity: int = 1000) -> None:
         self._latest: collections.OrderedDict[str, Asked | None] = collections.OrderedDict()
-        self._capacity = capacity
+        self._capacity, self._closed, self._running = capacity, False, 0
+        self._changed = threading.Condition()
 
     def note(self, visitor: str, asked: Asked | None) -> None:
-        """Remembers a wish; None for a visitor who has left."""
-        self._latest[visitor] = asked
-        self._latest.move_to_end(visitor)
-        while len(self._latest) > self._capacity:
-            self._latest.popitem(last=False)
+        """Remembers a request; None for a visitor who has left."""
+        with self._changed:
+            self._latest[visitor] = asked
+            self._latest.move_to_end(visitor)
+            while len(self._latest) > self._capacity:
+                self._latest.popitem(last=False)
 
     def check(self, visitor: str, asked: Asked) -> None:
-        """Raises `Superseded` if the visitor has another wish by now."""
-        if self._latest.get(visitor, asked) != asked:
+        """Raises `Superseded` if the visitor has another request by now, or the page is closed."""
+        if self._closed or self._latest.get(visitor, asked) != asked:
             raise Superseded
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Counts a computation while it lasts."""
+        with self._changed:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stops all computations at their next step."""
+        self._closed = True
+
+    def idle(self, timeout: float | None = 0) -> bool:
+        """Whether nothing is computed, if need be after `timeout` seconds; None waits for as long as it takes."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running, timeout)
 
 
 Map = NDArray[np.float32]
@@ -379,6 +411,31 @@ def one_pass(method: str) -> bool:
     return METHODS[method].needs in ("activations", "gradients")
 
 
+QUEUES = {"maps": 2, "models": 1, "slow": 1}  # what is computed at the same time, so that nobody waits for slow work
+
+
+def queue_for(before: View | None, asked: Asked, models: Models) -> str:
+    """In which queue a request is answered: one of its own for opening models, and for methods of many passes."""
+    if not models.has(asked.model):
+        return "models"
+    methods = {asked.method, *(asked.chosen if asked.tab == "methods" else ())}
+    if not any(method in METHODS and many_passes(method) for method in methods):
+        return "maps"
+    if before is None or before.asked._replace(position=0, method="", chosen=(), tab="") != asked._replace(
+        position=0, method="", chosen=(), tab=""
+    ):
+        return "slow"
+    position = min(max(asked.position, 0), len(before.rungs) - 1)
+    view = dataclasses.replace(before, asked=asked, position=position, method=asked.method, chosen=asked.chosen)
+    missing = [method for method, at in wanted(view) if not isinstance(view.maps.get((method, at)), np.ndarray)]
+    return "slow" if any(many_passes(method) for method in missing) else "maps"
+
+
+def many_passes(method: str) -> bool:
+    """Whether a method runs the model, or the rest of it, for every channel, mask or noisy copy."""
+    return METHODS[method].needs in ("tail", "score", "images", "noisy_gradients", "tail_gradient")
+
+
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Softmax over the classes; of a single output, the sigmoid."""
     if logits.size == 1:
@@ -413,13 +470,18 @@ def read(path: pathlib.Path, limits: Limits) -> Image.Image:
 
 
 @functools.cache
+def _uploads() -> tempfile.TemporaryDirectory[str]:
+    parent = os.environ.get("GRADIO_TEMP_DIR")
+    if parent:
+        os.makedirs(parent, exist_ok=True)
+    folder = tempfile.TemporaryDirectory(prefix="grad-cam-", dir=parent)
+    os.environ["GRADIO_TEMP_DIR"] = os.path.realpath(folder.name)
+    return folder
+
+
 def upload_folder() -> pathlib.Path:
     """Where gradio keeps what visitors upload: a folder of this process alone, removed when it ends."""
-    folder = tempfile.TemporaryDirectory(prefix="grad-cam-", dir=os.environ.get("GRADIO_TEMP_DIR"))
-    atexit.register(folder.cleanup)  # holds the folder, too
-    found = pathlib.Path(folder.name).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(found)
-    return found
+    return pathlib.Path(_uploads().name).resolve()
 
 
 def uploaded(path: Any, folder: pathlib.Path) -> pathlib.Path:
@@ -520,6 +582,8 @@ def settle(view: View, progress: Progress | None = None) -> View:
         if isinstance(view.maps.get((method, layer_idx)), np.ndarray):
             continue
         try:
+            if progress is not None and many_passes(method):
+                progress(0, 1)  # the visitor may have left while the map before was computed
             view = _explained(view, method, layer_idx, progress)
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
             if number == 0:
@@ -920,9 +984,9 @@ def build(
     first = open_model(model, input_size=input_size, **how)
     models = Models(first, limits.models)
     methods = [(METHODS[name].title, name) for name in shown_methods()]
-    wishes, uploads = Wishes(), upload_folder()
+    latest, uploads, tickets = LatestRequests(), upload_folder(), itertools.count(1)
 
-    with gr.Blocks(
+    with _blocks(gr)(
         title="Grad-CAM, layer by layer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
         part = _layout(gr, first, methods)
@@ -935,6 +999,7 @@ def build(
             return changes or gr.skip()
 
         busy = gr.Progress()
+        turns = {queue: gr.State(0) for queue in QUEUES if queue != "maps"}
 
         def wish(
             photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any, tab: Any
@@ -947,20 +1012,41 @@ def build(
             photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any, tab: Any,
             request: Any,
         ) -> None:  # fmt: skip
-            wishes.note(request.session_hash, wish(photo, model, scale, position, target, method, chosen, tab))
+            latest.note(request.session_hash, wish(photo, model, scale, position, target, method, chosen, tab))
+
+        def gone(visitor: str) -> bool:
+            """Whether the connection over which a visitor waits for an answer has ended."""
+            events = [event for job in page._queue.active_jobs if job for event in job]
+            return any(event.session_hash == visitor and not event.alive for event in events)
 
         def refresh(
-            before: Any, photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any, chosen: Any,
-            tab: Any, threshold: Any, smoothing: Any, alpha: Any, colormap: Any, request: Any, progress: Any = busy,
+            queue: str, before: Any, photo: Any, model: Any, scale: Any, position: Any, target: Any, method: Any,
+            chosen: Any, tab: Any, threshold: Any, smoothing: Any, alpha: Any, colormap: Any, request: Any,
+            progress: Any = busy,
         ) -> Any:  # fmt: skip
             asked = wish(photo, model, scale, position, target, method, chosen, tab)
 
             def step(done: int, total: int) -> None:
-                wishes.check(request.session_hash, asked)
+                latest.check(request.session_hash, asked)
+                if gone(request.session_hash):
+                    raise Superseded
                 progress((done, total), desc=METHODS[method].title)
 
-            shown = Display(threshold, smoothing, alpha, colormap)
-            return told(answer(before, asked, shown, models, limits=limits, progress=step))
+            with latest.computing():
+                if queue == "models":
+                    with contextlib.suppress(Exception):  # `answer` says what is wrong
+                        models(asked.model)
+                due = queue_for(before, asked, models)
+                if due != queue and due in turns:
+                    return {turns[due]: next(tickets)}
+                shown = Display(threshold, smoothing, alpha, colormap)
+                parts = answer(before, asked, shown, models, limits=limits, progress=step)
+                if queue != "maps":
+                    try:
+                        latest.check(request.session_hash, asked)
+                    except Superseded:  # the page may show the answer to the newer request already
+                        return gr.skip()
+                return told(parts)
 
         def restyle(view: Any, *settings: Any) -> Any:
             return gr.skip() if view is None else told(restyled(view, Display(*settings)))
@@ -984,10 +1070,11 @@ def build(
             return event.pick if event.pick in METHODS else gr.skip()
 
         def leave(request: Any) -> None:
-            wishes.note(request.session_hash, None)
+            latest.note(request.session_hash, None)
 
         # gradio hands these over by their annotation, which has to be a class and not its name.
-        for function in (note, refresh, leave):
+        answering = {queue: _in_queue(refresh, queue) for queue in QUEUES}
+        for function in (note, leave, *answering.values()):
             function.__annotations__["request"] = gr.Request
         for function in (sample, choose_class, choose_layer, choose_method):
             function.__annotations__["event"] = gr.EventData
@@ -995,12 +1082,15 @@ def build(
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         wanted = [page.load, *(control.change for control in controls)]
         gr.on(wanted, note, controls, None, trigger_mode="multiple", concurrency_limit=None, **quiet)
-        # One listener for all that may need a map: while it works, only the last wish of a visitor waits.
-        gr.on(
-            wanted, refresh, [part["view"], *controls, *display], [part[name] for name in CHANGED],
-            trigger_mode="always_last", concurrency_id="maps", concurrency_limit=2, show_progress="minimal",
-            show_progress_on=part["headline"], api_visibility="private",
-        )  # fmt: skip
+        # One listener for all that may need a map: while it works, only the last request of a visitor waits. What it
+        # leaves to another queue is answered by the listener there, called by a change of its turn.
+        for queue, function in answering.items():
+            gr.on(
+                [turns[queue].change] if queue in turns else wanted, function, [part["view"], *controls, *display],
+                [*(part[name] for name in CHANGED), *turns.values()], trigger_mode="always_last", concurrency_id=queue,
+                concurrency_limit=QUEUES[queue], show_progress="minimal", show_progress_on=part["headline"],
+                api_visibility="private",
+            )  # fmt: skip
         gr.on(
             [control.change for control in display], restyle, [part["view"], *display],
             [part["notice"], *(part[name] for name in TABS)],
@@ -1016,7 +1106,38 @@ def build(
         page.unload(leave)
     # gradio checks the paths that a visitor sends only where this is set, and `mount_gradio_app` does not set it.
     page.has_launched = True
+    page.latest = latest
     return page
+
+
+def _in_queue(refresh: Callable[..., Any], queue: str) -> Callable[..., Any]:
+    """The answering function for one queue, as gradio reads it: a function with the signature that is left."""
+
+    @functools.wraps(refresh)
+    def answering(*values: Any, **rest: Any) -> Any:
+        return refresh(queue, *values, **rest)
+
+    rest = list(inspect.signature(refresh).parameters.values())[1:]
+    answering.__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]
+    answering.__annotations__ = dict(refresh.__annotations__)
+    return answering
+
+
+def _blocks(gr: Any) -> type:
+    """Page of gradio with a log instead of the tracebacks that it prints for every request it cannot take."""
+
+    class Blocks(gr.Blocks):  # type: ignore[misc,name-defined]
+        async def process_api(self, *values: Any, **rest: Any) -> Any:
+            try:
+                return await super().process_api(*values, **rest)
+            except gr.Error as error:
+                error.print_exception = False
+                raise
+            except Exception as error:
+                _log.info("a request was not answered", exc_info=True)
+                raise gr.Error("the page cannot answer this request", print_exception=False) from error
+
+    return Blocks
 
 
 def _layout(gr: Any, first: Opened, methods: list[tuple[str, str]]) -> dict[str, Any]:
@@ -1096,19 +1217,30 @@ class Page:
         url: Where it is.
     """
 
-    def __init__(self, blocks: gradio.Blocks, url: str) -> None:
+    def __init__(self, blocks: Any, url: str) -> None:
         self._blocks, self.url = blocks, url
         self._closed = threading.Event()
 
     def wait(self) -> None:
-        """Waits until the page is closed, by `close` or by Ctrl-C."""
+        """Waits until the page is closed, or Ctrl-C or the system asks this process to end."""
         with contextlib.suppress(KeyboardInterrupt):
             self._closed.wait()
 
     def close(self) -> None:
-        """Stops serving."""
+        """Stops serving and computing, and removes what visitors have uploaded."""
+        self._blocks.latest.close()
         self._blocks.close(verbose=False)
+        self._blocks.latest.idle(0.3)
         self._closed.set()
+
+    def leave(self) -> None:
+        """Ends this process at once, after removing what visitors have uploaded; for the command line.
+
+        What is still computed then, such as a model being opened, could not be stopped, and torch takes seconds to end.
+        """
+        _uploads().cleanup()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(0)
 
     def __enter__(self) -> Page:
         return self
@@ -1144,35 +1276,97 @@ def launch(
         AppError: The port is in use, gradio is missing, or the model has no layer with a map.
         ModelError: There is no such model.
     """
-    gr, limits = _gradio(), limits or Limits()
+    with _ended_by_the_system() if block else contextlib.nullcontext():
+        page = _serve(
+            model, port, host, limits or Limits(), hosts, input_size=input_size, checkpoint=checkpoint,
+            pretrained=pretrained,
+        )  # fmt: skip
+        if block:
+            with page:
+                sys.stdout.write(f"The page is at {page.url} (Ctrl-C stops it)\n")
+                sys.stdout.flush()
+                page.wait()
+    return page
+
+
+def _serve(
+    model: str | nn.Module, port: int | None, host: str, limits: Limits, hosts: Sequence[str], **how: Any
+) -> Page:
+    """Builds the page and starts to serve it."""
+    gr = _gradio()
     from starlette.middleware import Middleware
 
     number = free_port(host, port)
-    blocks = build(model, limits=limits, input_size=input_size, checkpoint=checkpoint, pretrained=pretrained)
+    blocks: Any = build(model, limits=limits, **how)
     name = f"[{host}]" if ":" in host else host
     try:
         with _no_proxy_to(host):  # gradio asks the page it serves whether it is there
             blocks.launch(
                 server_name=name, server_port=number, prevent_thread_lock=True, quiet=True, share=False, inline=False,
                 show_error=False, footer_links=[], run_history=False, max_file_size=limits.upload, ssr_mode=False,
+                state_session_capacity=limits.visitors,
                 mcp_server=False, pwa=False, enable_monitoring=False, theme=_theme(gr),
                 css=files(__package__).joinpath("templates/app.css").read_text("utf-8"),
                 app_kwargs={
-                    "middleware": [Middleware(KnownHosts, host, (socket.gethostname(), *hosts))],
+                    "middleware": [
+                        Middleware(KnownHosts, host, (socket.gethostname(), *hosts)), Middleware(NoTracebacks),
+                    ],
                     "docs_url": None, "redoc_url": None, "openapi_url": None,
                 },
             )  # fmt: skip
     except OSError as error:
         raise AppError(f"the page cannot be served at port {number} of {host}: {_one_line(error)}") from error
     shown = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
-    page = Page(blocks, f"http://{shown}:{number}/")
-    if not block:
-        return page
-    with page:
-        sys.stdout.write(f"The page is at {page.url} (Ctrl-C stops it)\n")
-        sys.stdout.flush()
-        page.wait()
-    return page
+    blocks.server.config.timeout_graceful_shutdown = 0.5  # seconds for open connections; gradio waits for them for good
+    # A thread that computes while the interpreter is taken down would end the process with an abort.
+    atexit.register(blocks.latest.idle, None)
+    return Page(blocks, f"http://{shown}:{number}/")
+
+
+@contextlib.contextmanager
+def _ended_by_the_system() -> Iterator[None]:
+    """Lets a request of the system to end (SIGTERM) work as Ctrl-C does, so that nothing is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class NoTracebacks:
+    """Answers requests that make gradio's own code fail, such as for a function that is not there; logs why.
+
+    Args:
+        app: The application behind it.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        begun = False
+
+        async def note(message: Any) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        except (Exception, asyncio.CancelledError):  # cancelled: the page is closed while a connection is open
+            if scope["type"] != "http":
+                raise
+            _log.info("a request was not answered", exc_info=True)
+            if begun:
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                refusal = "The page cannot answer this request."
+                await PlainTextResponse(refusal, status_code=400)(scope, receive, send)
 
 
 class KnownHosts:

@@ -1182,4 +1182,4 @@ def web_page(
         raise ImportError("the web page needs gradio: pip install 'gradcam-layers[app]'")
     from .app import launch
 
-    launch(model=model, port=port)
+    launch(model=model, port=port).leave()

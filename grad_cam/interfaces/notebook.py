@@ -7,12 +7,15 @@ joins both to ipywidgets. `inspect` makes one.
 
 from __future__ import annotations
 
+import atexit
 import html
 import io
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -56,8 +59,9 @@ class Outcome(NamedTuple, Generic[K, V]):
 class LastWins(Generic[K, V]):
     """Computes in the background what was asked for last, and remembers what it has computed.
 
-    A computation that has begun cannot be stopped, but a newer request does not queue behind it: a second thread takes
-    it up. What comes too late is only remembered. Threads live as long as there is something to compute.
+    A newer request does not stop a computation that has begun, nor does it queue behind it: a second thread takes it
+    up. What comes too late is only remembered. Threads live as long as there is something to compute; at the end of the
+    process they are closed, since a thread that computes while the interpreter is taken down ends it with an abort.
 
     Args:
         compute: From a key to a mapping with its value, and with any others that came on the way.
@@ -65,6 +69,9 @@ class LastWins(Generic[K, V]):
         group: Keys of one group are computed together, so that asking for one while another is under way means waiting
             for it.
         keep: Number of values remembered.
+
+    Attributes:
+        stopping: Set when it is closed, for computations that can stop in between.
     """
 
     THREADS = 2
@@ -82,7 +89,10 @@ class LastWins(Generic[K, V]):
         self._values: OrderedDict[K, V] = OrderedDict()
         self._wanted: K | None = None
         self._under_way: set[Hashable] = set()
+        self._threads: set[threading.Thread] = set()
         self._closed = False
+        self.stopping = threading.Event()
+        _OPEN.add(self)
 
     @property
     def busy(self) -> bool:
@@ -121,22 +131,38 @@ class LastWins(Generic[K, V]):
         with self._changed:
             return self._changed.wait_for(lambda: self._wanted is None, timeout)
 
-    def close(self) -> None:
-        """Forgets everything; what is still computed is told nobody."""
+    def close(self, timeout: float | None = None) -> bool:
+        """Forgets everything and waits until nothing is computed any more; results of what still is are discarded.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether nothing is computed any more.
+        """
+        self.stopping.set()
         with self._changed:
             self._closed, self._wanted = True, None
             self._values.clear()
             self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._threads - {threading.current_thread()}, timeout)
 
     def _start(self, key: K) -> None:
         if self._group(key) not in self._under_way and len(self._under_way) < self.THREADS:
             self._under_way.add(self._group(key))
-            threading.Thread(target=self._run, args=(key,), name="grad_cam.inspect", daemon=True).start()
+            thread = threading.Thread(target=self._run, args=(key,), name="grad_cam.inspect", daemon=True)
+            self._threads.add(thread)
+            thread.start()
 
     def _run(self, key: K) -> None:
         following: K | None = key
-        while following is not None:
-            following = self._once(following)
+        try:
+            while following is not None:
+                following = self._once(following)
+        finally:
+            with self._changed:
+                self._threads.discard(threading.current_thread())
+                self._changed.notify_all()
 
     def _once(self, key: K) -> K | None:
         """Computes one key; gives the one to compute next, if it is for this thread to do."""
@@ -169,6 +195,19 @@ class LastWins(Generic[K, V]):
             self._tell(outcome)
         finally:
             self._changed.notify_all()
+
+
+_OPEN: weakref.WeakSet[LastWins[Any, Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for worker in list(_OPEN):
+        worker.close()
+
+
+class Stopped(Exception):  # noqa: N818  (not an error: the explorer was closed)
+    """Ends a computation whose result is not wanted any more."""
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
@@ -223,6 +262,7 @@ class Explorer:
         probabilities: By class index; None if the output is not a list of classes.
         target: The class, or `GIVEN`, to begin with.
         first: The explanation that was made to learn this.
+        stopping: Once set, methods of many steps stop at the next one.
     """
 
     def __init__(
@@ -242,6 +282,7 @@ class Explorer:
         self.picture: Image.Image = prepare.view(load_image(image))
         self._tensor: Tensor = prepare.tensor(self.picture)
         self._image, self._input_size, self._reshape = image, input_size, reshape_transform
+        self.stopping = threading.Event()
         size = (self.picture.height, self.picture.width)
         if isinstance(model, Chain):  # its own stages are what it counts
             self._stages = self._links = model if model.size == size else chain(inner, size, depth=model.depth)
@@ -351,9 +392,14 @@ class Explorer:
         return {choice._replace(layer=one.layer.name): one for one in found}
 
     def _explained(self, choice: Choice) -> Explanation:
+        def step(done: int, total: int) -> None:
+            if self.stopping.is_set():
+                raise Stopped
+
+        steps = "progress" in signature(METHODS[choice.method].function).parameters
         one = explain(
             self._links, self._tensor, layer=choice.layer, target=self._target(choice), method=choice.method,
-            reshape_transform=self._reshape,
+            reshape_transform=self._reshape, **({"progress": step} if steps else {}),
         )  # fmt: skip
         assert isinstance(one, Explanation)
         if one.map.ndim == 4:
@@ -534,6 +580,8 @@ _STYLE = """<style>
   border: 2px solid currentColor; border-right-color: transparent; border-radius: 50%;
   animation: gradcam-turn .8s linear infinite; }
 @keyframes gradcam-turn { to { transform: rotate(360deg); } }
+@keyframes gradcam-shown { to { opacity: 0; } }
+.gradcam-keys { display: block; width: 1px; height: 1px; animation: gradcam-shown 1ms; }
 .gradcam-call { display: flex; align-items: flex-start; gap: 8px; max-width: 860px; }
 .gradcam-call pre { flex: 1; margin: 0; padding: 8px 10px; border-radius: 4px;
   font-family: var(--jp-code-font-family, monospace); font-size: 12px;
@@ -541,6 +589,13 @@ _STYLE = """<style>
 .gradcam-call button { padding: 5px 12px; border: 1px solid rgba(128, 128, 128, .5); border-radius: 4px;
   background: transparent; color: inherit; font: inherit; cursor: pointer; }
 </style>"""
+
+# JupyterLab takes the arrow keys for its cells unless an element says that it wants them. Widgets have no attributes of
+# their own, so the page sets it, once the explorer is shown; an animation is what tells that.
+_KEYS = (
+    "this.closest('.gradcam-explorer')?.querySelectorAll('select')"
+    ".forEach((list) => list.setAttribute('data-lm-suppress-shortcuts', 'true'))"
+)
 
 _COPY = (
     "const pre = this.previousElementSibling; getSelection().selectAllChildren(pre); "
@@ -572,6 +627,7 @@ class Inspector:
         self._quiet = False
         self._build(widgets, method, display)
         self._worker: LastWins[Choice, Explanation] = LastWins(explorer.compute, self._tell, explorer.group)
+        explorer.stopping = self._worker.stopping
         first = Choice(self.layer.value, "grad_cam", explorer.target)
         self._shown = (first, explorer.first)
         self._worker.put({first: explorer.first})
@@ -609,7 +665,7 @@ class Inspector:
         return self._worker.wait(timeout)
 
     def close(self) -> None:
-        """Ends the explorer: forgets the maps and removes the widgets."""
+        """Ends the explorer: stops what is computed, forgets the maps and removes the widgets."""
         self._worker.close()
         for one in self._parts:
             one.close()
@@ -742,7 +798,8 @@ class Inspector:
         self._frame.add_class("gradcam-picture")
         self._caption, self._status = text(), text(min_height="1.6em")
         self._code, self._advice = text(), text(margin="0 2px 6px 84px")
-        style = widgets.HTML(_STYLE, layout={"height": "0", "margin": "0"})
+        keys = f'<span class="gradcam-keys" onanimationstart="{html.escape(_KEYS)}"></span>'
+        style = widgets.HTML(_STYLE + keys, layout={"height": "0", "margin": "0"})
         left = widgets.VBox(
             [self._frame, self._caption, self._status],
             layout={"flex": f"1 1 {min(max(width, 320), 448)}px", "max_width": "480px", "min_width": "260px"},
@@ -754,6 +811,7 @@ class Inspector:
         )  # fmt: skip
         both = widgets.HBox([left, right], layout={"flex_flow": "row wrap", "grid_gap": "20px", "width": "100%"})
         self.widget = widgets.VBox([style, both, self._code], layout={"width": "100%"})
+        self.widget.add_class("gradcam-explorer")
         self._parts = [
             self.widget, both, left, right, style, self._frame, self.picture, self._caption, self._status, self._code,
             self._advice, self.layer, self.method, self.search, self.target, self.threshold, self.smoothing, self.alpha,
