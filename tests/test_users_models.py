@@ -145,6 +145,8 @@ class Judge:
             if best is None:
                 shapes = f"{tuple(calls[-1].value.shape)} has no such map {tuple(result.map.shape)}"
                 return f"{where}: the activation {shapes}, or no gradient"
+            if asked is None and not bool(reference.gradient(calls[-1], self.entry.target).any()):
+                return f"{where}: no gradient arrives there"
         else:  # a place between two modules: some tensor of the forward must give this map
             errors = (
                 reference.error(result.map, call, self.entry.target, read)
@@ -248,7 +250,7 @@ class Judge:
             got = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
         wanted = reference.gradient(call, self.entry.target)
         if got is None or wanted is None:
-            return None if got is wanted else "no gradient at the cut"
+            return None if got is None and (wanted is None or not bool(wanted.any())) else "no gradient at the cut"
         return "the gradient at the cut is wrong" if off(got, wanted) > self.entry.tolerance else None
 
     def _halves(self, classifier: Callable[[Any], Any], extractor: Callable[[Any], Any], told: str) -> str | None:
