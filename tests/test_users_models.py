@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import gc
 import logging
 import re
+import threading
 import time
 import types
 import warnings
@@ -16,12 +18,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision import tv_tensors
 
 import grad_cam
 from grad_cam.errors import GradCamError
 
 from .oracle import READINGS, Reference, difference, off, picked, rows, snapshot, unwrapped
-from .zoo import OPERATIONS, ZOO, Entry
+from .zoo import GRADIENTS, OPERATIONS, ZOO, Entry
 
 RIGHT, REFUSED, WRONG, ERROR, SKIPPED = "right", "refused", "WRONG", "ERROR", "-"
 
@@ -142,6 +145,8 @@ class Judge:
             if best is None:
                 shapes = f"{tuple(calls[-1].value.shape)} has no such map {tuple(result.map.shape)}"
                 return f"{where}: the activation {shapes}, or no gradient"
+            if asked is None and not bool(reference.gradient(calls[-1], self.entry.target).any()):
+                return f"{where}: no gradient arrives there"
         else:  # a place between two modules: some tensor of the forward must give this map
             errors = (
                 reference.error(result.map, call, self.entry.target, read)
@@ -245,7 +250,7 @@ class Judge:
             got = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
         wanted = reference.gradient(call, self.entry.target)
         if got is None or wanted is None:
-            return None if got is wanted else "no gradient at the cut"
+            return None if got is None and (wanted is None or not bool(wanted.any())) else "no gradient at the cut"
         return "the gradient at the cut is wrong" if off(got, wanted) > self.entry.tolerance else None
 
     def _halves(self, classifier: Callable[[Any], Any], extractor: Callable[[Any], Any], told: str) -> str | None:
@@ -325,7 +330,8 @@ class Judge:
         """Whether a refusal says what is wrong and what to do, and whether doing so helps."""
         if not error.what or not error.remedy:
             return ERROR, f"a refusal without a remedy: {error!r}"
-        if self.entry.mentions and not re.search(self.entry.mentions, str(error)):
+        must_name = operation in (self.entry.refuse or GRADIENTS)
+        if self.entry.mentions and must_name and not re.search(self.entry.mentions, str(error)):
             return ERROR, f"a refusal that does not name the cause: {error}"
         attempts = [
             {name: ast.literal_eval(value)}
@@ -359,7 +365,11 @@ def judged(entry: Entry, operations: Sequence[str] = OPERATIONS) -> dict[str, Ve
         judge = Judge(entry)
     except NotImplementedError as error:
         pytest.skip(str(error))
-    return {operation: judge.judge(operation) for operation in operations}
+    verdicts = {operation: judge.judge(operation) for operation in operations}
+    wrong = [operation for operation, verdict in verdicts.items() if verdict.word == WRONG and operation in GRADIENTS]
+    if wrong and "verify" in verdicts and verdicts["verify"].word == RIGHT:
+        verdicts["verify"] = dataclasses.replace(verdicts["verify"], word=WRONG, why=f"says yes to a wrong {wrong[0]}")
+    return verdicts
 
 
 @pytest.mark.parametrize("name", list(ZOO))
@@ -373,7 +383,151 @@ def test_model_is_explained_right_or_refused(name: str) -> None:
     assert not bad, "\n".join(bad)
 
 
-# ------------------------------------------------------------------------------------------- the judge and the oracle
+# ------------------------------------------------------------------------------------- images, threads, targets, memory
+
+
+IMAGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "one image seen three times": lambda x: x[:1].expand(3, -1, -1, -1),
+    "channels last": lambda x: x.to(memory_format=torch.channels_last),
+    "every second row of larger images": lambda x: F.interpolate(x, scale_factor=2.0)[:, :, ::2, ::2],
+    "a leaf that wants a gradient": lambda x: x.clone().requires_grad_(),
+    "the end of another graph": lambda x: x.clone().requires_grad_() * 1.0,
+    "a parameter": lambda x: nn.Parameter(x.clone()),
+    "a tensor subclass": lambda x: tv_tensors.Image(x),
+    "made in inference mode": lambda x: _inferred(x),
+    "double precision": lambda x: x.double(),
+}
+
+
+def _inferred(x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return x * 1.0
+
+
+@pytest.mark.parametrize("kind", list(IMAGES))
+@pytest.mark.parametrize("name", ["net", "writes_its_input", "first_module_in_place", "if_in_the_forward"])
+def test_images_of_every_kind(name: str, kind: str) -> None:
+    """Whatever tensor holds the images, their values are explained and the tensor is left as it was."""
+    judge = Judge(ZOO[name])
+    images = IMAGES[kind](judge.entry.images(3))
+    values, version = images.detach().clone(), None if images.is_inference() else images._version
+    judge._references[3] = Reference(judge.entry.make_reference(), values.float().as_subclass(Tensor))
+    result = judge.call(grad_cam.explain, judge.model, images, layer="blk", target=1, method="hires_cam")
+    assert judge.complaint(result, 3, "blk") is None
+    assert torch.equal(images.detach(), values)
+    assert version is None or images._version == version
+    assert not images.is_leaf or images.grad is None
+
+
+@pytest.mark.parametrize("name", ["net", "hook_that_fills_a_dict", "feature_kept_on_a_child", "cache_object"])
+def test_threads_on_a_model_that_keeps_state(name: str) -> None:
+    """Four threads on one model, each with its own images, get what one thread gets."""
+    judge = Judge(ZOO[name])
+    layer, batches = judge.entry.layer, [judge.entry.images(count) for count in (1, 2, 3, 4)]
+    answers: list[Any] = [None] * 4
+
+    def work(k: int) -> None:
+        for _ in range(3):
+            answers[k] = grad_cam.explain(judge.model, batches[k], layer=layer, target=1, method="hires_cam")
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [judge.complaint(answers[k], k + 1, layer) for k in range(4)] == [None] * 4
+
+
+SEVERAL = ["residual", "checkpoint", "own_function_in_the_forward", "no_grad_inside", "if_in_the_forward", "siamese"]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_classes_at_once(name: str) -> None:
+    """Two classes of every image give the maps of two calls, other classes for every image those of one image each."""
+    judge = Judge(ZOO[name])
+    layer, images, reference = judge.entry.layer, judge.entry.images(3), judge.reference(3)
+    call = reference.find(layer)[-1]
+    both = grad_cam.explain(judge.model, images, layer=layer, target=[[1, 3]] * 3, method="hires_cam")
+    assert [reference.error(both.map[:, k], call, c, "NCHW") < 1e-4 for k, c in enumerate((1, 3))] == [True, True]
+    own = grad_cam.explain(judge.model, images, layer=layer, target=[0, 4, 2], method="hires_cam")
+    for image, c in enumerate((0, 4, 2)):
+        wanted = reference.hires_cam(call, c, tuple(own.map.shape[1:]), "NCHW")
+        assert off(own.map[image], wanted[image]) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["net", "hook_that_fills_a_dict", "log_that_grows", "if_in_the_forward", "checkpoint"])
+def test_nothing_of_a_call_stays_alive(name: str) -> None:
+    """Copies of a model and tensors of a call are gone after it: ten more calls leave no more objects than two."""
+    judge = Judge(ZOO[name])
+    images = judge.entry.images(2)
+
+    def alive(calls: int) -> tuple[int, int]:
+        for _ in range(calls):
+            grad_cam.explain(judge.model, images, layer=judge.entry.layer, target=1)
+        gc.collect()
+        objects = [type(o) for o in gc.get_objects()]
+        return sum(issubclass(t, nn.Module) for t in objects), sum(issubclass(t, Tensor) for t in objects)
+
+    before = alive(2)
+    assert alive(10) == before
+
+
+# -------------------------------------------------------------------------------------------- every layer, every method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n, e in ZOO.items() if not e.raises and not e.refuse])
+def test_every_layer_is_explained_right_or_refused(name: str) -> None:
+    """Each module that returns a feature map, at any depth, gives the map that hooks give, or is refused."""
+    entry = ZOO[name]
+    if entry.missing():
+        pytest.skip(f"{entry.missing()} is not installed")
+    judge = Judge(entry)
+    count, bad = entry.batches[0], []
+    options = {"target": entry.target, "method": "hires_cam"}
+    for path, calls in list(judge.reference(count).calls.items()):
+        if not path or calls[-1].value.ndim != 4 or path not in dict(judge.model.named_modules()):
+            continue
+        try:
+            result = judge.call(grad_cam.explain, judge.model, entry.images(count), layer=path, **options)
+            found = judge.complaint(result, count, unwrapped(path))
+        except GradCamError as error:
+            found = None if error.what and error.remedy else f"{path}: no remedy: {error}"
+        except Exception as error:
+            found = f"{path}: {type(error).__name__}: {error}"
+        bad += [found] if found else []
+    assert not bad, "\n".join(bad)
+
+
+OTHERS = [
+    "grad_cam", "layer_cam", "eigen_cam", "shapley_cam", "integrated_grad_cam", "smooth_grad_cam_plus_plus",
+    "activation_occlusion", "score_cam", "full_grad", "guided_backprop", "guided_grad_cam", "gradient_rollout",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", OTHERS)
+def test_other_methods_leave_every_model_alone(method: str) -> None:
+    """Every method answers with finite maps or refuses, and leaves everything as it was."""
+    assert method in grad_cam.METHODS
+    bad = []
+    for entry in ZOO.values():
+        if entry.raises or entry.missing():
+            continue
+        judge = Judge(entry)
+        images = entry.images(entry.batches[0])
+        try:
+            result = judge.call(grad_cam.explain, judge.model, images, target=entry.target, method=method)
+            if not bool(torch.isfinite(result.map).all()):
+                bad.append(f"{entry.name}: not finite")
+        except GradCamError:
+            continue
+        except Exception as error:
+            bad.append(f"{entry.name}: {type(error).__name__}: {error}")
+    assert not bad, "\n".join(bad)
+
+
+# --------------------------------------------------------------------------------------------- the judge and the oracle
 
 
 def test_oracle_on_a_model_whose_maps_are_known() -> None:

@@ -56,7 +56,7 @@ class ResidualInPlace(Net):
         return self.head(self.neck(x))
 
 
-@zoo("residual_in_place_that_cannot_be_trained", "residual", expect=frozenset({"named"}))
+@zoo("residual_in_place_that_cannot_be_trained", "residual", expect=frozenset({"named"}), reference=Residual)
 class Untrainable(Net):
     """The branch begins with a convolution, whose input is written: no gradient goes further back."""
 
