@@ -314,7 +314,9 @@ def _require_finite(values: Tensor, what: str, cutter: Cutter) -> None:
 
 def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """Checks the images and puts them where the model is."""
-    inner = check_model(unwrap(model.model if isinstance(model, Chain) else check_model(model)))
+    if not isinstance(model, nn.Module):
+        check_model(model)
+    inner = unwrap(model.model if isinstance(model, Chain) else model)
     images = check_images(images).detach()
     if images.is_inference():
         images = images.clone()

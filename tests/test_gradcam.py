@@ -332,10 +332,12 @@ class Forked(nn.Module):
         return self.fc(torch.cat(found).mean((2, 3)))
 
 
-def test_model_that_cannot_be_followed(path: pathlib.Path) -> None:
-    """A forward that depends on the values of its tensors is refused, naming the model."""
-    with pytest.raises(ValueError, match="Forked"):
-        GradCAM(Forked(), path, input_size=32)()
+def test_model_whose_python_depends_on_values(path: pathlib.Path) -> None:
+    """Such a model is explained by its own forward; it cannot be split, and the error names where."""
+    cam = GradCAM(Forked(), path, layer_idx="body", input_size=32)
+    assert cam().size
+    with pytest.raises(ValueError, match="own forward cannot be followed.*__float__"):
+        grad_cam.split(Forked(), "body", 32)
 
 
 def test_settings_are_checked_at_once(cnn: nn.Module, path: pathlib.Path) -> None:

@@ -23,17 +23,19 @@ ALLOWED: dict[str, set[str]] = {
     "introspection": {"errors"},
     "batchnorm": set(),
     "arguments": {"errors"},
-    "tracing": set(),
+    "outputs": {"errors"},
+    "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "targets": {"arguments", "errors"},
     "images": {"arguments", "errors", "introspection"},
     "rendering": {"arguments"},
     "metrics": set(),
-    "methods": {"arguments", "errors"},
+    "methods": {"arguments", "batchnorm", "errors"},
     "zoo": {"arguments", "errors", "introspection"},
-    "splitting": {"tracing", "layouts"},
+    "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "explanation": {
-        "tracing", "layouts", "targets", "images", "rendering", "metrics", "methods", "splitting", "zoo",
+        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "rendering", "metrics", "methods",
+        "splitting", "zoo",
     },
     "gradcam": {"arguments", "introspection", "images", "rendering", "splitting", "explanation", "zoo"},
 }  # fmt: skip

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_model
 from ..batchnorm import correct_gradients
 from ..errors import GradCamError, LayerError, SplitError
 from ..outputs import Output, find_logits, rows
@@ -124,6 +125,7 @@ class _Records:
 
     def __init__(self) -> None:
         self.apart = False  # whether its forward writes to its parameters
+        self.quiet = False  # whether it is known to write to no buffer
         self.fingerprint: Any = None
         self.records: OrderedDict[Any, Record] = OrderedDict()
 
@@ -160,7 +162,7 @@ class Cutter:
             tuple(self.images.shape[1:]), self.images.dtype, self.images.device, self.images.is_contiguous(),
             torch.is_autocast_enabled(self.images.device.type), _output_key(self.output),
         )  # fmt: skip
-        mark = fingerprint.of(self.model)
+        mark = fingerprint.of(self.copy.originals.values())
         with _LOCK:
             known = self._known
             if known.fingerprint != mark:
@@ -178,7 +180,10 @@ class Cutter:
         return made
 
     def _record(self) -> Record:
+        check_model(self.model)
+        self._known.quiet, self._fresh = False, None if self._known.quiet else self._fresh
         self.recording = self.recorded(self.images)
+        self._known.quiet = not self.copy.wrote_buffers()
         return Record(self.recording, self.copy, self.images)
 
     def _again(self) -> None:
@@ -189,7 +194,7 @@ class Cutter:
 
     def new_copy(self) -> EvalCopy:
         """A copy of the model as it is now."""
-        return EvalCopy(self.model, apart=self._known.apart)
+        return EvalCopy(self.model, self._known.apart, self._known.quiet)
 
     def recorded(self, images: Tensor) -> Recording:
         """Records the model on images, on a copy that has not been run."""

@@ -12,7 +12,8 @@ import enum
 import functools
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,8 +32,13 @@ _ATOMS = frozenset({
     int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, type, torch.Size, torch.dtype, torch.device,
     torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType, types.CodeType, frozenset,
 })  # fmt: skip
+HOOKS = tuple(k for k in nn.Module().__dict__ if "forward" in k or k.startswith("_backward"))
+"""Names of the tables of hooks that a call of a module reads."""
+
 _TABLES = frozenset(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict))
-"""Names of the tables every module has."""
+
+_PLAIN: dict[type, Any] = {}
+"""The attributes of torch's own modules, where they hold nothing that a forward could write to."""
 
 _HEAP_TYPE = 1 << 9  # CPython's flag of classes written in Python
 
@@ -52,10 +58,11 @@ class EvalCopy:
     Args:
         model: The model.
         apart: Clone the parameters too, for a model whose forward writes to them.
+        quiet: Share the buffers, for a model whose forward is known not to write to any.
     """
 
-    def __init__(self, model: nn.Module, apart: bool = False) -> None:
-        self.apart = apart
+    def __init__(self, model: nn.Module, apart: bool = False, quiet: bool = False) -> None:
+        self.apart, self.quiet = apart, quiet
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
         self.tensors: dict[int, str] = {}
@@ -72,6 +79,10 @@ class EvalCopy:
         self.root = self._module(model, "")
         for module in self._modes:
             module.train(False)
+
+    def wrote_buffers(self) -> bool:
+        """Whether a run of the copy wrote to a buffer."""
+        return any(b is not None and b._version for m in self.modules.values() for b in _buffers(m))
 
     def require_unwritten(self) -> None:
         """Raises SplitError if a forward wrote to a buffer that is too large to be cloned."""
@@ -107,19 +118,21 @@ class EvalCopy:
         prefix = f"{path}." if path else ""
         own = new.__dict__
         source = module.__dict__
+        if is_plain(type(module), source):
+            own.update(source)
         own["training"] = False
         own["_parameters"] = {k: self._parameter(p, prefix + k) for k, p in source["_parameters"].items()}
         own["_buffers"] = {k: self._buffer(b, prefix + k) for k, b in source["_buffers"].items()}
         own["_modules"] = {k: m if m is None else self._module(m, prefix + k) for k, m in source["_modules"].items()}
-        for key, value in source.items():
-            if key not in own:
-                kind = type(value)
-                if kind in _ATOMS:
-                    own[key] = value
-                elif key in _TABLES and not value and id(value) not in self._memo:
-                    own[key] = kind()
-                else:
-                    own[key] = self._own(value, prefix + key)
+        for key in HOOKS:
+            table = source[key]
+            empty = not table and id(table) not in self._memo
+            own[key] = OrderedDict() if empty else self._own(table, prefix + key)
+        if len(own) < len(source):
+            for key, value in source.items():
+                if key not in own:
+                    shared = type(value) in _ATOMS or key in _TABLES  # hooks of state_dict take no part
+                    own[key] = value if shared else self._own(value, prefix + key)
         if source["training"] and type(module).train is not nn.Module.train:
             if not self.apart:  # what its own train() does with its weights must not be done with the model's
                 self._own_parameters(new)
@@ -133,11 +146,10 @@ class EvalCopy:
     def _own_parameters(self, module: nn.Module) -> None:
         """Gives the parameters of a copied module and of those in it memory of their own."""
         for inner in module.modules():
-            for name, parameter in inner._parameters.items():
-                if (
-                    parameter is not None
-                    and parameter.data_ptr() == self.theirs[self.tensors[id(parameter)]].data_ptr()
-                ):
+            for parameter in inner._parameters.values():
+                if parameter is None:
+                    continue
+                if parameter.data_ptr() == self.theirs[self.tensors[id(parameter)]].data_ptr():
                     parameter.data = parameter.data.clone()
 
     def storages(self) -> tuple[set[int], set[int]]:
@@ -156,7 +168,9 @@ class EvalCopy:
                     "the model has lazy parameters without a shape", path, "run it once on a batch before explaining it"
                 )
             known = parameter.detach().clone() if self.apart else parameter.detach()
-            if isinstance(parameter, nn.Parameter):
+            if type(parameter) is nn.Parameter:
+                known = Tensor._make_subclass(nn.Parameter, known, False)
+            elif isinstance(parameter, nn.Parameter):
                 known = nn.Parameter(known, requires_grad=False)
             self._remember(parameter, known, path)
         return known
@@ -166,7 +180,7 @@ class EvalCopy:
             return None
         known = self._memo.get(id(buffer))
         if known is None:
-            known = self._cloned(buffer, path)
+            known = buffer.detach() if self.quiet and not self.apart else self._cloned(buffer, path)
             self._remember(buffer, known, path)
         return known
 
@@ -317,8 +331,25 @@ class EvalCopy:
         return reference if table is None else weakref.ref(self._own(table, ""))
 
 
+def _buffers(module: nn.Module) -> Iterable[Tensor | None]:
+    return () if isinstance(module, torch.jit.ScriptModule) else module._buffers.values()
+
+
 def _is_parameter(tensor: Tensor) -> bool:
     return type(tensor) is nn.Parameter and tensor.layout is torch.strided and tensor.device.type != "meta"
+
+
+def is_plain(kind: type, state: dict[str, Any]) -> bool:
+    """Whether a module is one of torch's own and has the attributes it was built with and no others."""
+    if kind not in _PLAIN:
+        own = kind.__module__.startswith("torch.nn.modules.")
+        plain = own and all(k in _TABLES or type(v) in _ATOMS or _is_flat(v) for k, v in state.items())
+        _PLAIN[kind] = frozenset(state) if plain else None
+    return state.keys() == _PLAIN[kind]
+
+
+def _is_flat(value: Any) -> bool:
+    return type(value) in (tuple, list) and all(type(v) in _ATOMS for v in value)
 
 
 @functools.cache

@@ -7,39 +7,61 @@ objects likewise, and plain globals and class attributes of the code of its modu
 
 from __future__ import annotations
 
+import functools
+import operator
 import types
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_SKIPPED = frozenset({"_parameters", "_buffers", "_modules", "training", "_backward_hooks", "_backward_pre_hooks"})
+from .evalcopy import HOOKS, is_plain
+
+_PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size})
+_SKIPPED = frozenset({*(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict)), "training"})
 
 
-def of(model: nn.Module) -> tuple[Any, ...]:
-    """The mark of a model, to be compared with ==."""
+def of(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
+    """The mark of a model's modules, to be compared with ==."""
     parts: list[Any] = []
     kinds: set[type] = set()
-    for module in model.modules():
+    for module in modules:
         state = module.__dict__
-        parts += (id(module), *map(id, module._parameters.values()), *map(id, module._buffers.values()))
+        kind = type(module)
+        kinds.add(kind)
+        parts.append(id(module))
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        for table in (state["_parameters"], state["_buffers"]):
+            if table:
+                parts += map(id, table.values())
+        for key in HOOKS:
+            if state[key]:
+                parts += map(id, state[key].values())
+        if is_plain(kind, state):
+            parts.append(_getter(kind, state)(state))
+            continue
         for key, value in state.items():
             if key in _SKIPPED:
                 continue
-            kind = type(value)
-            if kind in _PLAIN:
+            if type(value) in _PLAIN:
                 parts.append(value)
-            elif key in _HOOKS:
-                parts += map(id, value.values())
             else:
                 _add(parts, value, 0)
-        kinds.add(type(module))
     for kind in sorted(kinds, key=id):
-        parts.append(id(kind))
-        _add_code(parts, kind)
+        parts += _code(kind)
     return tuple(parts)
+
+
+_GETTERS: dict[type, Any] = {}
+
+
+def _getter(kind: type, state: dict[str, Any]) -> Any:
+    """Reads the attributes of one of torch's own modules."""
+    if kind not in _GETTERS:
+        _GETTERS[kind] = operator.itemgetter("_is_full_backward_hook", *(k for k in state if k not in _SKIPPED))
+    return _GETTERS[kind]
 
 
 def _add(parts: list[Any], value: Any, depth: int) -> None:
@@ -73,20 +95,25 @@ def _add(parts: list[Any], value: Any, depth: int) -> None:
         parts.append(id(value))
 
 
-def _add_code(parts: list[Any], kind: type) -> None:
+@functools.cache
+def _names(kind: type) -> tuple[tuple[type, str], ...]:
+    """Names of the plain class attributes of a class, with the class that has them."""
+    found = []
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        found += [(base, n) for n, v in base.__dict__.items() if type(v) in _PLAIN and not n.startswith("__")]
+    return tuple(found)
+
+
+def _code(kind: type) -> list[Any]:
     """Plain class attributes and plain globals that the code of a class names."""
-    for base in kind.__mro__:
-        if base is nn.Module:
-            break
-        for name, value in base.__dict__.items():
-            if type(value) in _PLAIN and not name.startswith("__"):
-                parts.append(value)
+    parts: list[Any] = [id(kind), *[base.__dict__.get(name) for base, name in _names(kind)]]
+    if kind.__module__.startswith("torch.nn."):
+        return parts
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         forward = base.__dict__.get("forward")
         code = getattr(forward, "__code__", None)
         if code is not None:
             parts.append(id(code))
             names = forward.__globals__
-            for name in code.co_names:
-                value = names.get(name)
-                if value is not None and type(value) in _PLAIN:
-                    parts.append(value)
+            parts += [v for v in map(names.get, code.co_names) if v is not None and type(v) in _PLAIN]
+    return parts

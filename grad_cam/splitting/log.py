@@ -111,6 +111,7 @@ class Call:
         reads: The values among its arguments.
         parent: The call it was made in.
         context: What was switched on around it.
+        plain: Whether it returned a tensor itself, rather than an object that holds some.
         opaque: Whether it returned a tensor that no recorded operation made.
         custom: Whether an `autograd.Function`'s forward made it.
         unknown: Whether it was given an object whose contents the log does not see.
@@ -118,7 +119,7 @@ class Call:
 
     __slots__ = (
         "path", "times", "start", "end", "args", "kwargs", "outs", "reads", "parent", "context", "opaque", "unknown",
-        "custom",
+        "custom", "plain",
     )  # fmt: skip
 
     def __init__(self, path: str, times: int, start: int, parent: Call | None, context: Context) -> None:
@@ -127,7 +128,7 @@ class Call:
         self.kwargs: Any = {}
         self.outs: tuple[Ref | None, ...] = ()
         self.reads: list[Ref] = []
-        self.opaque = self.unknown = self.custom = False
+        self.opaque = self.unknown = self.custom = self.plain = False
 
 
 class Enter:
@@ -616,6 +617,7 @@ class _Recorder(TorchFunctionMode):
             return ref
 
         call.outs = tuple([made(leaf) for leaf in leaves(out)])
+        call.plain = isinstance(out, Tensor)
         call.end = len(self.log.events)
         self.log.events.append(Exit(call))
 

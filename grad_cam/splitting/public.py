@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import as_index, as_layer, check_model
-from ..errors import GradCamError, InputError, LayerError, SplitError
+from ..errors import GradCamError, InputError, SplitError
 from ..introspection import device_and_dtype, input_channels, input_description, input_size, unwrap
 from ..layouts import Layout
 from ..outputs import Output
@@ -126,7 +126,9 @@ class Chain(Stages):
 
     def default_split(self) -> Split:
         """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
-        return split_at(self.cutter, default_cut(self.cutter))
+        cut = default_cut(self.cutter)
+        border = next((b for b in self.cutter.borders[:-1] if b.value == cut.value and not cut.context), None)
+        return split_at(self.cutter, cut if border is None else self.cutter.at_border(border))
 
     def __str__(self) -> str:
         rows = [("layer_idx", "name", "type", "output", "layout", "grid", "note")]

@@ -167,7 +167,7 @@ class StageBuilder:
         if len(program) == len(inputs) == len(outputs) == 1:
             _, part, _ = program[0]
             alone = type(part) is Call and part.args == (inputs[0],) and not part.kwargs and part.outs == (outputs[0],)
-            if alone and self._context(part) is None:
+            if alone and part.plain and self._context(part) is None:
                 return self.modules[part.path]  # the user's own module, called with the one tensor
         stage = Stage()
         stage.device_type, stage.batch_axis = self.device_type, batch_axis
