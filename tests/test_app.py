@@ -629,6 +629,23 @@ def test_layer_slider_class_and_method_change_the_picture(visitor: Visitor) -> N
     visitor.page.wait_for_function("other => document.querySelector('#gc-overlay').src === other", arg=other)
 
 
+def test_slow_methods_arrive_by_way_of_their_own_queue(visitor: Visitor) -> None:
+    """Methods of many passes are shown like the others, also when chosen a second time; the last choice wins."""
+    first = visitor.src()
+    for method in ("Score-CAM", "RISE"):
+        visitor.choose("gc-method", method)
+        visitor.page.wait_for_function(
+            "name => document.querySelector('#gc-headline p')?.innerText.startsWith(name)", arg=method
+        )
+        assert visitor.changed(first) != first
+        visitor.choose("gc-method", "Grad-CAM")
+        visitor.page.wait_for_function("first => document.querySelector('#gc-overlay').src === first", arg=first)
+    visitor.choose("gc-method", "Ablation-CAM")
+    visitor.choose("gc-method", "LayerCAM")
+    visitor.changed(first)
+    assert "LayerCAM" in visitor.text("#gc-headline p")
+
+
 def test_upload_replaces_the_photo(visitor: Visitor, photo: Path) -> None:
     """An uploaded picture is shown as the model sees it, with predictions of its own; a sample can be taken again."""
     before = visitor.src("#gc-photo"), visitor.src()

@@ -169,7 +169,7 @@ def started() -> Iterator[tuple[subprocess.Popen[str], str, IO[str]]]:
             assert found is not None, said.read()
             yield process, found[0], said
         finally:
-            process.kill()
+            process.terminate()  # and not killed, which would leave its folder for uploads
             process.communicate(timeout=LIMIT)
 
 
