@@ -231,7 +231,7 @@ class Reference:
         call = self.find(name)[-1]
         path = next(p for p in self.paths(name.partition("@")[0]) if self.calls.get(p))
         wanted = self.calls[path].index(call)
-        module = dict(self.model.named_modules())[path]
+        module = dict(self.model.named_modules(remove_duplicate=False))[path]
         axis = {"NCHW": 1, "NHWC": call.value.ndim - 1, "tokens": 2}[read]
 
         def score(channel: int | None, image: int = 0) -> Tensor:

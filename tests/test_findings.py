@@ -622,7 +622,7 @@ def test_the_default_layer_of_torchvisions_segmenters(name: str) -> None:
     model = seeded(lambda: build(weights=None, weights_backbone=None, num_classes=21))
     images, mask = torch.randn(1, 3, 128, 128), torch.ones(128, 128)
     layer = grad_cam.explain(model, images, target=targets.segmentation(2, mask)).layer.name
-    assert "classifier" not in layer
+    assert layer != "classifier"
     for call in Reference(model, images).find(layer)[-1:]:  # a backbone that returns a dict has none
         assert call.value.shape[1] != 21
 
