@@ -233,7 +233,7 @@ class Reference:
         call = self.find(name)[-1]
         path = next(p for p, calls in self.calls.items() if call in calls)
         wanted = self.calls[path].index(call)
-        module = self.model.get_submodule(path)
+        module = dict(self.model.named_modules(remove_duplicate=False))[path]
         axis = {"NCHW": 1, "NHWC": call.value.ndim - 1, "tokens": 2}[read]
 
         def score(channel: int | None, image: int = 0) -> Tensor:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import enum
+import functools
+import os
 import types
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import registry
 from .registry import ALL, GRADIENTS, Net, block, zoo
 
 
@@ -246,3 +252,173 @@ def _train(model: nn.Module) -> None:
 
 
 zoo("mode_is_changed", "changes", expect=ALL, change=_train)(Net)
+
+
+# ---------------------------------------------------------------------------- what a list of attributes does not show
+
+
+class Slots:
+    """Settings without a `__dict__`."""
+
+    __slots__ = ("gain", "table")
+
+    def __init__(self) -> None:
+        self.gain, self.table = 1.0, (1.0, 2.0)
+
+
+class Mode(enum.Enum):
+    """How the features are joined."""
+
+    ADD = 1
+    MULTIPLY = 2
+
+
+class Hidden(Net):
+    """What it computes depends on an array, a slot, a partial, an enum, a default, another file and the environment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.array = np.ones(3)
+        self.slots = Slots()
+        self.pool = functools.partial(F.interpolate, scale_factor=1.0)
+        self.mode = Mode.ADD
+        self.shift = torch.zeros(6, 1, 1)
+        self.choices = {"a": {"b": (1.0, [1.0])}}
+        self.kernel = {3}
+        registry.__dict__["FACTOR"] = 1.0
+        os.environ.pop("TESTS_ZOO_FACTOR", None)
+        type(self).gain.__defaults__ = (1.0,)
+
+    def gain(self, factor: float = 1.0) -> float:
+        return factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.blk(self.stem(x)) * float(self.array[1]) * self.slots.gain) + self.shift
+        x = x + 0.5 if self.mode is Mode.ADD else x * 3.0
+        x = x * registry.FACTOR * float(os.environ.get("TESTS_ZOO_FACTOR", "1")) * self.gain()
+        x = x * self.choices["a"]["b"][1][0] * (1.0 if 3 in self.kernel else 5.0)
+        return self.head(self.neck(x))
+
+
+def _array(model: nn.Module) -> None:
+    model.array[1] = 4.0
+
+
+def _slot(model: nn.Module) -> None:
+    model.slots.gain = 4.0
+
+
+def _partial(model: nn.Module) -> None:
+    model.pool.keywords["scale_factor"] = 2.0
+
+
+def _enum(model: nn.Module) -> None:
+    model.mode = Mode.MULTIPLY
+
+
+def _tensor_in_place(model: nn.Module) -> None:
+    model.shift.add_(1.0)
+
+
+def _other_file(model: nn.Module) -> None:
+    registry.__dict__["FACTOR"] = 3.0
+
+
+def _environment(model: nn.Module) -> None:
+    os.environ["TESTS_ZOO_FACTOR"] = "3"
+
+
+def _default(model: nn.Module) -> None:
+    type(model).gain.__defaults__ = (3.0,)
+
+
+def _deep_list(model: nn.Module) -> None:
+    model.choices["a"]["b"][1][0] = 3.0
+
+
+def _set_member(model: nn.Module) -> None:
+    model.kernel.discard(3)
+
+
+def _class_method(model: nn.Module) -> None:
+    model.gain = types.MethodType(lambda self: 3.0, model)
+
+
+HIDDEN = {
+    "array": _array, "slot": _slot, "partial": _partial, "enum": _enum, "tensor_in_place": _tensor_in_place,
+    "other_file": _other_file, "environment": _environment, "default": _default, "deep_list": _deep_list,
+    "set": _set_member, "method": _class_method,
+}  # fmt: skip
+for _name, _how in HIDDEN.items():
+    zoo(f"hidden_change_of_{_name}", "changes", expect=ALL, change=_how, batches=(3, 1))(Hidden)
+
+
+def _swapped_hook(model: nn.Module) -> None:
+    model.handle.remove()
+    model.handle = model.neck.register_forward_hook(lambda module, args, out: out * 5)
+
+
+@zoo("hook_is_exchanged", "changes", expect=ALL, change=_swapped_hook)
+class SwappedHook(Net):
+    """As many hooks as before, but another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handle = self.neck.register_forward_hook(lambda module, args, out: out * 2)
+
+
+def _hook_state(model: nn.Module) -> None:
+    model.state["gain"] = 5.0
+
+
+@zoo("state_of_a_hook_is_changed", "changes", expect=ALL, change=_hook_state)
+class HookState(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        state = self.state = {"gain": 1.0}
+        self.neck.register_forward_hook(lambda module, args, out: out * state["gain"])
+
+
+class FirstCall(Net):
+    """What the next model computes at its first call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.neck(2 * self.blk(self.stem(x))))
+
+
+@zoo("alternates_from_call_to_call", "state", reference=FirstCall)
+class Alternating(Net):
+    """Every second call computes something else; the user's model has never been called."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.head(self.neck(self.blk(self.stem(x)) * (2 if self.calls % 2 else 1)))
+
+
+@zoo("alternates_by_a_list", "state", reference=FirstCall)
+class AlternatingList(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.log.append(1)
+        return self.head(self.neck(self.blk(self.stem(x)) * (2 if len(self.log) % 2 else 1)))
+
+
+@zoo("warms_up", "state", reference=FirstCall)
+class WarmingUp(Net):
+    """The first call makes something that later calls find there and use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = Config()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blk(self.stem(x))
+        if not hasattr(self.cache, "seen"):
+            self.cache.seen = x.detach().mean()
+            return self.head(self.neck(x * 2))
+        return self.head(self.neck(x * self.cache.seen))
