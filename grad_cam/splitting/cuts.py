@@ -714,7 +714,7 @@ class Cutter:
         scaled = {} if original is None else self.record.aligned or {}
         builder = StageBuilder(
             copy.originals if original else copy.modules, copy.theirs if original else copy.own, scaled,
-            log.ambient, log.device_type,
+            log.ambient, log.device_type, copy.constants,
         )  # fmt: skip
 
         def crossing(i: int) -> list[Ref]:
@@ -797,7 +797,11 @@ class Cutter:
                 "explain() with gradient methods works for these images; for split() and perturbation methods make the "
                 "forward take any number of images",
             ) from error
-        found = align(self.record.plan, Plan(other.log))
+        try:
+            found = align(self.record.plan, Plan(other.log))
+        except Unaligned:  # a cache that the first pass filled: what it kept is a constant for every later one
+            self._again()
+            found = align(self.record.plan, Plan(other.log))
         self.record.aligned, self.record.other_shapes, self.record.whole = found
         self._reference = images, other.logits
 

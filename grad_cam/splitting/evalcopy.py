@@ -50,10 +50,10 @@ class EvalCopy:
         root: The copied model, in eval mode.
         modules: Copied modules by path; those that are kept in lists and closures have paths too (``branches.0.1``).
         originals: The user's modules by the same paths.
-        tensors: Path of every parameter and buffer of the copy, by its id.
-        constants: Ids of tensors that are plain attributes somewhere in the model.
+        tensors: Path of every parameter, buffer and constant of the copy, by its id.
+        constants: Paths of tensors that are plain attributes somewhere in the model.
         foreign: Path of every parameter and buffer of the user's, by its id; no operation of the copy may see one.
-        own, theirs: The copy's parameters and buffers by path, and the user's.
+        own, theirs: The copy's parameters, buffers and constants by path, and the user's.
 
     Args:
         model: The model.
@@ -66,7 +66,7 @@ class EvalCopy:
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
         self.tensors: dict[int, str] = {}
-        self.constants: set[int] = set()
+        self.constants: set[str] = set()
         self.foreign: dict[int, str] = {}
         self.own: dict[str, Tensor] = {}
         self.theirs: dict[str, Tensor] = {}
@@ -81,8 +81,13 @@ class EvalCopy:
             module.train(False)
 
     def wrote_buffers(self) -> bool:
-        """Whether a run of the copy wrote to a buffer."""
-        return any(b is not None and b._version for m in self.modules.values() for b in _buffers(m))
+        """Whether a run of the copy wrote to a buffer, of which it has clones."""
+        for path, module in self.modules.items():
+            for name, buffer in _buffers(module):
+                theirs = self.theirs.get(f"{path}.{name}" if path else name)
+                if buffer is not None and theirs is not None and (buffer._version or not torch.equal(buffer, theirs)):
+                    return True
+        return False
 
     def require_unwritten(self) -> None:
         """Raises SplitError if a forward wrote to a buffer that is too large to be cloned."""
@@ -218,7 +223,8 @@ class EvalCopy:
             if isinstance(value, nn.Parameter):
                 return self._parameter(value, path)
             new: Any = self._cloned(value, path) if value.layout is torch.strided else value
-            self.constants.add(id(new))
+            self.constants.add(path)
+            self.tensors[id(new)], self.own[path], self.theirs[path] = path, new, value
             return self._known(value, new)
         if isinstance(value, (list, dict, set, deque, tuple)):
             return self._container(value, path, depth)
@@ -331,8 +337,8 @@ class EvalCopy:
         return reference if table is None else weakref.ref(self._own(table, ""))
 
 
-def _buffers(module: nn.Module) -> Iterable[Tensor | None]:
-    return () if isinstance(module, torch.jit.ScriptModule) else module._buffers.values()
+def _buffers(module: nn.Module) -> Iterable[tuple[str, Tensor | None]]:
+    return () if isinstance(module, torch.jit.ScriptModule) else module._buffers.items()
 
 
 def _is_parameter(tensor: Tensor) -> bool:

@@ -402,7 +402,8 @@ class _Recorder(TorchFunctionMode):
                 "make that module an attribute of the module that calls it",
             )
         if id(leaf) not in self._constants:
-            if id(leaf) not in self.copy.constants and not _is_global(leaf):
+            earlier = _TAG in leaf.__dict__  # another run made it and a cache kept it: it was there before this one
+            if not earlier and not _is_global(leaf):
                 ref = self._unknown(leaf)
                 self.reads.append(ref)
                 return ref

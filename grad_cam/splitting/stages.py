@@ -141,14 +141,16 @@ class StageBuilder:
         scaled: Arguments with numbers that follow the batch, see `align.align`.
         events: Number of the event of every step and call.
         ambient: What was switched on around the recorded pass.
+        device_type: Of the images.
+        constants: Paths of tensors that are neither parameters nor buffers and have no place in a state_dict.
     """
 
     def __init__(
         self, modules: dict[str, nn.Module], tensors: dict[str, Tensor], scaled: dict[int, tuple[Any, Any]],
-        ambient: Context, device_type: str,
+        ambient: Context, device_type: str, constants: set[str],
     ) -> None:  # fmt: skip
         self.modules, self.tensors, self.scaled = modules, tensors, scaled
-        self.ambient, self.device_type = ambient, device_type
+        self.ambient, self.device_type, self.constants = ambient, device_type, constants
 
     def build(
         self, program: Sequence[tuple[int, Step | Call, list[tuple[Ref, Ref]]]], inputs: list[Ref], outputs: list[Ref],
@@ -186,6 +188,8 @@ class StageBuilder:
                     tensor = self.tensors[leaf.path]
                     table = stage._parameters if isinstance(tensor, nn.Parameter) else stage._buffers
                     table[leaf.path] = tensor  # type: ignore[assignment]
+                    if leaf.path in self.constants:
+                        stage._non_persistent_buffers_set.add(leaf.path)
                     stage.tensors.append((slot(leaf), leaf.path))
                 return _Slot(slots[leaf])
             if type(leaf) is Const:
