@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 import os
 import pathlib
@@ -270,7 +271,7 @@ def _forward(
     cutter: Cutter, cut: Cut, layout: Any, target: Target | targets.Resolved, names: list[str] | None,
     taken: Taken | None = None,
 ) -> _Pass:  # fmt: skip
-    taken = cutter.take([cut]) if taken is None else taken
+    taken = cutter.take([cut], by_image=layout is None) if taken is None else taken
     activation, logits = taken.activations[0], taken.logits
     found = _layout(cutter, cut, activation, layout)
     resolved = target if isinstance(target, targets.Resolved) else targets.resolve(target, logits.detach(), names)
@@ -283,7 +284,7 @@ def _layout(cutter: Cutter, cut: Cut, activation: Tensor, asked: Any) -> Layout:
     reading = cutter.reading(cut) if asked is None or isinstance(asked, str) else None
     if asked is not None:
         prefix = reading.layout.prefix if reading is not None and reading.layout is not None else None
-        return layouts.named(asked, activation.detach(), cutter.record.positions.size, prefix)
+        return layouts.named(asked, activation.detach(), cutter.record.positions.size, prefix, len(cutter.images))
     assert reading is not None
     if reading.layout is None or reading.layout.grid == (1, 1):
         raise layouts.LayoutError(
@@ -307,7 +308,8 @@ def _require_finite(values: Tensor, what: str, cutter: Cutter) -> None:
     where = cutter.first_not_finite()
     if where:
         raise ValueError(
-            f"{what} hold NaN or infinite values: they appear first after {where}; try float32, or check the input's range"
+            f"{what} hold NaN or infinite values: they appear first after {where}; "
+            "try float32, or check the input's range"
         )
     raise ValueError(f"{what} hold NaN or infinite values")
 
@@ -318,6 +320,8 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         check_model(model)
     inner = unwrap(model.model if isinstance(model, Chain) else model)
     images = check_images(images).detach()
+    if any(p.is_meta for p in itertools.islice(inner.parameters(), 1)):
+        check_model(inner)
     if images.is_inference():
         images = images.clone()
     weight = next((p for p in inner.parameters() if p.is_floating_point()), None)
@@ -878,7 +882,7 @@ def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer,
 
 
 def _one_pass(cutter: Cutter, cuts: list[Cut], ask: _Ask) -> list[Explanation]:
-    taken = cutter.take(cuts)
+    taken = cutter.take(cuts, by_image=ask.layout is None)
     names = class_names(cutter.model)
     logits = taken.logits
     resolved = targets.resolve(_indexed(ask.target, cutter.model), logits.detach(), names)

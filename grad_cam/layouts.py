@@ -182,8 +182,9 @@ def is_ambiguous(shape: Sequence[int], size: tuple[int, int]) -> bool:
 
 
 def named(
-    name: str | Callable[[Tensor], Tensor], activation: Tensor, size: tuple[int, int], prefix: int | None = None
-) -> Layout:
+    name: str | Callable[[Tensor], Tensor], activation: Tensor, size: tuple[int, int], prefix: int | None = None,
+    batch: int | None = None,
+) -> Layout:  # fmt: skip
     """The layout a user asks for.
 
     Args:
@@ -192,18 +193,20 @@ def named(
         activation: The activation at the cut.
         size: Height and width of the input.
         prefix: Number of prefix tokens if the model tells it.
+        batch: Number of images B; by default the activation's rows.
 
     Raises:
         LayoutError: The activation cannot be read that way.
     """
     shape = tuple(activation.shape)
+    batch = len(activation) if batch is None else batch
     if callable(name):
         out = name(activation)
-        if not isinstance(out, Tensor) or out.ndim != 4 or len(out) != len(activation):
+        if not isinstance(out, Tensor) or out.ndim != 4 or len(out) != batch:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise LayoutError(
                 f"reshape_transform made {got} of an activation of shape {shape}; it has to return (B, C, H, W) "
-                f"with B={len(activation)}"
+                f"with B={batch}"
             )
         return Layout("custom", (out.shape[2], out.shape[3]), out.shape[1], transform=name)
     if name not in NAMES:

@@ -44,7 +44,7 @@ def find_logits(returned: Any, output: Output = None) -> Tensor:
     listed = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in parts)
     likely = next((name for name, tensor in parts if tensor.ndim == 2), parts[-1][0]).partition(",")[0]
     raise OutputError(
-        f"the model returns a {type(returned).__name__} of several tensors, and which of them are the logits is not known",
+        f"the model returns a {type(returned).__name__} of several tensors, and which of them are the logits is unknown",
         listed, f"output={likely} or another part, or a callable that picks it",
     )  # fmt: skip
 
@@ -103,6 +103,7 @@ def rows(logits: Tensor, batch: int) -> Tensor:
     if batch == 1:
         return logits.reshape(1, -1) if logits.ndim < 2 else logits[None]
     raise OutputError(
-        f"the logits have {len(logits) if logits.ndim else 'no'} rows for {batch} images", f"shape {tuple(logits.shape)}",
+        f"the logits have {len(logits) if logits.ndim else 'no'} rows for {batch} images",
+        f"shape {tuple(logits.shape)}",
         "output=lambda returned: ... that gives one row per image, or explain one image at a time",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Old name of parts of `grad_cam.introspection`, `grad_cam.splitting` and `grad_cam.outputs`; gone in the next release."""
+"""Old name of parts of `introspection`, `splitting` and `outputs`; gone in the next release."""
 
 from __future__ import annotations
 

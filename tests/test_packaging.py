@@ -34,8 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "explanation": {
-        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "rendering", "metrics", "methods",
-        "splitting", "zoo",
+        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "rendering", "metrics",
+        "methods", "splitting", "zoo",
     },
     "gradcam": {"arguments", "introspection", "images", "rendering", "splitting", "explanation", "zoo"},
 }  # fmt: skip

@@ -187,7 +187,7 @@ def test_data_dependent_python_is_refused_with_the_modules_name() -> None:
 
 
 def test_numbers_that_are_no_multiple_of_the_batch_are_refused() -> None:
-    """Two records cannot tell how a number depends on the batch unless it is a multiple of it: the operation is named."""
+    """Two records cannot tell how a number depends on the batch unless it is a multiple: the operation is named."""
     with pytest.raises(SplitError, match=r"another number of images.*'mul'") as caught:
         grad_cam.chain(Counting().eval(), (16, 16))
     assert "gradient methods" in caught.value.remedy

@@ -272,7 +272,8 @@ Counterfactual = Annotated[
 Depth = Annotated[
     str,
     typer.Option(
-        "--depth", "-d", metavar="auto|stages|blocks", help="Top-level stages, the blocks inside them, or (auto) blocks where there are any.",
+        "--depth", "-d", metavar="auto|stages|blocks",
+        help="Top-level stages, the blocks inside them, or (auto) blocks where there are any.",
         rich_help_panel=_WHAT,
     ),
 ]  # fmt: skip

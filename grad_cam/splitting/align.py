@@ -36,7 +36,7 @@ def align(plan: Plan, other: Plan) -> tuple[dict[int, tuple[Any, Any]], dict[Ref
         other: Of the same model at another one.
 
     Returns:
-        For every event with such numbers, its arguments and keyword arguments with `Scaled` in place of the numbers; the
+        For every event with such numbers, its arguments and keyword arguments with `Scaled` in place of them; the
         shapes of the values at the other batch size; and the events that open calls which have to be run whole since
         they do something else inside.
 

@@ -153,6 +153,7 @@ class Cutter:
         self.copy = self._fresh
         self.taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
         self._reference: tuple[Tensor, Tensor] | None = None
+        self.is_new = False  # whether the record was made for this cutter
         self.record = self._find()
 
     # ------------------------------------------------------------------------------------------------------ record
@@ -172,6 +173,7 @@ class Cutter:
                 known.records.move_to_end(key)
                 return found
         made = self._record()
+        self.is_new = True
         with _LOCK:
             if known.fingerprint == mark:
                 known.records[key] = made
@@ -186,9 +188,19 @@ class Cutter:
         self._known.quiet = not self.copy.wrote_buffers()
         return Record(self.recording, self.copy, self.images)
 
+    def renewing(self, run: Callable[[], Any]) -> Any:
+        """Runs something that rests on the record, once more on a new record if it fails on an old one."""
+        try:
+            return run()
+        except SplitError:
+            if self.is_new:
+                raise
+            self._again()
+            return run()
+
     def _again(self) -> None:
         """Records anew: the forward went another way than the record says."""
-        self.record = self._record()
+        self.record, self.is_new, self._reference = self._record(), True, None
         with _LOCK:
             self._known.records = OrderedDict()
 
@@ -392,11 +404,15 @@ class Cutter:
         copy = self._fresh or self.copy
         return self._build(ends, [None, *borders], copy, None)
 
-    def take(self, cuts: Sequence[Cut]) -> Taken:
+    def take(self, cuts: Sequence[Cut], by_image: bool = True) -> Taken:
         """The activations at some cuts as tensors to differentiate by, and the logits.
 
         The first time, the recorded values are the extractor's result and only what follows is run; the logits must
         equal the recorded ones bit for bit. Else the model's own forward is run.
+
+        Args:
+            cuts: Where.
+            by_image: Whether an activation must have a row for every image; a layout of the user's may say otherwise.
         """
         if len(cuts) == 1 and self.taken is not None and self.taken[0] == cuts[0]:
             return self.taken[1]
@@ -404,7 +420,7 @@ class Cutter:
             taken = self._from_recording(cuts[0])
             if taken is not None:
                 return taken
-        return self._from_forward(cuts)
+        return self._from_forward(cuts, by_image)
 
     def take_all(self, cuts: Sequence[Cut]) -> Taken:
         """As `take`, by the model's own forward: any number of cuts in one run."""
@@ -434,7 +450,7 @@ class Cutter:
             correct_gradients(logits)
             return Taken([leaf], rows(logits, len(self.images)))
 
-    def _from_forward(self, cuts: Sequence[Cut], again: bool = True) -> Taken:
+    def _from_forward(self, cuts: Sequence[Cut], by_image: bool = True, again: bool = True) -> Taken:
         points = [c.point for c in cuts]
         if any(p is None for p in points):
             return self._from_stages(cuts)
@@ -449,10 +465,10 @@ class Cutter:
                     "its forward takes another way every time it is run", str(moved), "make the forward deterministic"
                 ) from moved
             self._again()
-            return self._from_forward([self.cut(c.name) for c in cuts], again=False)
+            return self._from_forward([self.cut(c.name) for c in cuts], by_image, again=False)
         self.copy.require_unwritten()
         for cut, tensor in zip(cuts, found.tensors, strict=True):
-            if tensor.ndim == 0 or len(tensor) != len(self.images):
+            if by_image and (tensor.ndim == 0 or len(tensor) != len(self.images)):
                 raise LayerError(
                     f"'{cut.name}' gives no row for each image", f"{tuple(tensor.shape)} for {len(self.images)} images",
                     "explain fewer images at a time, or choose another layer (see print(grad_cam.chain(model)))",
@@ -567,7 +583,7 @@ class Cutter:
             return self._after(calls[chosen], name)
         if calls:
             return self._after(calls[-1], path)
-        for depth in dict.fromkeys((self.depth, 1, BLOCKS)):
+        for depth in dict.fromkeys((self.depth, *range(1, 7))):
             for border in self.borders_at(depth)[:-1]:
                 if border.name == name:
                     return self.at_border(border)
@@ -815,8 +831,8 @@ def _inplace(error: BaseException) -> Overwritten:
 
 def _coupled(given: str) -> SplitError:
     return SplitError(
-        "what a model makes of one image depends on the others in its batch or on how many there are, so that perturbed "
-        "copies cannot be compared", given, 'method="grad_cam" or another gradient method',
+        "what a model makes of one image depends on the others in its batch or on how many there are, so that "
+        "perturbed copies cannot be compared", given, 'method="grad_cam" or another gradient method',
     )  # fmt: skip
 
 

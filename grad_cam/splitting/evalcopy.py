@@ -26,11 +26,11 @@ SHARED_BUFFERS = 64 * 2**20
 """Bytes of buffers up to which a copy owns clones of them; above it they are shared and checked for being written."""
 
 _PLAIN_OBJECTS = 2000
-"""Number of plain Python objects that a copy owns at most; a model that holds more (a trainer, a data set) shares them."""
+"""Number of plain Python objects that a copy owns at most; a model that holds more (a trainer) shares the others."""
 
 _ATOMS = frozenset({
-    int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, type, torch.Size, torch.dtype, torch.device,
-    torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType, types.CodeType, frozenset,
+    int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, type, torch.Size, torch.dtype,
+    torch.device, torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType, types.CodeType, frozenset,
 })  # fmt: skip
 HOOKS = tuple(k for k in nn.Module().__dict__ if "forward" in k or k.startswith("_backward"))
 """Names of the tables of hooks that a call of a module reads."""

@@ -184,7 +184,7 @@ def intercept(
         )  # fmt: skip
     if any(cloned) and bool(logits.isnan().any()) and bool(torch.isfinite(images).all()):
         raise Aliased(
-            "what a layer returns is written to later and also read under another name, so that it cannot be made a leaf",
+            "what a layer returns is written to later and read under another name, so that it cannot be made a leaf",
             ", ".join(str(p.path) for p in points), "choose the layer before or after it",
         )  # fmt: skip
     return Taken(tensors, logits)

@@ -85,7 +85,8 @@ class Step:
     """
 
     __slots__ = (
-        "func", "args", "kwargs", "outs", "changed", "same", "writes", "reads", "context", "number", "depends", "problem",
+        "func", "args", "kwargs", "outs", "changed", "same", "writes", "reads", "context", "number", "depends",
+        "problem",
     )  # fmt: skip
 
     def __init__(self, func: Any, args: Any, kwargs: Any, reads: list[Ref], context: Context, number: int) -> None:
@@ -267,7 +268,8 @@ def refreshed(tensor: Tensor, *writers: Any) -> Tensor:
 
 
 _SILENT = frozenset({
-    "shape", "dtype", "device", "layout", "ndim", "is_cuda", "is_sparse", "is_quantized", "is_meta", "_version", "itemsize", "nbytes", "names", "is_mps", "is_xla", "is_cpu", "is_nested", "is_xpu",
+    "shape", "dtype", "device", "layout", "ndim", "is_cuda", "is_sparse", "is_quantized", "is_meta",
+    "_version", "itemsize", "nbytes", "names", "is_mps", "is_xla", "is_cpu", "is_nested", "is_xpu",
     "_base", "output_nr", "is_mkldnn", "_backward_hooks", "is_mtia", "is_ipu", "is_vulkan", "is_maia", "is_sparse_csr",
 })  # fmt: skip
 """Attributes that say something of a tensor which is no tensor."""
@@ -293,8 +295,8 @@ def _in_steps(func: Any) -> Any:
 
 
 _NO_TENSOR = {
-    Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.stride, Tensor.is_floating_point, Tensor.is_complex,
-    Tensor.is_contiguous, Tensor.__len__, Tensor.type, Tensor.get_device, Tensor.element_size, Tensor.nelement,
+    Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.stride, Tensor.is_floating_point,
+    Tensor.is_complex, Tensor.is_contiguous, Tensor.__len__, Tensor.type, Tensor.get_device, Tensor.element_size, Tensor.nelement,
     Tensor.is_inference, Tensor.storage_offset, Tensor.untyped_storage, Tensor.__hash__, Tensor.is_signed,
     torch.is_floating_point, torch.is_complex, torch.is_tensor, torch.numel, torch.result_type, torch.is_same_size,
     Tensor.is_same_size, torch.broadcast_shapes, torch.jit.annotate, torch._assert,
@@ -315,7 +317,7 @@ def _may_write(func: Any, kwargs: dict[str, Any]) -> bool:
         name = getattr(func, "__name__", "")
         known = _WRITERS[func] = (
             (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__set__")
-            or (name.startswith("__i") and name.endswith("__") and name not in ("__index__", "__int__", "__invert__", "__iter__"))
+            or (name.startswith("__i") and name not in ("__index__", "__int__", "__invert__", "__iter__"))
         )  # fmt: skip
     return known or "out" in kwargs or bool(kwargs.get("inplace"))
 
@@ -483,7 +485,8 @@ class _Recorder(TorchFunctionMode):
         if isinstance(out, Tensor):
             if out.is_inference():
                 raise SplitError(
-                    "its forward runs under torch.inference_mode, where no gradient can be had", type(self.copy.root).__name__,
+                    "its forward runs under torch.inference_mode, where no gradient can be had",
+                    type(self.copy.root).__name__,
                     "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
                 )  # fmt: skip
             step.outs = (self._new(out, step.depends),)
@@ -609,7 +612,8 @@ class _Recorder(TorchFunctionMode):
             if ref is None:
                 if leaf.is_inference():
                     raise SplitError(
-                        "its forward runs under torch.inference_mode, where no gradient can be had", f"module '{call.path}'",
+                        "its forward runs under torch.inference_mode, where no gradient can be had",
+                        f"module '{call.path}'",
                         "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
                     )  # fmt: skip
                 call.opaque = True

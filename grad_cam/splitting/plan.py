@@ -175,7 +175,8 @@ class Plan:
         """What has to run between two positions to make some values: whole calls where that is the same, else steps.
 
         Args:
-            start, stop: The positions.
+            start: The first position.
+            stop: The last position.
             outs: The values.
             whole: Events that open calls which may not be opened.
 
@@ -197,7 +198,8 @@ class Plan:
                 i = event.call.end
             elif type(event) is Enter and i in whole:
                 raise Unrepeatable(
-                    f"what module '{event.call.path}' does depends on the number of images, and the cut is inside it", "",
+                    f"what module '{event.call.path}' does depends on the number of images, and the cut is inside it",
+                    "",
                     f'layer="{event.call.path}"',
                 )  # fmt: skip
             elif type(event) is Step:

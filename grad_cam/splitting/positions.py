@@ -1,8 +1,8 @@
 """How activations are laid out: followed from the images where that is possible, else asked of the model.
 
 The question asked is where in the picture a position comes from: one patch of the image is changed, and it is looked
-where the activation changes. A reading of its axes is confirmed where the change lies at the patch, contradicted where it
-lies elsewhere, and undecided where the layer mixes everything.
+where the activation changes. A reading of its axes is confirmed where the change lies at the patch, contradicted where
+it lies elsewhere, and undecided where the layer mixes everything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .cuts import Cutter
 
 PATCHES = ((0.22, 0.34, 0.62, 0.74), (0.70, 0.82, 0.14, 0.26))
-"""Top, bottom, left and right of the patches that are changed, as fractions of the image; off the centre and diagonals."""
+"""Top, bottom, left and right of the patches that are changed, as fractions of the image; off centre and diagonals."""
 
 NO_POSITIONS = "its axes are not positions of the picture"
 
@@ -231,8 +231,8 @@ def verdict_of(maps: Tensor) -> tuple[str, float]:
 
 
 def _slack(size: int) -> float:
-    """How far from a patch's centre, in cells, the largest change may lie."""
-    return 0.12 * size / 2 + max(1.0, 0.08 * size) if size > 4 else 0.9
+    """How far from a patch's centre, in cells, the largest change may lie: a small grid must hit the very cell."""
+    return 0.6 if size <= 4 else max(1.4, 0.14 * size)
 
 
 def _token_orders(root: nn.Module, plan: Plan) -> dict[Ref, list[Layout]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class Chain(Stages):
 
     def split(self, layer: int | str | nn.Module) -> Split:
         """Cuts the chain; see the function `split`."""
-        return split_at(self.cutter, self.cutter.cut(as_layer(layer)))
+        return self.cutter.renewing(lambda: split_at(self.cutter, self.cutter.cut(as_layer(layer))))
 
     def default_split(self) -> Split:
         """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
@@ -172,7 +173,7 @@ def chain(
         ValueError: The example does not fit the model.
     """
     cutter = open_cutter(model, example, depth, output)
-    require_exact(cutter, cutter.chain(original=False))
+    cutter.renewing(lambda: require_exact(cutter, cutter.chain(original=False)))
     made = Chain(cutter)
     cutter.forget()
     return made
@@ -204,7 +205,7 @@ def split(
         return model.split(layer)
     layer = as_layer(layer)
     cutter = open_cutter(model, example, 1, output)
-    return split_at(cutter, cutter.cut(layer))
+    return cutter.renewing(lambda: split_at(cutter, cutter.cut(layer)))
 
 
 def open_cutter(model: nn.Module, example: Any, depth: int, output: Output) -> Cutter:
@@ -316,7 +317,8 @@ def require_exact(cutter: Cutter, parts: list[tuple[Any, nn.Module]]) -> None:
                 problem = f"it fails ({' '.join(str(error).split())[:200]})"
         if problem:
             raise SplitError(
-                f"the chain of {type(cutter.model).__name__} is not the model for a batch of {len(images)}: {problem}", "",
+                f"the chain of {type(cutter.model).__name__} is not the model for a batch of {len(images)}: {problem}",
+                "",
                 "explain() with gradient methods runs the model itself and is not concerned; for split() make the "
                 "forward depend on its input alone",
             )  # fmt: skip
@@ -329,7 +331,8 @@ def differs(got: Tensor, wanted: Tensor) -> str:
     same = (got == wanted) | (got.isnan() & wanted.isnan())
     if bool(same.all()):
         return ""
-    return f"it differs by up to {float((got.double() - wanted.double()).abs()[~same].nan_to_num(nan=float('inf')).max()):.3g}"
+    off = (got.double() - wanted.double()).abs()[~same].nan_to_num(nan=float("inf"))
+    return f"it differs by up to {float(off.max()):.3g}"
 
 
 def example_images(model: nn.Module, example: Any) -> Tensor:
@@ -355,4 +358,6 @@ def example_images(model: nn.Module, example: Any) -> Tensor:
     if min(sizes) < 1:
         raise ValueError(f"example={example!r} is not a size; give (height, width) in pixels")
     shape = (2, *(sizes if len(sizes) == 3 else (input_channels(model), *sizes)))
+    if math.prod(shape) > 2**29:
+        raise InputError(f"example={example!r} is too large a size", f"{math.prod(shape):.1e} numbers", "example=224")
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=dtype)

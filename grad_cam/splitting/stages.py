@@ -1,4 +1,4 @@
-"""Stages: the links of a chain, as modules that run whole calls of the user's modules and the operations between them."""
+"""Stages: the links of a chain, modules that run whole calls of the user's modules and the operations between them."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_model
 from ..errors import GradCamError
 from ..outputs import Output, find_logits, rows
 from .cuts import Cut, Cutter
@@ -30,7 +31,8 @@ class CutReport:
         layout: How it is read, or "".
         halves: "equal" where classifier(extractor(images)) is the model bit for bit, at two batch sizes; else why not.
         gradient: "equal" where the gradient is that of a plain backward with a hook on the model; else why not.
-        positions: "confirmed", "contradicted" or "undecided" by changing patches of an image; "no map" where none is drawn.
+        positions: "confirmed", "contradicted" or "undecided" by changing patches of an image; "no map" where there is
+            none.
         note: Why no map is drawn, or "".
     """
 
@@ -63,8 +65,8 @@ class Verification:
         model: Class of the model.
         rows: One for each cut.
         problems: What does not hold.
-        plain: Largest difference between the model's logits in a plain run and in the recorded one: 0 but for fused fast
-            paths (`nn.MultiheadAttention`), which a run with a gradient does not take.
+        plain: Largest difference between the model's logits in a plain run and in the recorded one: 0 but for fused
+            fast paths (`nn.MultiheadAttention`), which a run with a gradient does not take.
     """
 
     model: str
@@ -116,6 +118,7 @@ def verify(
     """
     if isinstance(model, Chain):
         depth, output, model = max(depth, model.depth), model.output if output is None else output, model.model
+    check_model(model)
     before = _state(model)
     cutter = open_cutter(model, images, depth, output)
     hooked = _Hooked(cutter)
@@ -138,7 +141,7 @@ class _Hooked:
         self.cutter = cutter
 
     def gradient(self, point: Point) -> tuple[Tensor, Tensor] | None:
-        """The logits and the gradient of the best classes' scores at a module's output, or None if that cannot be had."""
+        """The logits and the gradient of the best scores at a module's output, or None if that cannot be had."""
         if point.path is None:
             return None
         copy = self.cutter.new_copy()
