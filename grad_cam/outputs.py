@@ -44,7 +44,7 @@ def find_logits(returned: Any, output: Output = None) -> Tensor:
     listed = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in parts)
     likely = next((name for name, tensor in parts if tensor.ndim == 2), parts[-1][0]).partition(",")[0]
     raise OutputError(
-        f"the model returns a {type(returned).__name__} of several tensors, and which of them are the logits is unknown",
+        f"the model returns a {type(returned).__name__} of several tensors, and which are the logits is unknown",
         listed, f"output={likely} or another part, or a callable that picks it",
     )  # fmt: skip
 

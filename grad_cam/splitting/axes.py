@@ -29,21 +29,22 @@ H, W = Axis("H"), Axis("W")
 
 _SPATIAL = frozenset({
     "conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
-    "batch_norm",     "group_norm", "instance_norm", "interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle", "local_response_norm",
-    "lp_pool2d", "max_pool2d_with_indices", "upsample_nearest", "upsample_bilinear", "native_batch_norm",
-    "boolean_dispatch", "fn", "channel_shuffle",
+    "batch_norm", "group_norm", "instance_norm", "interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle",
+    "local_response_norm", "lp_pool2d", "max_pool2d_with_indices", "upsample_nearest", "upsample_bilinear",
+    "native_batch_norm", "boolean_dispatch", "fn", "channel_shuffle",
 })  # fmt: skip
 _LAST = frozenset({"linear"})
 _POINTWISE = frozenset({
     "add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "neg", "negative", "pow", "square",
-    "sqrt",     "rsqrt", "exp", "log", "log1p", "abs", "sign", "sin", "cos", "tanh", "sigmoid", "relu", "relu6", "leaky_relu",
-    "elu",     "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "softplus", "prelu", "rrelu", "glu",
-    "logsigmoid", "softsign", "threshold", "clamp", "clamp_min", "clamp_max", "clip", "maximum", "minimum", "where",
-    "masked_fill", "dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout",
-    "layer_norm", "rms_norm", "normalize", "softmax", "log_softmax", "clone", "contiguous", "to", "float", "half",
-    "bfloat16",     "double", "type", "type_as", "detach", "addcmul", "addcdiv", "lerp", "round", "floor", "nan_to_num", "radd", "rsub",
-    "rmul", "rtruediv", "truediv", "rpow", "iadd", "isub", "imul", "itruediv", "expm1", "erf", "fake_quantize", "data",
-    "requires_grad", "real", "refreshed", "rdiv", "idiv",
+    "sqrt", "rsqrt", "exp", "log", "log1p", "abs", "sign", "sin", "cos", "tanh", "sigmoid", "relu", "relu6",
+    "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "softplus",
+    "prelu", "rrelu", "glu", "logsigmoid", "softsign", "threshold", "clamp", "clamp_min", "clamp_max", "clip",
+    "maximum", "minimum", "where", "masked_fill", "dropout", "dropout1d", "dropout2d", "alpha_dropout",
+    "feature_dropout", "feature_alpha_dropout", "layer_norm", "rms_norm", "normalize", "softmax", "log_softmax",
+    "clone", "contiguous", "to", "float", "half", "bfloat16", "double", "type", "type_as", "detach", "addcmul",
+    "addcdiv", "lerp", "round", "floor", "nan_to_num", "radd", "rsub", "rmul", "rtruediv", "truediv", "rpow",
+    "iadd", "isub", "imul", "itruediv", "expm1", "erf", "fake_quantize", "data", "requires_grad", "real",
+    "refreshed", "rdiv", "idiv",
 })  # fmt: skip
 
 

@@ -30,7 +30,8 @@ _PLAIN_OBJECTS = 2000
 
 _ATOMS = frozenset({
     int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, type, torch.Size, torch.dtype,
-    torch.device, torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType, types.CodeType, frozenset,
+    torch.device, torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType, types.CodeType,
+    frozenset,
 })  # fmt: skip
 HOOKS = tuple(k for k in nn.Module().__dict__ if "forward" in k or k.startswith("_backward"))
 """Names of the tables of hooks that a call of a module reads."""

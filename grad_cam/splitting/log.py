@@ -268,9 +268,9 @@ def refreshed(tensor: Tensor, *writers: Any) -> Tensor:
 
 
 _SILENT = frozenset({
-    "shape", "dtype", "device", "layout", "ndim", "is_cuda", "is_sparse", "is_quantized", "is_meta",
-    "_version", "itemsize", "nbytes", "names", "is_mps", "is_xla", "is_cpu", "is_nested", "is_xpu",
-    "_base", "output_nr", "is_mkldnn", "_backward_hooks", "is_mtia", "is_ipu", "is_vulkan", "is_maia", "is_sparse_csr",
+    "shape", "dtype", "device", "layout", "ndim", "is_cuda", "is_sparse", "is_quantized", "is_meta", "_version",
+    "itemsize", "nbytes", "names", "is_mps", "is_xla", "is_cpu", "is_nested", "is_xpu", "_base", "output_nr",
+    "is_mkldnn", "_backward_hooks", "is_mtia", "is_ipu", "is_vulkan", "is_maia", "is_sparse_csr",
 })  # fmt: skip
 """Attributes that say something of a tensor which is no tensor."""
 
@@ -296,10 +296,10 @@ def _in_steps(func: Any) -> Any:
 
 _NO_TENSOR = {
     Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.stride, Tensor.is_floating_point,
-    Tensor.is_complex, Tensor.is_contiguous, Tensor.__len__, Tensor.type, Tensor.get_device, Tensor.element_size, Tensor.nelement,
-    Tensor.is_inference, Tensor.storage_offset, Tensor.untyped_storage, Tensor.__hash__, Tensor.is_signed,
-    torch.is_floating_point, torch.is_complex, torch.is_tensor, torch.numel, torch.result_type, torch.is_same_size,
-    Tensor.is_same_size, torch.broadcast_shapes, torch.jit.annotate, torch._assert,
+    Tensor.is_complex, Tensor.is_contiguous, Tensor.__len__, Tensor.type, Tensor.get_device, Tensor.element_size,
+    Tensor.nelement, Tensor.is_inference, Tensor.storage_offset, Tensor.untyped_storage, Tensor.__hash__,
+    Tensor.is_signed, torch.is_floating_point, torch.is_complex, torch.is_tensor, torch.numel, torch.result_type,
+    torch.is_same_size, Tensor.is_same_size, torch.broadcast_shapes, torch.jit.annotate, torch._assert,
 }  # fmt: skip
 
 
