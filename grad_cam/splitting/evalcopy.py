@@ -36,7 +36,7 @@ _ATOMS = frozenset({
 HOOKS = tuple(k for k in nn.Module().__dict__ if "forward" in k or k.startswith("_backward"))
 """Names of the tables of hooks that a call of a module reads."""
 
-_TABLES = frozenset(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict))
+_TABLES = frozenset(k for k, v in nn.Module().__dict__.items() if isinstance(v, (dict, set)))
 
 _PLAIN: dict[type, Any] = {}
 """The attributes of torch's own modules, where they hold nothing that a forward could write to."""
@@ -138,6 +138,7 @@ class EvalCopy:
             for key, value in source.items():
                 if key not in own:
                     shared = type(value) in _ATOMS or key in _TABLES  # hooks of state_dict take no part
+                    shared = shared or (type(value) is tuple and all(type(v) in _ATOMS for v in value))
                     own[key] = value if shared else self._own(value, prefix + key)
         if source["training"] and type(module).train is not nn.Module.train:
             if not self.apart:  # what its own train() does with its weights must not be done with the model's

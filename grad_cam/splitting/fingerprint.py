@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .evalcopy import HOOKS, is_plain
 
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size})
-_SKIPPED = frozenset({*(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict)), "training"})
+_SKIPPED = frozenset({*(k for k, v in nn.Module().__dict__.items() if isinstance(v, (dict, set))), "training"})
 
 
 def of(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
