@@ -423,6 +423,29 @@ def prefix_tokens(model: nn.Module) -> int | None:
     return None
 
 
+def reductions(model: nn.Module) -> set[int]:
+    """By how much a model reduces height and width of its input, at the levels it declares.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        timm's `feature_info` reductions, or the patch size of a Hugging Face configuration and, for models of several
+        levels, its doubles; empty where nothing is declared.
+    """
+    found: set[int] = set()
+    info = getattr(model, "feature_info", None)
+    for level in getattr(info, "info", info) or ():
+        value = level.get("reduction") if isinstance(level, Mapping) else None
+        if _is_count(value):
+            found.add(int(value))  # type: ignore[arg-type]
+    for size, _ in _settings(getattr(model, "config", None), ("patch_size",), "config"):
+        if _is_count(size):
+            depths = getattr(getattr(model, "config", None), "depths", None)
+            found |= {int(size) << level for level in range(len(depths) if isinstance(depths, (list, tuple)) else 1)}
+    return found
+
+
 def class_count(model: nn.Module) -> int | None:
     """The number of classes a model declares.
 

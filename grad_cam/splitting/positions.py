@@ -37,7 +37,7 @@ class Reading(NamedTuple):
     Attributes:
         layout: The layout, or None where there is no map.
         note: Why there is none, or "".
-        evidence: "followed" (from the images, through the operations), "confirmed", "contradicted" or "undecided" (by
+        evidence: "followed" (from the images, through the operations), "declared" (by the model), "confirmed", "contradicted" or "undecided" (by
             the experiment), or "".
     """
 
@@ -55,6 +55,8 @@ class Positions:
         self._orders = _token_orders(root, plan)
         self._spatial = {n for n, p in root.named_parameters() if p.ndim == 4 and min(p.shape[2:]) > 1}
         self._assumed: dict[Ref, Labels] | None = None
+        self._grids = {(-(-size[0] // r), -(-size[1] // r)) for r in introspection.reductions(root)}
+        self._grids |= {(size[0] // r, size[1] // r) for r in introspection.reductions(root)}
         self._labels: dict[Ref, Labels] | None = None
         self._known: dict[tuple[Ref, bool], Reading] = {}
         self._measured: dict[Ref, list[tuple[Layout, str, float]]] = {}
@@ -88,6 +90,9 @@ class Positions:
                 followed = orders[0]
         if followed is not None and not careful:
             return Reading(followed, "", "followed")
+        declared = self._declared_grid(value)
+        if declared is not None and not careful and value not in self._measured:
+            return Reading(declared, "", "declared")
         candidates = self.candidates(value)
         if not candidates:
             return Reading(
@@ -137,12 +142,27 @@ class Positions:
             return Reading(declared, "", "undecided")
         return Reading(None, NO_POSITIONS + " as far as can be seen", "undecided")
 
+    def _declared_grid(self, value: Ref) -> Layout | None:
+        """The only reading whose grid is one that the model itself declares, if there is just one."""
+        labels = self.labels.get(value, ())
+        if any(axis is not None and axis.kind != "B" for axis in labels):
+            return None  # some axis is known, and they are no grid
+        found = [
+            c for c in self.candidates(value)
+            if c.grid in self._grids and c.grid != (1, 1) and c.axis == 1 and c.prefix in (0, self.prefix) and c.channels > 3
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else None
+
     def _declared(self, value: Ref) -> Layout | None:
         """The reading that a convolution declares, or what the model declares of its tokens, if that leaves one."""
         shape = self.plan.log.shapes[value]
         orders = self._orders.get(value)
         if orders:
             return orders[0]
+        verdicts = {c: v for c, v, _ in self._measured.get(value, [])}
+        declared = self._declared_grid(value)
+        if declared is not None and verdicts.get(declared) != "contradicted":
+            return declared
         if self._assumed is None:
             self._assumed = labels_of(self.plan.log, self._spatial)
         assumed = layout_of(self._assumed.get(value), shape)
@@ -153,7 +173,6 @@ class Positions:
         fitting = [
             c for c in layouts.candidates(shape, self.size, self.prefix) if c.axis == 1 and c.prefix == self.prefix
         ]
-        verdicts = {c: v for c, v, _ in self._measured.get(value, [])}
         return fitting[0] if len(fitting) == 1 and verdicts.get(fitting[0]) != "contradicted" else None
 
     # ---------------------------------------------------------------------------------------------------- experiment
