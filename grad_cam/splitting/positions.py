@@ -37,7 +37,8 @@ class Reading(NamedTuple):
     Attributes:
         layout: The layout, or None where there is no map.
         note: Why there is none, or "".
-        evidence: "followed" (from the images, through the operations), "declared" (by the model), "confirmed", "contradicted" or "undecided" (by
+        evidence: "followed" (from the images, through the operations), "declared" (by the model), "confirmed",
+            "contradicted" or "undecided" (by
             the experiment), or "".
     """
 
@@ -149,7 +150,8 @@ class Positions:
             return None  # some axis is known, and they are no grid
         found = [
             c for c in self.candidates(value)
-            if c.grid in self._grids and c.grid != (1, 1) and c.axis == 1 and c.prefix in (0, self.prefix) and c.channels > 3
+            if c.grid in self._grids and c.grid != (1, 1) and c.channels > 3
+            and c.axis == 1 and c.prefix in (0, self.prefix)
         ]  # fmt: skip
         return found[0] if len(found) == 1 else None
 

@@ -128,7 +128,8 @@ class Chain(Stages):
     def default_split(self) -> Split:
         """Cuts at the last place with a spatial grid whose gradient reaches the grid."""
         cut = default_cut(self.cutter)
-        border = next((b for b in self.cutter.borders[:-1] if b.value == cut.value and not cut.context), None)
+        ends = [] if cut.name in self.names or cut.context else self.cutter.borders[:-1]
+        border = next((b for b in ends if b.value == cut.value), None)
         return split_at(self.cutter, cut if border is None else self.cutter.at_border(border))
 
     def __str__(self) -> str:
