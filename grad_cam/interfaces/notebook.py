@@ -249,7 +249,7 @@ class Explorer:
     Args:
         model: As for `grad_cam.explain`.
         image: As for `grad_cam.GradCAM`.
-        layers: "blocks", "stages", or a list of layers.
+        layers: "auto" (the blocks where there are any, else the stages), "blocks", "stages", or a list of layers.
         target: Class index or name, or a target with one score; None is the predicted class.
         input_size: As for `grad_cam.GradCAM`.
         reshape_transform: As for `grad_cam.explain`.
@@ -270,7 +270,7 @@ class Explorer:
         model: nn.Module,
         image: Any,
         *,
-        layers: str | Sequence[int | str | nn.Module] = "blocks",
+        layers: str | Sequence[int | str | nn.Module] = "auto",
         layer: int | str | nn.Module | None = None,
         target: Any = None,
         input_size: int | tuple[int, int] | None = None,
@@ -290,7 +290,15 @@ class Explorer:
             self._stages = chain(inner, size)
             self._links = self._stages if layers == "stages" else chain(inner, size, depth=BLOCKS)
         self._given = target
-        self.cuts, self.skipped = self._offered(layers)
+        try:
+            self.cuts, self.skipped = self._offered(
+                "blocks" if isinstance(layers, str) and layers == "auto" else layers
+            )
+        except ValueError:
+            if layers != "auto":
+                raise
+            self._links = self._stages
+            self.cuts, self.skipped = self._offered("stages")
         self.start = self._place(layer)
         self.names = class_names(inner)
         self.first = self._explained(Choice(self.cuts[self.start].name, "grad_cam", GIVEN))
@@ -320,7 +328,7 @@ class Explorer:
                 raise ValueError("layers=[] names no layer: give at least one")
             return [self._cut_of(layer) for layer in layers], []
         if layers not in ("blocks", "stages"):
-            raise ValueError(f'layers={layers!r}: give "blocks", "stages" or a list of layers')
+            raise ValueError(f'layers={layers!r}: give "auto", "blocks", "stages" or a list of layers')
         ends = self._ends()
         cuts, skipped = [], []
         for stage, module in zip(links.stages[:-1], links, strict=False):
@@ -502,7 +510,7 @@ def inspect(
     layer: int | str | nn.Module | None = None,
     target: Any = None,
     method: str = "grad_cam",
-    layers: str | Sequence[int | str | nn.Module] = "blocks",
+    layers: str | Sequence[int | str | nn.Module] = "auto",
     threshold: float = THRESHOLD,
     smoothing: float | None = None,
     alpha: float = rendering.ALPHA,
@@ -522,7 +530,8 @@ def inspect(
         target: What to begin with: class index or name, or any target that gives one score per image; None is the
             predicted class.
         method: A name from `METHODS`.
-        layers: What the slider offers: "blocks", "stages" (top-level children), or a list of layers.
+        layers: What the slider offers: "auto" (the blocks where there are any, else the stages), "blocks", "stages"
+            (top-level children), or a list of layers.
         threshold: Fraction of the maximum under which the heatmap is floored.
         smoothing: Gaussian sigma in pixels of the picture; None takes what suits its size.
         alpha: Opacity of the hottest spot.
