@@ -296,7 +296,7 @@ def _in_steps(func: Any) -> Any:
 
 _NO_TENSOR = {
     Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.stride, Tensor.is_floating_point,
-    Tensor.is_complex, Tensor.is_contiguous, Tensor.__len__, Tensor.type, Tensor.get_device, Tensor.element_size,
+    Tensor.is_complex, Tensor.is_contiguous, Tensor.__len__, Tensor.get_device, Tensor.element_size,
     Tensor.nelement, Tensor.is_inference, Tensor.storage_offset, Tensor.untyped_storage, Tensor.__hash__,
     Tensor.is_signed, torch.is_floating_point, torch.is_complex, torch.is_tensor, torch.numel, torch.result_type,
     torch.is_same_size, Tensor.is_same_size, torch.broadcast_shapes, torch.jit.annotate, torch._assert,
