@@ -7,7 +7,6 @@ it and are still read after it, for the sake of the logits. A cut is a position;
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
@@ -38,6 +37,7 @@ class Plan:
         self._read_backwards()
         self._count()
         self._clean: dict[int, bool] = {}
+        self._borders: dict[tuple[int, frozenset[str]], tuple[Border, ...]] = {}
 
     def _read_backwards(self) -> None:
         last, depends = self.last, self.log.depends
@@ -319,9 +319,11 @@ class Plan:
         """The first position between two calls where a single tensor is alive."""
         return next((p for p in range(before.end + 1, after.start + 1) if self.only(p) is not None), None)
 
-    @functools.cache  # noqa: B019  (a plan is small, and goes with its record)
     def borders(self, depth: int, opened: frozenset[str]) -> tuple[Border, ...]:
         """The borders of the chain of a depth, the last being the end."""
+        known = self._borders.get((depth, opened))
+        if known is not None:
+            return known
         calls = self.visible(opened)
         keys = [".".join(c.path.split(".")[:depth]) for c in calls]
         found: list[Border] = []
@@ -334,7 +336,8 @@ class Plan:
                     found.append(self._border(position, calls, keys, group))
                     group = []
         found.append(self._border(len(self.log.events), calls, keys, group))
-        return tuple(_distinct(found))
+        known = self._borders[depth, opened] = tuple(_distinct(found))
+        return known
 
     def _border(self, position: int, calls: list[Call], keys: list[str], group: list[int]) -> Border:
         last = calls[group[-1]] if group else None
