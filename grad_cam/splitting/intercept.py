@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import SplitError
 from ..outputs import Output, find_logits
 from .evalcopy import EvalCopy
-from .log import leaves, map_leaves
+from .log import leaves, map_leaves, under_inference_mode
 
 
 class Point(NamedTuple):
@@ -151,10 +151,7 @@ def intercept(
         if not isinstance(tensor, Tensor):
             raise Moved("its forward takes another way than when it was recorded", str(points[index].path))
         if tensor.is_inference():
-            raise SplitError(
-                "its forward runs under torch.inference_mode, where no gradient can be had", type(copy.root).__name__,
-                "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
-            )  # fmt: skip
+            raise under_inference_mode(type(copy.root).__name__)
         if not tensor.is_floating_point():
             found[index] = tensor
             return tensor

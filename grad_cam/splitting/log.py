@@ -484,11 +484,7 @@ class _Recorder(TorchFunctionMode):
             step.problem = "it is part of a custom autograd.Function"
         if isinstance(out, Tensor):
             if out.is_inference():
-                raise SplitError(
-                    "its forward runs under torch.inference_mode, where no gradient can be had",
-                    type(self.copy.root).__name__,
-                    "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
-                )  # fmt: skip
+                raise under_inference_mode(type(self.copy.root).__name__)
             step.outs = (self._new(out, step.depends),)
         elif out is not None:
             step.outs = self._results(out, step.depends)
@@ -611,11 +607,7 @@ class _Recorder(TorchFunctionMode):
                 return None
             if ref is None:
                 if leaf.is_inference():
-                    raise SplitError(
-                        "its forward runs under torch.inference_mode, where no gradient can be had",
-                        f"module '{call.path}'",
-                        "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
-                    )  # fmt: skip
+                    raise under_inference_mode(f"module '{call.path}'")
                 call.opaque = True
                 ref = self._new(leaf, True)
             self._keep(ref, leaf)
@@ -634,6 +626,14 @@ class _Recorder(TorchFunctionMode):
         while self.bytes > STORE and len(self.values) > 1:
             _, (dropped, _) = self.values.popitem(last=False)
             self.bytes -= dropped.numel() * dropped.element_size()
+
+
+def under_inference_mode(given: str) -> SplitError:
+    """The error for a forward whose tensors cannot be differentiated."""
+    return SplitError(
+        "its forward runs under torch.inference_mode, where no gradient can be had", given,
+        "take the decorator off forward and use it, or torch.no_grad(), where the model is called",
+    )  # fmt: skip
 
 
 def _version(tensor: Tensor) -> int:
