@@ -1,9 +1,9 @@
 """Where the picture's axes lie in an activation: NCHW, NHWC or tokens.
 
-A `Layout` turns an activation into a map-shaped tensor (B, C, H, W) and back by the exact inverse. `infer` finds it
-from shapes: the shape at the cut, the size of the input, and what the model tells about its tokens.
+A `Layout` turns an activation into a map-shaped tensor (B, C, H, W) and back by the exact inverse. `candidates` are the
+readings that a shape allows; which of them holds is found out in `splitting`.
 
-Nothing of this package is imported here.
+Only `errors` is imported here.
 """
 
 from __future__ import annotations
@@ -144,41 +144,6 @@ def candidates(shape: Sequence[int], size: tuple[int, int], prefix: int | None =
                 if grid is not None:
                     found.append((0.0, Layout("tokens", grid, shape[3 - axis], prefix=p, axis=axis)))
     return [layout for _, layout in found]
-
-
-def infer(
-    shape: Sequence[int], size: tuple[int, int], prefix: int | None = None, prefer: str | None = None
-) -> Layout | str:
-    """Finds the layout of an activation.
-
-    Args:
-        shape: (B, ...) as it is at the cut.
-        size: Height and width of the input.
-        prefix: Number of prefix tokens if the model tells it.
-        prefer: "NCHW" or "NHWC" for shapes such as (B, 64, 64, 64) that fit both; the model's other cuts decide.
-
-    Returns:
-        The layout, or the reason in words why there is none.
-    """
-    if len(shape) not in (3, 4):
-        return "no spatial axes"
-    found = candidates(shape, size, prefix)
-    if not found:
-        return "no grid with the picture's proportions"
-    best = found[0]
-    if len(found) > 1 and len(shape) == 4 and prefer is not None and is_ambiguous(shape, size):
-        best = next((layout for layout in found if layout.name == prefer), best)
-    if best.grid == (1, 1):
-        return "1x1"
-    return best
-
-
-def is_ambiguous(shape: Sequence[int], size: tuple[int, int]) -> bool:
-    """Whether a 4-D shape fits NCHW and NHWC equally well."""
-    if len(shape) != 4:
-        return False
-    misfits = [_misfit(tuple(shape[2:4]), size), _misfit(tuple(shape[1:3]), size)]
-    return misfits[0] < math.inf and math.isclose(misfits[0], misfits[1], abs_tol=1e-9)
 
 
 def named(

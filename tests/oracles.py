@@ -20,6 +20,7 @@ import grad_cam
 from grad_cam.errors import GradCamError
 
 from . import positions
+from .oracle import plain_attention
 
 RECORDED, OTHER = 2, 3  # batch sizes
 CLOSE, GRADIENT = 1e-5, 1e-4  # relative
@@ -88,17 +89,6 @@ def relative(got: Tensor, wanted: Tensor) -> float:
     return float(off)
 
 
-@contextlib.contextmanager
-def without_fast_path() -> Iterator[None]:
-    """`nn.MultiheadAttention` without its fused inference path, whose sums are rounded differently."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 # ------------------------------------------------------------------------------------------------ the model as found
 
 
@@ -143,11 +133,11 @@ def require_exact(halves: Callable[[Tensor], Tensor], model: nn.Module, shape: S
         got, wanted = halves(x.clone()), plain(model, x)
         if not torch.equal(got, wanted):
             off = relative(got, wanted)
-            with without_fast_path():
+            with plain_attention():
                 assert torch.equal(halves(x.clone()), plain(model, x)), f"differs by {off:.3g} at the recorded batch"
             said = "equal bit for bit only without the fast path of nn.MultiheadAttention"
         x = images(shape, OTHER)
-        with without_fast_path() if said else contextlib.nullcontext():
+        with plain_attention() if said else contextlib.nullcontext():
             off = relative(halves(x.clone()), plain(model, x))
     assert off <= CLOSE, f"differs by {off:.3g} at a batch of {OTHER}"
     return said
@@ -214,7 +204,7 @@ def hooked(reference: nn.Module, path: str, x: Tensor, classes: Tensor, shape: S
 
     handle = reference.get_submodule(path).register_forward_hook(hook)
     try:
-        with torch.enable_grad(), without_fast_path():
+        with torch.enable_grad(), plain_attention():
             logits = logits_of(reference(x.clone()))
             assert seen, f"a hook on '{path}' is not called"
             logits = logits if logits.ndim > 1 else logits[:, None]
@@ -243,7 +233,7 @@ def require_gradient(
     off = relative(activation, wanted.activation)
     assert off <= CLOSE, f"at '{layer}' the activation is not the module's output: {off:.3g} off"
     leaf = activation.detach().clone().requires_grad_()
-    with torch.enable_grad(), without_fast_path():
+    with torch.enable_grad(), plain_attention():
         logits = cut.classifier((leaf.clone(), *context) if context else leaf.clone())
         logits = logits if logits.ndim > 1 else logits[:, None]
         (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), leaf)
@@ -277,7 +267,7 @@ def capture(reference: nn.Module, paths: Sequence[str], shapes: Sequence[Sequenc
 
         handles = [watch(path, shape) for path, shape in zip(paths, shapes, strict=True)]
         try:
-            with torch.no_grad(), without_fast_path():
+            with torch.no_grad(), plain_attention():
                 reference(x.clone())
         finally:
             for handle in handles:
@@ -341,7 +331,7 @@ def called(reference: nn.Module, x: Tensor) -> set[str]:
 
     handles = [m.register_forward_hook(watch(path)) for path, m in reference.named_modules() if path]
     try:
-        with without_fast_path():
+        with plain_attention():
             plain(reference, x)
     finally:
         for handle in handles:
@@ -451,7 +441,7 @@ def examine_layers(
 
 def first(cut: grad_cam.Split, x: Tensor) -> Tensor:
     """The activation an extractor gives, without its context."""
-    with torch.no_grad(), without_fast_path():
+    with torch.no_grad(), plain_attention():
         handed = cut.extractor(x.clone())
     return handed[0] if isinstance(handed, tuple) else handed
 

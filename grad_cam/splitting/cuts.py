@@ -49,7 +49,6 @@ class Cut(NamedTuple):
         value: The activation there.
         context: The other tensors that are alive.
         point: Where the model's own forward can be met there, if anywhere.
-        stage: Whether it is the end of a stage.
     """
 
     name: str
@@ -58,7 +57,6 @@ class Cut(NamedTuple):
     value: Ref
     context: tuple[Ref, ...]
     point: Point | None
-    stage: bool
 
 
 class Taken(NamedTuple):
@@ -404,7 +402,7 @@ class Cutter:
             self.record = self._record()
         borders = self.borders_at(depth)
         ends = [0, *[b.position for b in borders]]
-        copy = self._fresh or self.copy
+        copy = self.copy
         return self._build(ends, [None, *borders], copy, None)
 
     def take(self, cuts: Sequence[Cut], by_image: bool = True) -> Taken:
@@ -531,7 +529,7 @@ class Cutter:
     def at_border(self, border: Border) -> Cut:
         """The cut at the end of a stage."""
         index = self.layer_idx(border.value, border.position)
-        return Cut(border.name, index, border.position, border.value, (), self._point(border.value), True)
+        return Cut(border.name, index, border.position, border.value, (), self._point(border.value))
 
     def cut(self, layer: int | str | nn.Module) -> Cut:
         """Finds a layer.
@@ -639,7 +637,7 @@ class Cutter:
             point = self._point(value)
         context = tuple(r for r in alive if r != value)
         index = self.layer_idx(value, position) if not context else None
-        return Cut(name, index, position, value, context, point, False)
+        return Cut(name, index, position, value, context, point)
 
     def _point(self, value: Ref) -> Point | None:
         """Where the model's own forward can be met with a value in hand: at a module's end, else at an operation."""
@@ -686,7 +684,7 @@ class Cutter:
         Raises:
             SplitError: They cannot be had, or do not reproduce the model.
         """
-        copy = self.copy if self._fresh is None else self._fresh
+        copy = self.copy
         self.align()
         crossing = {cut.value, *cut.context}
         for step in self.record.plan.steps(cut.position, len(self.record.plan.log.events)):
@@ -712,7 +710,7 @@ class Cutter:
     def chain(self, original: bool = True) -> list[tuple[str, nn.Module]]:
         """The named stages of the chain."""
         self.align()
-        copy = self.copy if self._fresh is None else self._fresh
+        copy = self.copy
         borders = self.borders
         ends = [0, *[b.position for b in borders]]
         modules = self._build(ends, [None, *borders], copy, original)  # type: ignore[list-item]
@@ -749,7 +747,7 @@ class Cutter:
             inputs, outputs = crossing(i), crossing(i + 1)
             whole = () if original is None else self.record.whole
             program = plan.program(positions[i], positions[i + 1], [r for r in outputs if r not in inputs], whole)
-            parts = [(_number(part, plan), part, plan.rebound(part) if type(part) is Call else []) for part in program]
+            parts = [(plan.number(part), part, plan.rebound(part) if type(part) is Call else []) for part in program]
             self._require_available(parts, inputs, ends[i].name if i and ends[i] is not None else "")  # type: ignore[union-attr]
             axis = self._batch_axis(inputs) if any(number in scaled for number, _, _ in parts) else None
             training = self.model.training if original else False
@@ -844,19 +842,6 @@ def _another_batch(images: Tensor) -> Tensor:
     if len(images) == 1:
         return torch.cat([images.flip(-1), images.flip(-1).roll(1, -1)])
     return images[:1].flip(-1)
-
-
-def _number(part: Step | Call, plan: Plan) -> int:
-    if type(part) is Call:
-        return part.start
-    return _numbers(plan)[id(part)]
-
-
-def _numbers(plan: Plan) -> dict[int, int]:
-    known = plan.__dict__.get("numbers")
-    if known is None:
-        known = plan.__dict__["numbers"] = {id(e): i for i, e in enumerate(plan.log.events) if type(e) is Step}
-    return known
 
 
 def _unlike(names: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -7,13 +7,13 @@ it and are still read after it, for the sake of the logits. A cut is a position;
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
 from torch import nn
 
 from ..errors import SplitError
-from .log import DATA_DEPENDENT, Call, Enter, Exit, Log, Ref, Step, leaves
+from .log import DATA_DEPENDENT, Call, Enter, Exit, Log, Ref, Step
 
 
 class Unrepeatable(SplitError):
@@ -257,13 +257,21 @@ class Plan:
             stack += event.reads
         return [log.events[i] for i in sorted(indices)]  # type: ignore[misc]
 
+    @functools.cached_property
+    def _numbers(self) -> dict[int, int]:
+        return {id(e): i for i, e in enumerate(self.log.events) if type(e) is Step}
+
+    def number(self, part: Step | Call) -> int:
+        """The event that a step is, or that opens a call."""
+        return part.start if type(part) is Call else self._numbers[id(part)]
+
     def is_data_dependent(self) -> bool:
         """Whether values of the images become Python values outside modules that are run whole."""
         found = (e for e in self.log.events if type(e) is Step and e.func in DATA_DEPENDENT)
         return any(not self._is_inside_whole(e) for e in found)
 
     def _is_inside_whole(self, step: Step) -> bool:
-        index = self.log.events.index(step)
+        index = self.number(step)
         return any(c.start < index < c.end and c.path and self.clean(c) for c in self.log.calls)
 
     def _unrepeatable(self, step: Step) -> Unrepeatable:
@@ -393,8 +401,3 @@ def _holds_blocks(module: nn.Module | None) -> bool:
     return module is not None and any(
         isinstance(m, (nn.Sequential, nn.ModuleList)) and len(m) for m in module.modules()
     )
-
-
-def refs_in(value: Any) -> list[Ref]:
-    """The references in a nested structure."""
-    return [leaf for leaf in leaves(value) if type(leaf) is Ref]
