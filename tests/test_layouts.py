@@ -1,4 +1,4 @@
-"""Layouts: found from shapes, exact inverses, and equal by value to timm's own NCHW features."""
+"""Layouts: the readings a shape allows, exact inverses, and equal by value to timm's own NCHW features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import grad_cam
-from grad_cam.layouts import Layout, LayoutError, infer, named
+from grad_cam.layouts import Layout, LayoutError, candidates, named
 
 from . import families
 
@@ -29,22 +29,22 @@ from . import families
         ((2, 49, 256), (224, 224), None, Layout("tokens", (7, 7), 256)),
         ((2, 141, 32), (160, 224), 1, Layout("tokens", (10, 14), 32, 1)),
         ((2, 192, 196), (224, 224), 0, Layout("tokens", (14, 14), 192, 0, axis=2)),
-        ((2, 1280, 1, 1), (224, 224), None, "1x1"),
-        ((2, 1280), (224, 224), None, "no spatial axes"),
-        ((2, 3, 4, 5, 6), (224, 224), None, "no spatial axes"),
-        ((2, 3, 152), (224, 224), 1, "1x1"),
     ],
 )
-def test_layouts_are_found_from_shapes(shape, size, prefix, wanted) -> None:
-    """Every kind of activation is read as what it is, for square and oblong inputs, or the reason given."""
-    assert infer(shape, size, prefix) == wanted
+def test_the_true_reading_is_among_the_candidates(shape, size, prefix, wanted) -> None:
+    """Every kind of activation has its own reading among those its shape allows, for square and oblong inputs."""
+    assert wanted in candidates(shape, size, prefix)
 
 
-def test_a_cube_is_decided_by_the_other_cuts() -> None:
-    """(64, 64, 64) fits both readings: the preference decides, NCHW without one."""
-    assert infer((1, 64, 64, 64), (256, 256)).name == "NCHW"
-    assert infer((1, 64, 64, 64), (256, 256), prefer="NHWC").name == "NHWC"
-    assert infer((1, 32, 64, 64), (256, 256), prefer="NHWC").name == "NCHW"
+@pytest.mark.parametrize("shape", [(2, 1280), (2, 3, 4, 5, 6)])
+def test_shapes_without_two_spatial_axes_have_no_candidate(shape: tuple[int, ...]) -> None:
+    """A vector and a volume are no map."""
+    assert candidates(shape, (224, 224)) == []
+
+
+def test_a_cube_has_both_readings() -> None:
+    """(64, 64, 64) fits NCHW and NHWC alike: the shape cannot decide, so neither may be left out."""
+    assert {c.name for c in candidates((1, 64, 64, 64), (256, 256))} == {"NCHW", "NHWC"}
 
 
 ORDER = torch.randperm(35, generator=torch.Generator().manual_seed(0))
