@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import targets
-    from .explanation import Explanation, Sweep, explain, sweep
+    from .engine import explain, sweep
     from .gradcam import GradCAM
     from .methods import METHODS
+    from .results import Explanation, Sweep
     from .splitting import Chain, Split, SplitError, chain, split, verify
 
 __all__ = [
@@ -22,7 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "explanation": ("Explanation", "Sweep", "explain", "sweep"),
+    "engine": ("explain", "sweep"),
+    "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS",),
     "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),

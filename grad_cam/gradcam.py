@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from . import rendering
 from .arguments import as_layer, check_fraction, check_model
-from .explanation import Explanation, class_names, explain, refuse_existing
+from .engine import class_names, explain
 from .images import load_image, preprocessing
 from .introspection import unwrap
+from .results import Explanation, refuse_existing
 from .splitting import Chain
 
 if TYPE_CHECKING:

@@ -46,8 +46,8 @@ from PIL import Image
 from torch import nn
 
 from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep, zoo
-from ..explanation import BLOCKS
 from ..images import ImageError, Preprocessing, load_image, preprocessing
+from ..splitting.cuts import BLOCKS
 from .notebook import layered
 
 if TYPE_CHECKING:

@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from .. import rendering
 from ..arguments import as_layer, check_model
-from ..explanation import BLOCKS, Explanation, class_names, explain, sweep
+from ..engine import class_names, explain, sweep
 from ..images import load_image, preprocessing
 from ..introspection import unwrap
 from ..methods import METHODS, Method, find
+from ..results import Explanation
 from ..splitting import Chain, chain
+from ..splitting.cuts import BLOCKS
 
 __all__ = ["Choice", "Display", "Explorer", "Inspector", "LastWins", "inspect"]
 

@@ -28,7 +28,7 @@ from .. import rendering
 from ..methods import find
 
 if TYPE_CHECKING:
-    from ..explanation import Explanation, Sweep
+    from ..results import Explanation, Sweep
 
 __all__ = [
     "Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -65,6 +66,28 @@ class Method:
     def class_specific(self) -> bool:
         """Whether the map depends on the target; what is made from activations alone does not."""
         return self.needs != "activations"
+
+    @property
+    def scope(self) -> Literal["layer", "input", "network"]:
+        """What it reads: the activation at a cut, the input alone, or the whole network; only the first has a layer."""
+        if self.needs in ("attention", "block_attention", "network", "network_cam"):
+            return "network"
+        return "input" if self.needs == "images" else "layer"
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether activations and gradients of one pass are all it asks for, so that many cuts cost one pass."""
+        return self.needs in ("activations", "gradients")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The caller's own settings, with their defaults."""
+        parameters = inspect.signature(self.function).parameters
+        found = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+        if self.needs == "noisy_gradients":
+            noise = inspect.signature(gradient.noisy_copies).parameters
+            found |= {name: noise[name].default for name in ("samples", "noise", "seed")}
+        return found
 
 
 _PGC = "https://github.com/jacobgil/pytorch-grad-cam"
