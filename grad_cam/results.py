@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import metrics, rendering
+from .errors import refuse_existing
 from .methods import METHODS
 from .splitting import StageInfo
 
@@ -170,13 +171,6 @@ def _title(method: str) -> str:
     """A method's name as figures show it; what wraps or fuses it stays as it is."""
     name = next((n for n in sorted(METHODS, key=len, reverse=True) if method.startswith(n)), "")
     return METHODS[name].title + method[len(name) :] if name else method
-
-
-def refuse_existing(paths: Sequence[pathlib.Path], force: bool) -> None:
-    """Raises FileExistsError if any of the files exists, unless `force`."""
-    there = [str(p) for p in paths if p.exists()]
-    if there and not force:
-        raise FileExistsError(f"{', '.join(there)} exists already; choose another name or pass force=True (--force)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "results", "zoo",
     },
     "explanation": {"engine", "results"},  # an old name, for one release
-    "gradcam": {"arguments", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},
+    "gradcam": {"arguments", "errors", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},
 }  # fmt: skip
 
 OPTIONAL = {
