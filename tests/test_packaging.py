@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "layouts": {"errors"},
     "targets": {"arguments", "errors"},
     "images": {"arguments", "errors", "introspection"},
-    "rendering": {"arguments"},
+    "rendering": {"arguments", "errors"},
     "metrics": set(),
     "methods": {"arguments", "batchnorm", "errors"},
     "zoo": {"arguments", "errors", "introspection"},
