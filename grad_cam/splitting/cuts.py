@@ -22,9 +22,8 @@ from ..arguments import check_model
 from ..batchnorm import correct_gradients
 from ..errors import GradCamError, LayerError, SplitError
 from ..outputs import Output, find_logits, rows
-from . import fingerprint
+from . import fingerprint, renewal
 from . import intercept as intercept_
-from . import renewal
 from .align import Unaligned, align
 from .evalcopy import EvalCopy
 from .intercept import Moved, Plain, Point, Written, first_not_finite, needs_mode, observe
@@ -240,6 +239,7 @@ class Cutter:
     def _take_copy(self) -> EvalCopy:
         """A copy that has not been run yet."""
         copy, self._fresh = self._fresh or self.new_copy(), None
+        copy.mark = copy.mark or self.copy.mark
         self.copy = copy
         return copy
 

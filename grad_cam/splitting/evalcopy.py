@@ -198,10 +198,23 @@ class EvalCopy:
 
     def fill(self, module: nn.Module, new: nn.Module, path: str) -> None:
         """Gives a copied module the parameters and buffers of the original as they are now."""
-        prefix = f"{path}." if path else ""
-        for name, made in (("_parameters", self._parameter), ("_buffers", self._buffer)):
-            tensors = module.__dict__[name]
-            new.__dict__[name] = {k: made(t, prefix + k) for k, t in tensors.items()} if tensors else {}
+        parameters, buffers = module.__dict__["_parameters"], module.__dict__["_buffers"]
+        if not parameters and not buffers:
+            new.__dict__["_parameters"], new.__dict__["_buffers"] = {}, {}
+            return
+        prefix, memo, shared = f"{path}." if path else "", self._memo, not self.apart
+        own: dict[str, Tensor | None] = {}
+        for key, parameter in parameters.items():  # most of the time that renewing a copy takes
+            if shared and type(parameter) is nn.Parameter:
+                number = id(parameter)
+                known = memo.get(number)
+                if known is None:
+                    known = memo[number] = _make_subclass(nn.Parameter, parameter, False)
+                own[key] = known
+            else:
+                own[key] = self._parameter(parameter, prefix + key)
+        new.__dict__["_parameters"] = own
+        new.__dict__["_buffers"] = {k: self._buffer(b, prefix + k) for k, b in buffers.items()} if buffers else {}
 
     def _own_parameters(self, module: nn.Module) -> None:
         """Gives the parameters of a copied module and of those in it memory of their own."""

@@ -16,9 +16,9 @@ from torch import nn
 
 from .evalcopy import HOOKS, SHARED_BUFFERS, EvalCopy, is_plain_object
 
-_TENSORS = ("_parameters", "_buffers")
-_GIVEN = frozenset({*_TENSORS, "_modules", "training", *HOOKS})
-_hooks_of = operator.itemgetter(*HOOKS)
+_MOSTLY_EMPTY = (*HOOKS, "_non_persistent_buffers_set")
+_GIVEN = frozenset({"_parameters", "_buffers", "_modules", "training", *_MOSTLY_EMPTY})
+_tables_of = operator.itemgetter(*_MOSTLY_EMPTY)
 _GETTERS: dict[tuple[str, ...], Any] = {}
 
 
@@ -34,7 +34,9 @@ def _getter(keys: tuple[str, ...]) -> Any:
 def empty(copy: EvalCopy) -> None:
     """Takes the tensors and the user's modules from a copy, so that it can be kept without keeping their memory."""
     for module in copy.modules.values():
-        module.__dict__["_parameters"], module.__dict__["_buffers"] = {}, {}
+        state = module.__dict__
+        if state["_parameters"] or state["_buffers"]:
+            state["_parameters"], state["_buffers"] = {}, {}
     copy.originals = {}
     copy._forget()
     for name in ("_tables", "tensors", "foreign"):
@@ -113,7 +115,8 @@ class _Comparison:
         ones, others = getter(state), getter(mine)
         if not all(map(operator.is_, ones, others)) and not self._items(ones, others):
             return False
-        if (any(_hooks_of(state)) or any(_hooks_of(mine))) and not self._items(_hooks_of(state), _hooks_of(mine)):
+        ones, others = _tables_of(state), _tables_of(mine)
+        if (any(ones) or any(others)) and not self._items(ones, others):
             return False
         if self.fill:
             self.copy.fill(theirs, own, path)
