@@ -219,9 +219,10 @@ class Cutter:
 
     def __del__(self) -> None:
         """Keeps the copy for a later call, unless a run leaves things behind on it or parts of it live on."""
-        copy, known = self.__dict__.get("copy"), self._known
+        copy = self.__dict__.get("copy")  # None: it could not be made
         if copy is None or copy.mark is None or self._lent:
             return
+        known = self._known
         if not known.clean:
             known.clean = renewal.unchanged(copy, self.model)
         if known.clean:
