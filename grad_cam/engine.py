@@ -28,6 +28,7 @@ from .arguments import as_layer, check_images, check_model
 from .errors import LayerError
 from .introspection import unwrap
 from .layouts import Layout
+from .loading import class_names, preprocessing
 from .methods import METHODS, Method, attention, find
 from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
@@ -171,20 +172,11 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, 
     return open_images(inner, images, output, depth)
 
 
-def class_names(model: nn.Module) -> list[str] | None:
-    """The names of a model's classes if they are known (see `zoo.labels`)."""
-    from . import zoo
-
-    return zoo.labels(model)
-
-
 _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 def _pictures(model: nn.Module, images: Tensor) -> NDArray[np.uint8]:
     """What the model saw, for display; how it was normalised is worked out once per model and size."""
-    from .images import preprocessing
-
     size = (int(images.shape[-2]), int(images.shape[-1]))
     known = _PREPARED.setdefault(model, {})
     key = (size, id(getattr(model, "preprocessing", None)), id(getattr(model, "image_processor", None)))
@@ -288,7 +280,7 @@ def _explain(cutter: Cutter, layer: Any, ask: _Ask) -> Explanation:
     if cut is None:
         cut = default_cut(cutter) if layer is None else cutter.cut(as_layer(layer))
     names = class_names(cutter.model)
-    target = _indexed(ask.target, cutter.model)
+    target = ask.target
     where = Layer(cut.name, cut.layer_idx)
     if ask.entry.needs == "images":
         where = Layer("the input", None)
@@ -381,17 +373,6 @@ def _whole_maps(
             gradients = attention.gradients(score(logits), seen, keep_graph=k + 1 < len(scores))
             maps.append(entry.function([a.detach() for a in seen], gradients, grid, **options))
     return torch.stack(maps, 1)
-
-
-def _indexed(target: Target, model: nn.Module) -> Target:
-    """Class names, also in lists, as indices: synonyms count; for an unknown name the closest are offered."""
-    if isinstance(target, str):
-        from . import zoo
-
-        return zoo.class_index(model, target)
-    if isinstance(target, (list, tuple)):
-        return [_indexed(each, model) for each in target]
-    return target
 
 
 def _result(
@@ -606,7 +587,7 @@ def _one_pass(cutter: Cutter, cuts: list[Cut], ask: _Ask) -> list[Explanation]:
     taken = cutter.take(cuts, by_image=ask.layout is None)
     names = class_names(cutter.model)
     logits = taken.logits
-    resolved = targets.resolve(_indexed(ask.target, cutter.model), logits.detach(), names)
+    resolved = targets.resolve(ask.target, logits.detach(), names)
     _require_finite(logits.detach(), "the logits", cutter)
     found = [_layout(cutter, cut, raw, ask.layout) for cut, raw in zip(cuts, taken.activations, strict=True)]
     gradients: list[list[Tensor]] = []

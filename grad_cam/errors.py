@@ -41,3 +41,7 @@ class LayerError(GradCamError):
 
 class LayoutError(LayerError):
     """An activation cannot be read as a grid of positions."""
+
+
+class ModelError(GradCamError):
+    """A model, a checkpoint or a class that does not exist; the message says what does."""

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 import grad_cam
 from grad_cam import rendering
-from grad_cam.images import ImageError
 from grad_cam.interfaces import app
 from grad_cam.interfaces.app import AppError, Asked, Display, Limits, Models, View, answer, look, open_model, read
+from grad_cam.loading import ImageError
 
 # ---------------------------------------------------------------------------------------------------- without a browser
 

@@ -45,8 +45,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep, zoo
-from ..images import ImageError, Preprocessing, load_image, preprocessing
+from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep
+from .. import loading as zoo
+from ..loading import ImageError, Preprocessing, load_image, preprocessing
 from ..splitting.cuts import BLOCKS
 from .notebook import layered
 
@@ -181,7 +182,7 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
         raise AppError(
             f"no layer of {name} carries a map ({why or 'it has one stage'}): choose one with a spatial grid"
         )
-    return Opened(name, zoo.labels(loaded), prepare, chains, rungs, start, skipped)
+    return Opened(name, zoo.class_names(loaded), prepare, chains, rungs, start, skipped)
 
 
 class Models:

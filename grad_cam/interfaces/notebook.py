@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from .. import rendering
 from ..arguments import as_layer, check_model
-from ..engine import class_names, explain, sweep
-from ..images import load_image, preprocessing
+from ..engine import explain, sweep
 from ..introspection import unwrap
+from ..loading import class_names, load_image, preprocessing
 from ..methods import METHODS, Method, find
 from ..results import Explanation
 from ..splitting import Chain, chain
