@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from . import rendering
 from .arguments import as_layer, check_fraction, check_model
 from .engine import explain
+from .errors import refuse_existing
 from .introspection import unwrap
 from .loading import class_names, preprocessing
-from .results import Explanation, refuse_existing
+from .results import Explanation
 from .splitting import Chain
 
 if TYPE_CHECKING:

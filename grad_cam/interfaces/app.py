@@ -49,7 +49,6 @@ from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep
 from .. import loading as zoo
 from ..loading import ImageError, Preprocessing, load_image, preprocessing
 from ..splitting.cuts import BLOCKS
-from .notebook import layered
 
 if TYPE_CHECKING:
     import gradio
@@ -157,9 +156,9 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
     """Loads a model and cuts it into stages and blocks.
 
     Args:
-        model: A name for `zoo.load`, or a model.
+        model: A name for `loading.load`, or a model.
         input_size: Size of its pictures instead of its own.
-        **how: pretrained and checkpoint, for `zoo.load`.
+        **how: pretrained and checkpoint, for `loading.load`.
 
     Raises:
         ValueError: No such model, or no cut of it carries a map.
@@ -326,7 +325,7 @@ Key = tuple[str, int | None]  # method and layer_idx; None for a method to which
 
 def key(method: str, layer_idx: int) -> Key:
     """Under which a map is kept."""
-    return method, layer_idx if layered(METHODS[method]) else None
+    return method, layer_idx if METHODS[method].scope == "layer" else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -390,7 +389,7 @@ class View:
     @property
     def place(self) -> str:
         """What the map is of: a layer, or all of the network."""
-        return self.rung.name if layered(METHODS[self.method]) else "the whole network"
+        return self.rung.name if METHODS[self.method].scope == "layer" else "the whole network"
 
 
 class Display(NamedTuple):
@@ -695,7 +694,7 @@ def headline_html(view: View) -> str:
     if view.target is not None and view.logits.size > 1:
         chance = f' <span class="gc-quiet">{_text(percent(float(view.probabilities[view.target])))}</span>'
     at = f"{METHODS[view.method].title}, {view.place}"
-    if layered(METHODS[view.method]):
+    if METHODS[view.method].scope == "layer":
         at = f"{METHODS[view.method].title} at <code>{_text(view.rung.name)}</code>, {view.rung.size}"
     return f'<div class="gc-headline"><h2>{_text(view.word)}{chance}</h2><p>{at}</p></div>'
 
@@ -742,7 +741,7 @@ def methods_html(view: View, display: Display) -> str:
     for method in view.chosen:
         map = view.maps.get(key(method, view.rung.layer_idx), "not computed yet")
         entry = METHODS[method]
-        same = ["class"] * (not entry.class_specific) + ["layer"] * (not layered(entry))
+        same = ["class"] * (not entry.class_specific) + ["layer"] * (entry.scope != "layer")
         about = _text(f"{entry.source}; the same for every {' and '.join(same)}" if same else entry.source)
         cards.append(_card(view, map, display, entry.title, about, method, method == view.method))
     return f'<div class="gc-grid">{"".join(cards)}</div>'
@@ -750,7 +749,7 @@ def methods_html(view: View, display: Display) -> str:
 
 def layers_html(view: View, display: Display) -> str:
     """The sweep: every layer that carries a map, from the picture to the logits."""
-    if not layered(METHODS[view.method]):
+    if METHODS[view.method].scope != "layer":
         card = _card(view, view.map, display, view.place, "", str(view.position), True)
         said = f"{METHODS[view.method].title} has one map for all layers."
         return f'<div class="gc-grid">{card}</div><p class="gc-quiet">{_text(said)}</p>'
@@ -970,7 +969,7 @@ def build(
     """Makes the page without serving it.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         limits: What a visitor may ask of the server.
         input_size: Size of the model's pictures instead of its own.
         checkpoint: File with the model's weights.
@@ -1258,7 +1257,7 @@ def launch(
     """Serves the page.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         port: Where; None takes the first free port from 7860 on, 0 any free one.
         host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
             everywhere, without a password.
