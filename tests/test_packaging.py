@@ -34,9 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "results": {"arguments", "errors", "rendering", "metrics", "methods", "splitting"},
+    "ingredients": {"layouts", "methods", "splitting", "targets"},
     "engine": {
-        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "methods", "splitting",
-        "results", "zoo",
+        "arguments", "errors", "images", "ingredients", "introspection", "methods", "outputs", "results", "splitting",
+        "targets", "zoo",
     },
     "explanation": {"engine", "results"},  # an old name, for one release
     "gradcam": {"arguments", "errors", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},
