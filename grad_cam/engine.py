@@ -59,7 +59,7 @@ Reshape = str | Callable[[Tensor], Tensor] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
+class Request:
     """Validated arguments."""
 
     method: Method
@@ -69,13 +69,16 @@ class _Request:
     aug_smooth: bool
     eigen_smooth: bool
     progress: Progress | None
+    output: Output
     options: dict[str, Any]
 
     @classmethod
     def of(
-        cls, function: str, method: AnyMethod, target: Target, layout: Reshape, fuse: Fusion | None, aug_smooth: bool,
-        eigen_smooth: bool, progress: Progress | None, options: dict[str, Any],
-    ) -> _Request:  # fmt: skip
+        cls, function: str, method: AnyMethod, target: Target = None, layout: Reshape = None,
+        fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False,
+        progress: Progress | None = None, output: Output = None, **options: Any,
+    ) -> Request:  # fmt: skip
+        """Validates the arguments of a function of the public screen, by its name."""
         found = find(method)
         for asked, allowed, name in (
             (aug_smooth, found.aug_smooth, "aug_smooth"),
@@ -88,11 +91,10 @@ class _Request:
         for name in options:
             if name not in known:
                 raise _unknown_argument(function, name, found)
-        missing = [name for name, default in known.items() if default is inspect.Parameter.empty]
-        for name in missing:
-            if name not in options:
+        for name, default in known.items():
+            if default is inspect.Parameter.empty and name not in options:
                 raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
-        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, options)
+        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, options)
 
     @property
     def function(self) -> Callable[..., Tensor | Factorization]:
@@ -105,22 +107,25 @@ class _Request:
         return self.method.name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
 
 
-_ELSEWHERE = {
-    "targets": "target", "target_category": "target", "category": "target", "class_idx": "target",
-    "target_layers": "layer", "target_layer": "layer", "layer_idx": "layer", "layers": "layer", "layer": "layer",
-    "input_tensor": "images", "inputs": "images", "img_path": "images",
-}  # fmt: skip
-"""Names that arguments have in other libraries and in `GradCAM`."""
+_HABITS = {
+    "target": ("targets", "target", "target_category", "category", "class_idx"),
+    "layer": ("target_layers", "target_layer", "layers", "layer", "layer_idx"),
+    "images": ("input_tensor", "inputs", "images", "image", "img_path"),
+}
+"""Names that arguments have in other libraries, or in another function of this one."""
+_OURS = {
+    "explain": {"target": "target=...", "layer": "layer=...", "images": ""},
+    "sweep": {"target": "target=...", "layer": "layers=[...]", "images": ""},
+    "GradCAM": {"target": "class_idx=...", "layer": "layer_idx=...", "images": ""},
+}
 
 
 def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeError:
-    ours = _ELSEWHERE.get(name)
-    if ours is not None:
-        ours = "layers" if (function, ours) == ("sweep", "layer") else ours
-        return ArgumentTypeError(
-            f"{function} has no argument {name}=", remedy=f"write {function}(model, images, {ours}=...)"
-            if ours != "images" else f"write {function}(model, images) with a tensor (B, C, H, W)",
-        )  # fmt: skip
+    meant = next((ours for ours, names in _HABITS.items() if name in names), None)
+    if meant is not None:
+        picture = '"cat.jpg"' if function == "GradCAM" else "images"
+        call = ", ".join(filter(None, ["model", picture, _OURS[function][meant]]))
+        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
     takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
     return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
 
@@ -212,8 +217,8 @@ def explain(
             does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
-    request = _Request.of(
-        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, options
+    request = Request.of(
+        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output, **options
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
@@ -249,7 +254,7 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 # ------------------------------------------------------------------------------------------------------ the shared path
 
 
-def _explained(cutter: Cutter, cuts: Sequence[Cut], request: _Request) -> list[Explanation]:
+def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
     pictures = _pictures(cutter.model, cutter.images)
@@ -271,7 +276,7 @@ def _groups(cuts: Sequence[Cut], method: Method) -> list[list[int]]:
     return [together, *alone] if together else alone
 
 
-def _of_one_run(cutter: Cutter, cuts: list[Cut], request: _Request, pictures: NDArray[np.uint8]) -> list[Explanation]:
+def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, pictures: NDArray[np.uint8]) -> list[Explanation]:
     """The explanations of cuts that one forward pass serves."""
     method = request.method
     names = class_names(cutter.model)
@@ -399,8 +404,8 @@ def sweep(
     Raises:
         ValueError: No cut carries a map, or as for `explain`.
     """
-    request = _Request.of(
-        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, options
+    request = Request.of(
+        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output, **options
     )  # fmt: skip
     if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')

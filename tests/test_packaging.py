@@ -40,7 +40,9 @@ ALLOWED: dict[str, set[str]] = {
         "targets", "zoo",
     },
     "explanation": {"engine", "results"},  # an old name, for one release
-    "gradcam": {"arguments", "errors", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},
+    "gradcam": {
+        "arguments", "engine", "errors", "images", "introspection", "methods", "rendering", "results", "splitting",
+    },
 }  # fmt: skip
 
 OPTIONAL = {
