@@ -16,9 +16,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import targets, zoo
@@ -35,7 +33,7 @@ from .methods.chunks import Progress
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
-from .results import Explanation, Layer, Sweep
+from .results import Explanation, Layer, Seen, Sweep
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
@@ -150,9 +148,8 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
 
 def _warn_of_range(model: nn.Module, images: Tensor) -> None:
     """Warns where images do not seem to be normalised as the model expects."""
-    low, high = (float(value) for value in images.aminmax())
-    if low < 0 and max(-low, high) < 4:  # no mean and deviation within 0..1 make such values too bright
-        return
+    if float(images.amin()) < 0 and float(images.abs().flatten(1).mean(1).amax()) < 4:
+        return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
         warnings.warn(note, stacklevel=4)
@@ -257,11 +254,11 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
-    pictures = _pictures(cutter.model, cutter.images)
+    seen = _seen(cutter.model, cutter.images)
     groups = _groups(cuts, request.method)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
-        results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, pictures))
+        results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, seen))
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
     return explanations if request.fuse is None else [_fused(explanations, request.fuse)]
@@ -276,7 +273,7 @@ def _groups(cuts: Sequence[Cut], method: Method) -> list[list[int]]:
     return [together, *alone] if together else alone
 
 
-def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, pictures: NDArray[np.uint8]) -> list[Explanation]:
+def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -> list[Explanation]:
     """The explanations of cuts that one forward pass serves."""
     method = request.method
     names = class_names(cutter.model)
@@ -304,7 +301,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, pictures: NDA
             require_finite(maps, f"the map at '{place.name}'", cutter)
             maps = maps if resolved.several else maps[:, 0]
         made.append(
-            Explanation(maps.detach(), logits, words, classes, place, request.name, cutter.images, pictures)
+            Explanation(maps.detach(), logits, words, classes, place, request.name, seen)
         )  # fmt: skip
     return made
 
@@ -346,14 +343,14 @@ def _indexed(target: Target, model: nn.Module) -> Target:
 _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def _pictures(model: nn.Module, images: Tensor) -> NDArray[np.uint8]:
-    """What the model saw, for display; how it was normalised is worked out once per model and size."""
+def _seen(model: nn.Module, images: Tensor) -> Seen:
+    """What the model sees, safe from later changes; how it was normalised is worked out once per model and size."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
     known = _PREPARED.setdefault(model, {})
     key = (size, id(getattr(model, "preprocessing", None)), id(getattr(model, "image_processor", None)))
     if key not in known:
         known[key] = preprocessing(model, size)
-    return known[key].pictures(images.float().cpu())
+    return Seen(images.clone(), known[key])
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import refuse_existing
+from .images import Preprocessing
 from .methods import METHODS
 from .rendering import Display
 from .splitting import StageInfo
@@ -36,6 +37,24 @@ class Layer(NamedTuple):
         return self.name if self.layer_idx is None else f"{self.name} (layer_idx {self.layer_idx})"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """A batch as the model sees it, shared by its explanations.
+
+    Attributes:
+        images: (B, C, H, W).
+        preprocessing: How the pictures were made into images.
+    """
+
+    images: Tensor = dataclasses.field(repr=False)
+    preprocessing: Preprocessing
+
+    @functools.cached_property
+    def pictures(self) -> NDArray[np.uint8]:
+        """The batch for display, uint8 (B, H, W, 3)."""
+        return self.preprocessing.pictures(self.images.float().cpu())
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """The result of `explain`; nothing changes it, display settings are given when it is shown.
@@ -47,8 +66,7 @@ class Explanation:
         classes: Class indices (B, K), or None if the target is not a class.
         layer: Name and layer_idx of the cut.
         method: Name of the method.
-        images: The model's input (B, C, H, W).
-        pictures: What the model saw, for display, uint8 (B, H, W, 3).
+        seen: What the model saw.
     """
 
     map: Tensor
@@ -57,8 +75,17 @@ class Explanation:
     classes: Tensor | None
     layer: Layer
     method: str
-    images: Tensor
-    pictures: NDArray[np.uint8]
+    seen: Seen
+
+    @property
+    def images(self) -> Tensor:
+        """The model's input, (B, C, H, W)."""
+        return self.seen.images
+
+    @property
+    def pictures(self) -> NDArray[np.uint8]:
+        """What the model saw, for display, uint8 (B, H, W, 3)."""
+        return self.seen.pictures
 
     def __repr__(self) -> str:
         words = list(dict.fromkeys(word for each in self.target for word in each))

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "methods": {"arguments", "batchnorm", "errors"},
     "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"arguments", "errors", "rendering", "metrics", "methods", "splitting"},
+    "results": {"arguments", "errors", "images", "rendering", "metrics", "methods", "splitting"},
     "ingredients": {"layouts", "methods", "splitting", "targets"},
     "engine": {
         "arguments", "errors", "images", "ingredients", "introspection", "methods", "outputs", "results", "splitting",
