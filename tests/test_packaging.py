@@ -34,14 +34,16 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"arguments", "errors", "rendering", "metrics", "methods", "splitting"},
-    "ingredients": {"errors", "layouts", "targets", "methods", "splitting"},
+    "results": {"arguments", "errors", "loading", "rendering", "metrics", "methods", "splitting"},
+    "ingredients": {"layouts", "methods", "splitting", "targets"},
     "engine": {
-        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "loading", "methods", "splitting",
-        "ingredients", "results",
+        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "results",
+        "splitting", "targets",
     },
     "explanation": {"engine", "loading", "results"},  # an old name, for one release
-    "gradcam": {"arguments", "errors", "introspection", "loading", "rendering", "splitting", "engine", "results"},
+    "gradcam": {
+        "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "results", "splitting",
+    },
 }  # fmt: skip
 
 OPTIONAL = {

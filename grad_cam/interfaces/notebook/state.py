@@ -138,12 +138,9 @@ class ExplorerState:
         if _from_one_pass(method):
             found = self._sweep(choice.method, choice.target)
             return {choice._replace(layer=one.layer.name): one for one in found}
-        options: dict[str, Any] = {}
-        if "progress" in method.options:
-            options["progress"] = lambda done, total: self.progress(choice, done, total)
         one = explain(
             self._model, self._tensor, layer=choice.layer, target=self._target_of(choice.target), method=choice.method,
-            reshape_transform=self._reshape, **options,
+            reshape_transform=self._reshape, progress=lambda done, total: self.progress(choice, done, total),
         )  # fmt: skip
         return {choice: one}
 
