@@ -13,7 +13,7 @@ from ...errors import GradCamError
 from ..common import Opened, one_line, unique_slugs
 from .console import Bars, bars, print_error, say
 from .edge import FAILED, SOME_FAILED, debugging
-from .options import find_pictures
+from .parsing import find_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
