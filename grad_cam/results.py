@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import metrics, rendering
+from .errors import refuse_existing
 from .methods import METHODS
 from .rendering import Display
-from .rendering.files import refuse_existing
 from .splitting import StageInfo
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Explanation:
     Attributes:
         map: Raw signed map in units of the score per activation, (B, h, w), or (B, K, h, w) for K targets an image.
         logits: (B, classes).
-        target: What was explained, in words: one list of K names per image.
+        target: What was explained, in words: K names for each image.
         classes: Class indices (B, K), or None if the target is not a class.
         layer: Name and layer_idx of the cut.
         method: Name of the method.
@@ -54,7 +54,7 @@ class Explanation:
 
     map: Tensor = dataclasses.field(repr=False)
     logits: Tensor = dataclasses.field(repr=False)
-    target: list[list[str]]
+    target: tuple[tuple[str, ...], ...]
     classes: Tensor | None
     layer: Layer
     method: str
