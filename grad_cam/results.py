@@ -310,16 +310,14 @@ class Sweep(Sequence[Explanation]):
             names: What to call the images; their numbers by default.
             force: Overwrite a file that exists.
             display: Settings the page opens with; `Display()` by default.
-            **changes: Single settings: threshold, smoothing, alpha, colormap.
+            **changes: Single settings.
 
         Returns:
             The path.
         """
-        from .interfaces.report import report_of, write_report  # the only step upwards, taken when it is asked for
+        from .rendering.report import report_of, write_report
 
-        display = Display.of(display, **changes)
-        settings = {name: getattr(display, name) for name in ("threshold", "smoothing", "alpha", "colormap")}
-        return write_report(report_of(self, names=names, **settings), path, force)
+        return write_report(report_of(self, names=names, display=Display.of(display, **changes)), path, force)
 
     def _titles(self) -> list[str]:
         titles = []
