@@ -44,7 +44,7 @@ In its own folder, demo-output, it writes them anew each time.
     opened = ModelOptions().open()
     with busy("Explaining two photos"):
         from ... import explain, rendering, sweep, targets, zoo
-        from ...images import load_image
+        from ...loading.images import load_image
 
         inputs = {name: opened.prepare(load_image(path))[0] for name, path in zoo.samples().items()}
         found = {name: explain(opened.model, inputs[name]) for name in ("espresso", "cat")}
