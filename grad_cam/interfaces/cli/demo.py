@@ -43,8 +43,9 @@ In its own folder, demo-output, it writes them anew each time.
     check_folder(output)
     opened = ModelOptions().open()
     with busy("Explaining two photos"):
-        from ... import explain, rendering, sweep, targets, zoo
-        from ...images import load_image
+        from ... import explain, rendering, sweep, targets
+        from ... import loading as zoo
+        from ...loading import load_image
 
         inputs = {name: opened.prepare(load_image(path))[0] for name, path in zoo.samples().items()}
         found = {name: explain(opened.model, inputs[name]) for name in ("espresso", "cat")}
