@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import fnmatch
+import importlib
 import os
 import pathlib
 import subprocess
@@ -189,3 +190,17 @@ def test_photos_are_small_and_credited() -> None:
     credits = (PACKAGE / "photos" / "CREDITS.md").read_text(encoding="utf-8")
     assert len(photos) == 2
     assert all(photo.stat().st_size < 200_000 and photo.name in credits for photo in photos)
+
+
+OLD_NAMES = ("explanation", "images", "tracing", "zoo")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_names_warn_and_are_used_nowhere(name: str) -> None:
+    """A module that moved still has all it had, warns at import, and is imported by no other module of the package."""
+    module = importlib.import_module(f"grad_cam.{name}")
+    with pytest.warns(FutureWarning, match=f"grad_cam.{name} is now"):
+        importlib.reload(module)
+    assert all(hasattr(module, each) for each in module.__all__)
+    assert not [path.name for path in MODULES if name in _imports(path)]

@@ -160,7 +160,8 @@ class TargetOptions:
         Returns:
             The target (see `grad_cam.explain`) for a batch of images (B, C, H, W).
         """
-        from ... import explain, targets, zoo
+        from ... import explain, targets
+        from ... import loading as zoo
 
         count = zoo.class_count(opened.model)
         if self.top is not None and count is not None and self.top > count:
