@@ -8,9 +8,10 @@ import itertools
 import math
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import refuse_existing
+from .loading.preprocess import Preprocessing
 from .methods import METHODS
 from .rendering import Display
 from .splitting import StageInfo
@@ -38,6 +40,24 @@ class Layer(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """A batch as the model sees it, shared by its explanations.
+
+    Attributes:
+        images: (B, C, H, W).
+        preprocessing: How the pictures were made into images.
+    """
+
+    images: Tensor = dataclasses.field(repr=False)
+    preprocessing: Preprocessing
+
+    @functools.cached_property
+    def pictures(self) -> NDArray[np.uint8]:
+        """The batch for display, uint8 (B, H, W, 3)."""
+        return self.preprocessing.pictures(self.images.float().cpu())
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """The result of `explain`; nothing changes it, display settings are given when it is shown.
 
@@ -48,18 +68,33 @@ class Explanation:
         classes: Class indices (B, K), or None if the target is not a class.
         layer: Name and layer_idx of the cut.
         method: Name of the method.
-        images: The model's input (B, C, H, W).
-        pictures: What the model saw, for display, uint8 (B, H, W, 3).
+        seen: What the model saw.
     """
 
-    map: Tensor = dataclasses.field(repr=False)
-    logits: Tensor = dataclasses.field(repr=False)
+    map: Tensor
+    logits: Tensor
     target: tuple[tuple[str, ...], ...]
     classes: Tensor | None
     layer: Layer
     method: str
-    images: Tensor = dataclasses.field(repr=False)
-    pictures: NDArray[np.uint8] = dataclasses.field(repr=False)
+    seen: Seen
+
+    @property
+    def images(self) -> Tensor:
+        """The model's input, (B, C, H, W)."""
+        return self.seen.images
+
+    @property
+    def pictures(self) -> NDArray[np.uint8]:
+        """What the model saw, for display, uint8 (B, H, W, 3)."""
+        return self.seen.pictures
+
+    def __repr__(self) -> str:
+        words = list(dict.fromkeys(word for each in self.target for word in each))
+        of = f"{words[0]!r}" + (f" and {len(words) - 1} more" if len(words) > 1 else "")
+        return (
+            f"Explanation({self.method} of {of} at {self.layer}, map {_sizes(self.map)}, logits {_sizes(self.logits)})"
+        )
 
     def heatmap(self, display: Display | None = None, **changes: Any) -> NDArray[np.float32]:
         """Returns what is shown of the maps, at image size.
@@ -211,11 +246,15 @@ _MEANING = {
 
 def _title(method: str) -> str:
     """A method's name as figures show it; what wraps or fuses it stays as it is."""
-    name = next((n for n in sorted(METHODS, key=len, reverse=True) if method.startswith(n)), "")
-    return METHODS[name].title + method[len(name) :] if name else method
+    name = re.split(r"\W", method, maxsplit=1)[0]
+    return METHODS[name].title + method[len(name) :] if name in METHODS else method
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def _sizes(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sweep(Sequence[Explanation]):
     """An explanation for every cut that carries a map, from the picture towards the logits.
 
@@ -230,13 +269,23 @@ class Sweep(Sequence[Explanation]):
     explanations: tuple[Explanation, ...]
     skipped: tuple[tuple[Layer, str], ...]
     model: str
-    stages: tuple[StageInfo, ...] = dataclasses.field(repr=False)
-    labels: Sequence[str] | None = dataclasses.field(default=None, repr=False)
+    stages: tuple[StageInfo, ...]
+    labels: Sequence[str] | None = None
+
+    def __repr__(self) -> str:
+        first, last = self.explanations[0], self.explanations[-1]
+        where = first.layer.name if len(self) == 1 else f"{first.layer.name} to {last.layer.name}"
+        maps = " to ".join(dict.fromkeys(_sizes(e.map) for e in (first, last)))
+        return f"Sweep({self.model}, {first.method}, {len(self)} of {where}, maps {maps}, {len(self.skipped)} skipped)"
 
     def __len__(self) -> int:
         return len(self.explanations)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Explanation: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Explanation, ...]: ...
+    def __getitem__(self, index: int | slice) -> Explanation | tuple[Explanation, ...]:
         return self.explanations[index]
 
     def curves(self, image: int = 0, target: int = 0) -> dict[str, list[float]]:

@@ -27,20 +27,23 @@ ALLOWED: dict[str, set[str]] = {
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "targets": {"arguments", "errors"},
-    "images": {"arguments", "errors", "introspection"},
+    "loading": {"arguments", "errors", "introspection"},
+    "images": {"loading"},  # an old name, for one release
+    "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors"},
     "metrics": set(),
     "methods": {"arguments", "batchnorm", "errors"},
-    "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"arguments", "errors", "rendering", "metrics", "methods", "splitting"},
-    "ingredients": {"errors", "layouts", "targets", "methods", "splitting"},
+    "results": {"arguments", "errors", "loading", "rendering", "metrics", "methods", "splitting"},
+    "ingredients": {"layouts", "methods", "splitting", "targets"},
     "engine": {
-        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "methods", "splitting",
-        "ingredients", "results", "zoo",
+        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "results",
+        "splitting", "targets",
     },
-    "explanation": {"engine", "results"},  # an old name, for one release
-    "gradcam": {"arguments", "errors", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},
+    "explanation": {"engine", "loading", "results"},  # an old name, for one release
+    "gradcam": {
+        "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "results", "splitting",
+    },
 }  # fmt: skip
 
 OPTIONAL = {
