@@ -118,7 +118,7 @@ def test_display_controls_draw_the_same_map_again(view: View, monkeypatch: pytes
     ]
     for other in pictures[1:]:
         assert not np.array_equal(pictures[0], other)
-    wanted = rendering.overlay(view.seen, rendering.heatmap(view.map, view.size, 0.0, 2.0))
+    wanted = rendering.overlay(view.seen, rendering.heatmap(view.map, view.size, 0.0, 2.0), colormap=rendering.COLORMAP)
     np.testing.assert_array_equal(pictures[0], np.asarray(wanted))
 
 

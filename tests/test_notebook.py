@@ -214,7 +214,9 @@ def test_opens_with_the_prediction(explorer, cnn):
     assert explorer.layer.value == grad_cam.chain(cnn, 64, depth=4).default_split().name == one.layer.name
     assert explorer.target.value == int(one.logits[0].argmax())
     heat = one.heatmap(threshold=1 / 8, smoothing=rendering.default_smoothing((64, 64)))[0]
-    np.testing.assert_array_equal(pixels(explorer), np.asarray(rendering.overlay(one.pictures[0], heat)))
+    np.testing.assert_array_equal(
+        pixels(explorer), np.asarray(rendering.overlay(one.pictures[0], heat, colormap=rendering.COLORMAP))
+    )
 
 
 @pytest.mark.parametrize(
