@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from . import rendering
 from .arguments import as_layer, check_fraction, check_model
-from .engine import class_names, explain
+from .engine import explain
 from .errors import refuse_existing
-from .images import load_image, preprocessing
 from .introspection import unwrap
+from .loading import class_names, preprocessing
 from .results import Explanation
 from .splitting import Chain
 
@@ -89,8 +89,7 @@ class GradCAM:
         self.threshold, self.smoothing, self.colormap, self.alpha = threshold, smoothing, colormap, alpha
         inner = unwrap(model.model if isinstance(model, Chain) else model)
         prepare = preprocessing(inner, input_size if input_size is not None else input_shape)
-        self.picture = prepare.view(load_image(img_path))
-        self._tensor = prepare.tensor(self.picture)
+        self._tensor, self.picture = prepare(img_path)
         self._reshape, self._options = reshape_transform, options
         self._explanation: Explanation | None = None
         self._explained: tuple[Any, ...] | None = None

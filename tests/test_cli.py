@@ -22,9 +22,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import grad_cam
-from grad_cam import zoo
-from grad_cam.images import load_image, preprocessing
+from grad_cam import loading
 from grad_cam.interfaces import cli
+from grad_cam.loading import load_image, preprocessing
 
 from .conftest import SIZE, TinyNet
 
@@ -40,7 +40,7 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command in an empty folder that holds a photo, a damaged one and a text; tiny stands for a tiny model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRAD_CAM_DEBUG", raising=False)
-    photo = Image.open(zoo.samples()["cat"])
+    photo = Image.open(loading.samples()["cat"])
     photo.resize((90, 60)).save("cat.png")
     photo.resize((60, 90)).save("tall.jpg")
     pathlib.Path("damaged.jpg").write_bytes(pathlib.Path("tall.jpg").read_bytes()[:700])
@@ -55,8 +55,8 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     transformer = timm.models.VisionTransformer(
         img_size=SIZE, patch_size=16, embed_dim=24, depth=3, num_heads=2, num_classes=7
     ).eval()
-    known, load = {"tiny": model, "vit": transformer}, zoo.load
-    monkeypatch.setattr(zoo, "load", lambda name, **kw: known[name] if name in known else load(name, **kw))
+    known, load = {"tiny": model, "vit": transformer}, loading.load
+    monkeypatch.setattr(loading, "load", lambda name, **kw: known[name] if name in known else load(name, **kw))
     runner = CliRunner()
 
     def call(*words: Any) -> Any:
@@ -247,7 +247,7 @@ def test_existing_files_are_kept(run: Run, method: str, monkeypatch: pytest.Monk
 
 def test_unwritable_folder_is_found_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written to is an error before the model is loaded."""
-    monkeypatch.setattr(zoo, "load", lambda *a, **k: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
     for command in ("explain", "sweep"):
         found = run(command, "cat.png", *TINY, "-o", "notes.txt")
         assert found.exit_code == 1
@@ -332,7 +332,7 @@ def test_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(zoo, "load", interrupted)
+    monkeypatch.setattr(loading, "load", interrupted)
     found = run("layers", "tiny")
     assert found.exit_code == 130
     assert _messages(found.stderr) == ["Stopped."]

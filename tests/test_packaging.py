@@ -27,19 +27,21 @@ ALLOWED: dict[str, set[str]] = {
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "targets": {"arguments", "errors"},
-    "images": {"arguments", "errors", "introspection"},
+    "loading": {"arguments", "errors", "introspection"},
+    "images": {"loading"},  # an old name, for one release
+    "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors"},
     "metrics": set(),
     "methods": {"arguments", "batchnorm", "errors"},
-    "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "results": {"arguments", "errors", "rendering", "metrics", "methods", "splitting"},
+    "ingredients": {"errors", "layouts", "targets", "methods", "splitting"},
     "engine": {
-        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "methods", "splitting",
-        "results", "zoo",
+        "arguments", "errors", "introspection", "outputs", "layouts", "targets", "loading", "methods", "splitting",
+        "ingredients", "results",
     },
-    "explanation": {"engine", "results"},  # an old name, for one release
-    "gradcam": {"arguments", "errors", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},
+    "explanation": {"engine", "loading", "results"},  # an old name, for one release
+    "gradcam": {"arguments", "errors", "introspection", "loading", "rendering", "splitting", "engine", "results"},
 }  # fmt: skip
 
 OPTIONAL = {
