@@ -134,7 +134,11 @@ def test_layers_json_and_depth(run: Run) -> None:
     """`layers --json` says the same for programs, and `--depth 2` opens the stages."""
     flat, deep = (json.loads(run("layers", "tiny", "--input-size", 64, "--depth", d, "--json").stdout) for d in (1, 2))
     assert len(deep) > len(flat)
-    assert any(each["name"] == "layer1.0" for each in deep)
+    indices = {each["name"]: each["layer_idx"] for each in deep}
+    assert indices["layer1.0"] is None
+    assert {name: index for name, index in indices.items() if index is not None} == {
+        {"layer1": "layer1.1", "layer2": "layer2.1"}.get(each["name"], each["name"]): each["layer_idx"] for each in flat
+    }
     assert sum(each["default"] for each in flat) == 1
     assert flat[0]["grid"] == [16, 16]
 

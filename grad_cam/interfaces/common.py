@@ -214,10 +214,16 @@ class Opened:
             self._chains[depth] = chain(self.model, self.prepare.size, depth)
         return self._chains[depth]
 
+    def layer_indices(self, depth: int = 1) -> dict[str, int]:
+        """The layer_idx (number of top-level stages after it) of the layers of a chain where such a stage ends."""
+        stages, names = self.chain().stages, self.chain(depth).names
+        inside = {s.layer_idx: [n for n in names if n == s.name or n.startswith(f"{s.name}.")] for s in stages}
+        return {found[-1]: index for index, found in inside.items() if found and index is not None}
+
     def layers(self, depth: int = 1) -> LayerTable:
         """The layers of the chain of a depth."""
         links = self.chain(depth)
-        ends = _ends(self.chain().stages, links.names)
+        ends = self.layer_indices(depth)
         choices: list[LayerChoice] = []
         skipped: list[tuple[str, str]] = []
         for stage in links.stages[:-1]:
@@ -231,12 +237,6 @@ class Opened:
         default = links.default_split().name if choices else ""
         start = names.index(default) if default in names else max(0, len(names) - 1)
         return LayerTable(links, tuple(choices), tuple(skipped), start)
-
-
-def _ends(stages: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-    """The layer_idx of the layers of an opened chain at which a top-level stage ends."""
-    inside = {s.layer_idx: [n for n in names if n == s.name or n.startswith(f"{s.name}.")] for s in stages}
-    return {found[-1]: layer_idx for layer_idx, found in inside.items() if found}
 
 
 def open_model(

@@ -41,7 +41,7 @@ def layers(
     """List the layers of a model, to choose one from.
 
     Every line is a place where the model can be cut exactly. \
-The first number is its layer_idx: how many stages come after it.
+The first number is its layer_idx: how many top-level stages come after it. Inside such a stage there is only the name.
 
     [bold]Examples[/]
       grad-cam layers resnet34
@@ -62,7 +62,8 @@ The first number is its layer_idx: how many stages come after it.
             chosen = links.default_split().name
         except ValueError:
             chosen = None  # no cut carries a map
-        stages = links.stages
+        indices = opened.layer_indices(depth)
+        stages = [dataclasses.replace(s, layer_idx=indices.get(s.name)) for s in links.stages]
     if as_json:
         print_json([_row(s, s.name == chosen) for s in stages])
         return
@@ -71,7 +72,8 @@ The first number is its layer_idx: how many stages come after it.
         grid = _times(s.layout.grid) if s.layout else "–"
         note = "default" if s.name == chosen else s.note
         style = "bold green" if s.name == chosen else "" if s.layout is not None and not s.note else "dim"
-        cells = (str(s.layer_idx), s.name, s.type, _times(s.shape), str(s.layout or "–"), grid, note)
+        index = "–" if s.layer_idx is None else str(s.layer_idx)
+        cells = (index, s.name, s.type, _times(s.shape), str(s.layout or "–"), grid, note)
         listed.add_row(*(Text(cell) for cell in cells), style=style)
     say((opened.name, "bold"), f" ({type(links.model).__name__}), {len(links)} stages, input {_times(links.size)}")
     console().print(listed)
