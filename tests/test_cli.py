@@ -488,6 +488,20 @@ def test_names_of_the_classes(run: Run) -> None:
         assert json.loads(found.stdout)["images"][0]["explanations"][0]["index"] == 6
 
 
+def test_signed_view(run: Run) -> None:
+    """`--view signed` draws other pictures of the same map, alone, compared and in a sweep."""
+    pictures = {}
+    for view in ("positive", "signed"):
+        words = (*TINY, "-c", "bee", "--view", view, "-o", view)
+        assert run("explain", "cat.png", *words).exit_code == 0
+        assert run("explain", "cat.png", *words, "-x", "grad_cam,hires_cam").exit_code == 0
+        assert run("sweep", "cat.png", *words, "-x", "hires_cam").exit_code == 0
+        files = sorted(path for path in pathlib.Path(view).rglob("*.png") if path.name[:2] not in ("00", "01", "02"))
+        pictures[view] = [path.read_bytes() for path in files]
+    assert len(pictures["signed"]) >= 3
+    assert not set(pictures["signed"]) & set(pictures["positive"])
+
+
 def test_device_and_dtype(run: Run) -> None:
     """`--device` and `--dtype` say where and how it is computed."""
     found = run("explain", "cat.png", *TINY, "--device", "cpu", "--dtype", "float64")

@@ -276,7 +276,7 @@ def test_bad_sources(cnn: nn.Module, source: Any) -> None:
         ({"class_idx": 7}, "7"),
         ({"class_idx": -1}, "-1"),
         ({"class_idx": "bee"}, "bee"),
-        ({"method": "gradcam"}, "grad_cam"),
+        ({"method": "gradcm"}, "grad_cam"),
         ({"method": "grad_cam", "chunk": 3}, "chunk"),
         ({"input_size": 0}, "0"),
         ({"input_size": (64, -1)}, "-1"),

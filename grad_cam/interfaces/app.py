@@ -408,7 +408,7 @@ def shown_methods() -> list[str]:
 
 def one_pass(method: str) -> bool:
     """Whether one forward and one backward pass give the maps of all layers."""
-    return METHODS[method].needs in ("activations", "gradients")
+    return METHODS[method].one_pass and METHODS[method].gives == "map"
 
 
 QUEUES = {"maps": 2, "models": 1, "slow": 1}  # what is computed at the same time, so that nobody waits for slow work
@@ -433,7 +433,7 @@ def queue_for(before: View | None, asked: Asked, models: Models) -> str:
 
 def many_passes(method: str) -> bool:
     """Whether a method runs the model, or the rest of it, for every channel, mask or noisy copy."""
-    return METHODS[method].needs in ("tail", "score", "images", "noisy_gradients", "tail_gradient")
+    return not METHODS[method].one_pass and METHODS[method].scope != "network"
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -593,15 +593,12 @@ def settle(view: View, progress: Progress | None = None) -> View:
 
 
 def _explained(view: View, method: str, layer_idx: int | None, progress: Progress | None) -> View:
-    links, options = view.opened.chains[view.scale], {}
+    links = view.opened.chains[view.scale]
     if one_pass(method):
         found = list(sweep(links, view.tensor, layers="stages", target=view.target, method=method))
         keys = [(method, e.layer.layer_idx) for e in found]
     else:
-        if progress is not None and "progress" in inspect.signature(METHODS[method].function).parameters:
-            options["progress"] = progress
-        at = view.rung.layer_idx if layer_idx is None else layer_idx
-        found = [explain(links, view.tensor, layer=at, target=view.target, method=method, **options)]
+        found = [explain(links, view.tensor, layer=layer_idx, target=view.target, method=method, progress=progress)]
         keys = [(method, layer_idx)]
     first = found[0]
     maps = {k: e.map.reshape(e.map.shape[-2:]).float().cpu().numpy() for k, e in zip(keys, found, strict=True)}
