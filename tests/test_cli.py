@@ -600,7 +600,9 @@ def test_methods(run: Run) -> None:
     """`methods` lists the whole table, for people, for programs and for the README."""
     text = run("methods").stdout
     assert all(f"{name} " in text for name in grad_cam.METHODS)
-    assert [each["name"] for each in json.loads(run("methods", "--json").stdout)] == list(grad_cam.METHODS)
+    rows = {each["name"]: each for each in json.loads(run("methods", "--json").stdout)}
+    assert list(rows) == list(grad_cam.METHODS)
+    assert rows["smooth_grad_cam_plus_plus"]["options"] == {"samples": 8, "noise": 0.15, "seed": 0}
     assert run("methods", "--markdown").stdout == cli.methods_table()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -13,10 +14,13 @@ from .console import busy, console, print_json, say, table
 from .edge import command
 from .options import FLAG, MODEL, NAMES, Json, ModelOptions, option
 
+if TYPE_CHECKING:
+    from ... import Chain
+
 
 @dataclasses.dataclass(frozen=True)
 class _Model(ModelOptions):
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help=NAMES)] = "demo"
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=NAMES)] = "demo"
     pretrained: Annotated[
         bool,
         option("--pretrained/--no-pretrained", panel=MODEL, show_default=False,
@@ -56,13 +60,15 @@ The first number is its layer_idx: how many top-level stages come after it. Insi
     if verify:
         _verify(opened, depth, as_json)
         return
+    from ... import chain
+
     with busy("Cutting it into stages"):
-        links = opened.chain(depth)
+        links = chain(opened.model, opened.prepare.size, depth)
         try:
             chosen = links.default_split().name
         except ValueError:
             chosen = None  # no cut carries a map
-        indices = opened.layer_indices(depth)
+        indices = _layer_indices(links if depth == 1 else chain(opened.model, opened.prepare.size), links.names)
         stages = [dataclasses.replace(s, layer_idx=indices.get(s.name)) for s in links.stages]
     if as_json:
         print_json([_row(s, s.name == chosen) for s in stages])
@@ -83,6 +89,12 @@ The first number is its layer_idx: how many top-level stages come after it. Insi
         say(("default", "bold green"), f": {chosen}, inside a stage (--depth {depth + 1} opens them)")
 
 
+def _layer_indices(top: Chain, names: Sequence[str]) -> dict[str, int | None]:
+    """The layer_idx (number of top-level stages after it) of the layers at which such a stage ends."""
+    inside = {s.layer_idx: [n for n in names if n == s.name or n.startswith(f"{s.name}.")] for s in top.stages}
+    return {found[-1]: index for index, found in inside.items() if found}
+
+
 def _row(s: Any, default: bool) -> dict[str, Any]:
     return {
         "layer_idx": s.layer_idx, "name": s.name, "type": s.type, "shape": list(s.shape),
@@ -97,10 +109,10 @@ def _times(numbers: Any) -> str:
 
 def _verify(opened: Opened, depth: int, as_json: bool) -> None:
     """Prints the table of `verify`; the exit code is 1 where something does not hold."""
-    from ... import verify
+    from ... import chain, verify
 
     with busy("Checking every cut"):
-        links = opened.chain(depth)
+        links = chain(opened.model, opened.prepare.size, depth)
         found = verify(links, links.size)
     if as_json:
         rows = [dataclasses.asdict(row) for row in found.rows]
