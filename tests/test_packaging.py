@@ -101,6 +101,17 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
         assert _imports(path) <= ALLOWED[room]
 
 
+SCREEN = {"public", "errors", "loading", "rendering", "targets", "methods"}
+"""What the command line, and what the interfaces share, may use of the package."""
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "cli" or p.name == "common.py"
+                                  and p.parent.name == "interfaces"], ids=lambda p: p.name)  # fmt: skip
+def test_command_line_uses_the_screen(path: pathlib.Path) -> None:
+    """The command line uses only what is documented, and no module of another interface but the page it opens."""
+    assert _imports(path) <= SCREEN
+
+
 def test_reading_of_imports(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader behind these rules sees relative, absolute, nested and typing-only imports."""
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)

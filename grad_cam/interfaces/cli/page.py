@@ -20,6 +20,8 @@ def web_page(
 ) -> None:
     """Open a web page on this machine to explore models and photos (needs the extra [cyan]app[/]).
 
+    It is served to this machine alone, until Ctrl-C.
+
     [bold]Example[/]
       grad-cam app --model resnet50 --port 7870
     """
