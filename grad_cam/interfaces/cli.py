@@ -1181,6 +1181,6 @@ def web_page(
 
     if find_spec("gradio") is None:
         raise ImportError("the web page needs gradio: pip install 'gradcam-layers[app]'")
-    from .app import launch
+    from .web import launch
 
     launch(model=model, port=port).leave()
