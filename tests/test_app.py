@@ -214,7 +214,7 @@ def test_new_photo_starts_with_its_own_predicted_class(
     Image.effect_noise((80, 60), 90).convert("RGB").save(path)
     moved = view_for(controls._replace(position=0, target=(view.target + 1) % 7), opened, view)
     new = view_for(moved.controls._replace(photo=path), opened, moved)
-    assert new.target == int(new.logits.argmax()) and new.position == 0
+    assert new.target == int(new.logits.argmax()) and new.controls.position == 0
     assert not np.array_equal(new.seen, view.seen)
 
 
