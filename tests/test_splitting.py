@@ -161,7 +161,7 @@ class Swinging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
         x = self.conv(x)
-        if x.sum() > 0:
+        if x.abs().sum() > 0:
             x = x * 2
         return self.fc(x.mean((2, 3)))
 

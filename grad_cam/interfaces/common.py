@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import refuse_existing
+
 if TYPE_CHECKING:
     import os
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LayerChoice", "LayerTable", "Opened", "Prediction",
-    "one_line", "open_model", "percentage", "predictions", "probabilities", "slug", "unique_slugs",
+    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
 
 

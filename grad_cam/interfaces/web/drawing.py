@@ -17,13 +17,13 @@ __all__ = ["COLORMAPS", "KINDS", "Drawing", "image_uri", "npy_uri"]
 COLORMAPS = {"Blue, green, red": rendering.COLORMAP} | {
     name.capitalize(): name for name in ("turbo", "viridis", "inferno", "magma", "cividis", "gray")
 }
-KINDS = {"Evidence for": "positive", "Raw map": "raw"}
+KINDS = {"Evidence for": "positive", "For and against": "signed", "Raw map": "raw"}
 
 
 class Drawing(NamedTuple):
     """The display controls; nothing of it changes the map."""
 
-    threshold: float = 1 / 8
+    threshold: float = rendering.Display().threshold
     smoothing: float = 5.0
     alpha: float = rendering.ALPHA
     colormap: str = rendering.COLORMAP
@@ -33,23 +33,26 @@ class Drawing(NamedTuple):
         """The overlay of a raw map over the picture; of the raw view, its values as they are, zero in the middle."""
         if self.kind == "raw":
             largest = float(np.abs(map).max()) or 1.0
-            squares = Image.fromarray(rendering.colorize((map / largest + 1) / 2, _SIGNED))
+            squares = Image.fromarray(rendering.colorize(map / largest, self.colormap, "signed"))
             return squares.resize((seen.shape[1], seen.shape[0]), Image.Resampling.NEAREST)
-        heat = rendering.heatmap(map, (seen.shape[0], seen.shape[1]), self.threshold, self.smoothing)
-        return rendering.overlay(seen, heat, alpha=self.alpha, colormap=self.colormap)
+        return self._display().overlay(seen, map)
 
     def ramp(self) -> list[str]:
         """Colours of the scale from low to high, for a style sheet."""
-        colours = rendering.palette(_SIGNED if self.kind == "raw" else self.colormap)[::17]
+        view: rendering.View = "positive" if self.kind == "positive" else "signed"
+        colours = rendering.palette(self.colormap, view)[::17]
         return ["#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in colours]
 
-    def ends(self, map: NDArray[np.float32]) -> tuple[str, str]:
-        """What the ends of the scale stand for."""
-        largest = float(np.abs(map).max())
-        return (number(-largest), number(largest)) if self.kind == "raw" else ("low", "high")
+    def ends(self, map: NDArray[np.float32], size: tuple[int, int]) -> tuple[str, str]:
+        """What the ends of the scale stand for, in units of the score, for a picture of a height and width."""
+        if self.kind == "raw":
+            largest = float(np.abs(map).max())
+            return number(-largest), number(largest)
+        heat = self._display().heat(map, size)
+        return number(heat.low), number(heat.high)
 
-
-_SIGNED = "PuOr_r"  # for and against in colours that everyone can tell apart
+    def _display(self) -> rendering.Display:
+        return rendering.Display(self.threshold, self.smoothing, self.alpha, self.colormap, self.kind)
 
 
 def number(value: float) -> str:

@@ -136,7 +136,7 @@ def result(view: View, drawing: Drawing) -> str:
     file = "-".join(slug(part, 40) for part in (view.controls.photo.stem, view.word, method, view.place))
     return _html("picture",
         image_uri(drawing.picture(view.seen, map)), f"{title} for {view.word} at {view.place}, over the picture",
-        drawing.ramp(), *drawing.ends(map), facts, rows, f"{file}.png", f"{file}.npy", npy_uri(map),
+        drawing.ramp(), *drawing.ends(map, view.size), facts, rows, f"{file}.png", f"{file}.npy", npy_uri(map),
         f"This map is {note}: nothing speaks for {view.word}." if note else "",
     )  # fmt: skip
 

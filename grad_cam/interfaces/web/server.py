@@ -89,7 +89,7 @@ def build(model: str | nn.Module = "demo", *, limits: Limits | None = None, **ho
     Args:
         model: Name (see `zoo.load`) or model that the page opens with.
         limits: What a visitor may ask of the server.
-        **how: input_size, checkpoint, pretrained, as for `launch`.
+        **how: How the model is opened, as for `launch`.
 
     Raises:
         AppError: gradio is missing or too old, or the model has no layer with a map.
@@ -106,8 +106,7 @@ def build(model: str | nn.Module = "demo", *, limits: Limits | None = None, **ho
 
 def launch(
     model: str | nn.Module = "demo", port: int | None = None, *, host: str = HOST, limits: Limits | None = None,
-    input_size: int | tuple[int, int] | None = None, checkpoint: str | os.PathLike[str] | None = None,
-    pretrained: bool = True, block: bool = True, hosts: Sequence[str] = (), open_browser: bool = False,
+    block: bool = True, hosts: Sequence[str] = (), open_browser: bool = False, **how: Any,
 ) -> Page:  # fmt: skip
     """Serves the page, at once; what it shows first waits until the model is loaded.
 
@@ -117,14 +116,12 @@ def launch(
         host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
             everywhere, without a password.
         limits: What a visitor may ask of the server.
-        input_size: Size of the model's pictures instead of its own.
-        checkpoint: File with the model's weights.
-        pretrained: Load the published weights; False gives random ones.
         block: Serve until Ctrl-C and say where; otherwise come back, with the model loaded, while the page is served
             from a thread.
         hosts: Names under which this computer is known to visitors, besides `host` and its own name. Requests to
             other names, and from other web sites, are refused.
         open_browser: Open the page in the browser of this computer.
+        **how: How the model is opened: input_size, checkpoint, pretrained, class_names, device, dtype.
 
     Returns:
         The page, closed if `block`.
@@ -145,7 +142,7 @@ def launch(
         if block:
             stack.enter_context(contextlib.suppress(KeyboardInterrupt))
             _say(f"The page is at {page.url} (Ctrl-C stops it); loading the model {name}")
-        loaded.set_result(open_page_model(model, input_size=input_size, checkpoint=checkpoint, pretrained=pretrained))
+        loaded.set_result(open_page_model(model, **how))
         if block:
             _say(f"The model {name} is loaded")
             page.wait()

@@ -244,14 +244,13 @@ def _computed(view: View, key: Key, progress: Progress | None) -> View:
     """A view with one more result, or with those of all layers where they cost nothing more."""
     entry, model = METHODS[key.method], view.opened.model
     options: dict[str, Any] = dict(zip(option_defaults(key.method), key.options, strict=True))
-    if progress is not None and "progress" in entry.options:
-        options["progress"] = progress
     if entry.one_pass and entry.gives == "map":
         found = list(sweep(model, view.tensor, target=view.target, method=key.method, **options))
         keys = [key._replace(layer=one.layer.name) for one in found]
     else:
         where = {} if key.layer is None else {"layer": key.layer}
-        found, keys = [explain(model, view.tensor, target=view.target, method=key.method, **where, **options)], [key]
+        given = {"target": view.target, "method": key.method, "progress": progress}
+        found, keys = [explain(model, view.tensor, **given, **where, **options)], [key]
     maps = [one.map.reshape(-1, *one.map.shape[-2:]).float().cpu().numpy() for one in found]  # (K,h,w)
     names = [tuple(one.target[0]) for one in found]
     results = dict(zip(keys, map(Computed, maps, names), strict=True))

@@ -1,0 +1,314 @@
+"""`grad-cam explain`: figures of photos, at layers and with methods of the caller's choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
+from .console import Bars, collected_warnings, print_json, say
+from .edge import command
+from .options import (
+    DRAWINGS,
+    FLAG,
+    MODEL,
+    OUT,
+    WHAT,
+    Force,
+    Json,
+    LookOptions,
+    ModelOptions,
+    Settings,
+    Show,
+    TargetOptions,
+    check_folder,
+    named_values,
+    one_of,
+    open_viewer,
+    option,
+)  # fmt: skip
+from .photos import Photo, Photos
+from .results import as_rows, described, print_predictions, raw_map, rounded, side_by_side
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ... import Explanation
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """How the map is made."""
+
+    method: Annotated[
+        str,
+        option("--method", "-x", panel=WHAT, metavar="METHOD[,...]",
+               help="Several are compared; [cyan]grad-cam methods[/] lists them. Or module:function, yours."),
+    ] = "grad_cam"  # fmt: skip
+    layer: Annotated[
+        list[str] | None,
+        option("--layer", "-l", panel=WHAT, metavar="LAYER",
+               help="Module path or layer_idx, repeat for several; default: the last layer with a map."),
+    ] = None  # fmt: skip
+    fuse: Annotated[
+        str | None,
+        option("--fuse", panel=WHAT, metavar="mean|max|product", parser=one_of("mean", "max", "product"),
+               help="Join the maps of several layers into one."),
+    ] = None  # fmt: skip
+    aug_smooth: Annotated[
+        bool,
+        option("--aug-smooth", panel=WHAT, help="Average over mirrored and brightened copies of the photo.", **FLAG),
+    ] = False
+    eigen_smooth: Annotated[
+        bool,
+        option("--eigen-smooth", panel=WHAT, help="First principal component of the map's terms, not their sum.",
+               **FLAG),
+    ] = False  # fmt: skip
+    settings: Settings = None
+    control: Annotated[
+        bool,
+        option("--control", panel=WHAT, help="A random map beside it: no method that looks alike explains anything.",
+               **FLAG),
+    ] = False  # fmt: skip
+
+    def check(self) -> None:
+        """Refuses what contradicts itself, without importing anything."""
+        if not self.names:
+            raise typer.BadParameter("--method names no method: see grad-cam methods")
+        if self.fuse is not None and len(self.layers or ()) < 2:
+            raise typer.BadParameter(f"--fuse {self.fuse} joins several layers: give --layer at least twice")
+        named_values(self.settings)
+
+    @property
+    def names(self) -> list[str]:
+        """The methods named, the control included."""
+        names = [name.strip() for name in self.method.split(",") if name.strip()]
+        return names + ["random_cam"] * (self.control and "random_cam" not in names)
+
+    @property
+    def layers(self) -> list[int | str] | None:
+        """The layers as `grad_cam.explain` takes them."""
+        if not self.layer:
+            return None
+        texts = [text.strip() for text in self.layer]
+        return [int(text) if text.lstrip("+-").isdigit() else text for text in dict.fromkeys(texts)]
+
+    def found(self) -> tuple[Any, ...]:
+        """The methods; several must give one map each."""
+        from ...methods import find
+
+        entries = list({entry.name: entry for entry in map(find, self.names)}.values())
+        alone = [entry.name for entry in entries if entry.gives != "map"]
+        if alone and len(entries) > 1:
+            raise typer.BadParameter(f"{alone[0]} makes several maps of its own and cannot be compared: give it alone")
+        if self.layer and not any(entry.scope == "layer" for entry in entries):
+            raise typer.BadParameter(
+                f"--layer: {entries[0].name} reads the whole network and has no layer; leave it out"
+            )
+        return tuple(entries)
+
+
+@command("explain")
+def explain(
+    images: Annotated[
+        list[str], typer.Argument(metavar="PHOTO...", help="Files (PNG, JPEG, WebP, TIFF, ...) or folders.")
+    ],
+    model: ModelOptions,
+    target: TargetOptions,
+    how: MethodOptions,
+    look: LookOptions,
+    output: Annotated[
+        Path,
+        option("--output", "-o", panel=OUT, metavar="DIR|FILE",
+               help="Folder for the pictures; for one photo also the file to write."),
+    ] = Path("grad-cam-output"),
+    recursive: Annotated[
+        bool, option("--recursive", "-r", panel=WHAT, help="Look into the folders inside the folders.", **FLAG)
+    ] = False,
+    batch_size: Annotated[
+        int, option("--batch-size", panel=MODEL, metavar="N", min=1, help="Photos explained at the same time.")
+    ] = 1,
+    save_raw: Annotated[
+        bool,
+        option("--save-raw", panel=OUT, help="Write every map as numbers, too: NAME.npy, described by NAME.json.",
+               **FLAG),
+    ] = False,
+    force: Force = False,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Explain photos: which parts speak for a class, at a layer of your choice.
+
+    Writes one figure for every photo and class, named after photo, class, layer and method. \
+Several methods or layers are compared in one figure, several classes in a further one. \
+A photo that fails does not stop the others.
+
+    [bold]Examples[/]
+      grad-cam explain cat.jpg
+      grad-cam explain cat.jpg --class tabby --class "tiger cat" -o cat.png
+      grad-cam explain photos/ -m resnet50 --layer layer3 --top 3
+      grad-cam explain cat.jpg --method grad_cam,hires_cam,eigen_cam
+      grad-cam explain cat.jpg -x layer_cam -l blocks.1 -l blocks.3 -l blocks.6 --fuse max
+      grad-cam explain cat.jpg --why tabby --rather-than "tiger cat"
+      grad-cam explain x.png -m my.models:build --checkpoint best.pth --classes names.txt
+    """
+    target.check()
+    how.check()
+    model.check()
+    photos = Photos.find(images, recursive)
+    single = output.suffix.lower() in DRAWINGS and not output.is_dir()
+    if single and len(photos.paths) > 1:
+        raise typer.BadParameter(f"-o {output} is one file for {len(photos.paths)} photos: give a folder")
+    if single:
+        refuse_existing([output], force)
+    folder = check_folder(output.parent if single else output)
+    methods = how.found()
+    look.check()
+    opened = model.open()
+    job = _Job(opened, methods, how, target.resolve(opened), look, folder, output if single else None, save_raw, force)
+    photos.go(opened, job.explain, None if as_json else _print_result, batch_size)
+    if as_json:
+        failed = [{"image": path, "error": message} for path, message in photos.failed.items()]
+        print_json({"model": model.model, "images": photos.done, "failed": failed})
+    if show:
+        open_viewer([Path(path) for result in photos.done for path in result["files"] if not path.endswith(".npy")])
+    photos.finish()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What `explain` does with a batch of photos."""
+
+    opened: Opened
+    methods: tuple[Any, ...]
+    how: MethodOptions
+    target: Callable[[Tensor], Any]
+    look: LookOptions
+    folder: Path
+    file: Path | None
+    save_raw: bool
+    force: bool
+
+    def explain(self, photos: list[Photo], bars: Bars) -> list[dict[str, Any]]:
+        """Explains photos and writes their pictures; files in the way are found before maps that take long."""
+        import torch
+
+        from ... import METHODS
+
+        images = torch.cat([photo.tensor for photo in photos])
+        target = self.target(images)
+        first = self.methods[0]
+        with collected_warnings() as warnings:
+            found = self._maps(METHODS["random_cam"] if not first.one_pass else first, images, target, bars)
+            self._refuse_existing(photos, found)
+            results = found if first.one_pass else self._maps(first, images, target, bars)
+            for method in self.methods[1:]:
+                results = results + self._maps(method, images, target, bars)
+            files = [self._write(photo, results, b) for b, photo in enumerate(photos)]
+        return [self._result(photo, results, b, files[b], warnings) for b, photo in enumerate(photos)]
+
+    def _maps(self, method: Any, images: Tensor, target: Any, bars: Bars) -> list[Explanation]:
+        """The explanations by a method: one, or one for every layer."""
+        from ... import explain as run
+
+        how, asked = self.how, {}
+        if method.name in how.names and method.name != "random_cam":
+            asked = {"aug_smooth": how.aug_smooth, "eigen_smooth": how.eigen_smooth, **named_values(how.settings)}
+        if method.scope == "layer" and how.layers:
+            asked["layer"] = how.layers if len(how.layers) > 1 else how.layers[0]
+            asked["fuse"] = how.fuse
+        with bars.steps(method.title) as step:
+            if "progress" in method.options:
+                asked["progress"] = step
+            found = run(self.opened.model, images, target=target, method=method.name, **asked)
+        return found if isinstance(found, list) else [found]
+
+    # -- files
+
+    def _names(self, stem: str, found: Sequence[Explanation], b: int) -> list[str]:
+        """What the pictures of a photo are called, without suffix: one for each class, and one for all together."""
+        concepts = self.methods[0].gives != "map"
+        words = ["concepts"] if concepts else unique_slugs(found[0].target[b])
+        words += ["classes"] * (len(words) > 1)
+        what = self.methods[0].name if len(self.methods) == 1 else "methods"
+        return [f"{stem}-{word}-{self._where(found)}-{what}" for word in words]
+
+    def _where(self, found: Sequence[Explanation]) -> str:
+        scopes = {method.scope for method in self.methods}
+        if "layer" not in scopes:
+            return "whole-network" if "network" in scopes else "input"
+        names = {e.layer.name for e in found}
+        return slug(names.pop()) if len(names) == 1 else "layers"
+
+    def _pictures(self, stem: str, found: Sequence[Explanation], b: int) -> list[Path]:
+        if self.file is not None:
+            return [self.file]
+        return [self.folder / f"{name}.png" for name in self._names(stem, found, b)]
+
+    def _refuse_existing(self, photos: Sequence[Photo], found: Sequence[Explanation]) -> None:
+        paths = [path for b, photo in enumerate(photos) for path in self._pictures(photo.stem, found, b)]
+        raw = [path.with_suffix(".npy") for path in paths] if self.save_raw else []
+        refuse_existing([*paths, *raw], self.force)
+
+    def _write(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
+        from ... import rendering
+
+        paths = self._pictures(photo.stem, results, b)
+        together = range(len(results[0].target[b]))
+        for k, path in enumerate(paths):
+            one = k < len(paths) - 1 or len(together) == 1
+            if one and len(results) == 1:
+                figure = results[0].figure(b, k, **self.look.all)
+            else:
+                figure = side_by_side(results, self.opened.name, self.look, b, [k] if one else together)
+            rendering.save(figure, path)
+        return [str(path) for path in paths] + (self._write_raw(photo, results, b) if self.save_raw else [])
+
+    def _write_raw(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
+        """Writes the maps of a photo as numbers, each with a description beside it."""
+        import numpy as np
+
+        written = []
+        for e in results:
+            for k, word in enumerate(unique_slugs(e.target[b])):
+                stem = self.file.stem if self.file is not None else photo.stem
+                path = self.folder / f"{stem}-{word}-{slug(e.layer.name)}-{slug(e.method)}.npy"
+                about = {"image": photo.path, "model": self.opened.name, **described(e, self.opened, b, k)}
+                refuse_existing([path, path.with_suffix(".json")], self.force)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, raw_map(e, b, k).numpy(), allow_pickle=False)
+                path.with_suffix(".json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+                written.append(str(path))
+        return written
+
+    def _result(
+        self, photo: Photo, results: Sequence[Explanation], b: int, files: list[str], warnings: list[str]
+    ) -> dict[str, Any]:
+        pairs = [(e, k) for e in results for k in range(len(e.target[b]))]
+        return {
+            "image": photo.path,
+            "predictions": as_rows(predictions(results[0].logits[b], self.opened.labels)),
+            "explanations": [
+                {**described(e, self.opened, b, k), "map": rounded(raw_map(e, b, k).tolist())} for e, k in pairs
+            ],
+            "warnings": warnings,
+            "files": files,
+        }
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    """Prints what came out for one photo."""
+    print_predictions(result["image"], result["predictions"])
+    for method in dict.fromkeys(e["method"] for e in result["explanations"]):
+        for e in {e["layer"]: e for e in result["explanations"] if e["method"] == method}.values():
+            where = e["layer"] if e["layer_idx"] is None else f"{e['layer']} (layer_idx {e['layer_idx']})"
+            say((f"  {method} at {where}, map {len(e['map'])} × {len(e['map'][0])}", "dim"))
+    for path in result["files"]:
+        say("  ", (path, "green"))
+    for warning in result["warnings"]:
+        say((f"  Note: {warning}", "yellow"), err=True)
