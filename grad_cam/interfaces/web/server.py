@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -136,18 +135,19 @@ def launch(
         if block:
             stack.enter_context(_ended_by_the_system())
         page = stack.enter_context(_serve(name, loaded, port, host, limits or Limits(), hosts))
-        stack.callback(loaded.cancel)  # nobody waits for it any more
+        stack.callback(loaded.cancel)  # requests that wait for it end
+        if block:
+            _say(f"The page is at {page.url} (Ctrl-C stops it); loading the model {name}")
         if open_browser:
             webbrowser.open(page.url)
-        if block:
-            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-            _say(f"The page is at {page.url} (Ctrl-C stops it); loading the model {name}")
-        loaded.set_result(open_page_model(model, **how))
-        if block:
+        if not block:
+            loaded.set_result(open_page_model(model, **how))
+            stack.pop_all()
+            return page
+        with contextlib.suppress(KeyboardInterrupt):
+            loaded.set_result(open_page_model(model, **how))
             _say(f"The model {name} is loaded")
             page.wait()
-        else:
-            stack.pop_all()
     return page
 
 
@@ -213,26 +213,20 @@ def free_port(host: str = HOST, port: int | None = None) -> int:
     Raises:
         AppError: It is in use, or not ours to take.
     """
-    another = "choose another with --port (port=...)"
-    if port is not None and not 0 <= port <= 65535:
-        raise AppError(f"port={port} is not a port", remedy="give a number from 1 to 65535 (--port)")
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    reason = ""
     for number in range(PORT, PORT + PORTS) if port is None else (port,):
-        with socket.socket(kind, socket.SOCK_STREAM) as found:
-            if os.name == "posix":
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held back by connections just closed
-            try:
-                found.bind((host, number))
-                found.listen(1)
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.create_server((host, number), family=family) as found:
                 return int(found.getsockname()[1])
-            except OSError as error:
-                if port is not None:
-                    taken = error.errno == errno.EADDRINUSE
-                    why = "is in use" if taken else f"cannot be used ({error.strerror or error})"
-                    raise AppError(f"port {port} of {host} {why}", remedy=f"{another}, or give none") from None
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    raise AppError(f"cannot listen at {host!r}", str(error.strerror or error)) from None
-    raise AppError(f"ports {PORT} to {PORT + PORTS - 1} of {host} are in use", remedy=another)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+    ports = f"ports {PORT} to {PORT + PORTS - 1}" if port is None else f"port {port}"
+    raise AppError(
+        f"{ports} of {host} cannot be used",
+        reason,
+        "choose another with --port (port=...) or another --host (host=...)",
+    )
 
 
 @contextlib.contextmanager
