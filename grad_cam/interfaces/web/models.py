@@ -12,9 +12,9 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ... import SplitError, Sweep, explain, sweep, zoo
+from ... import explain, sweep, zoo
 from ...errors import LayerError
 from ...images import load_image
 from ..common import LayerChoice, Opened, open_model
@@ -59,7 +59,7 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
     opened = open_model(model, **how)
     example, _ = opened.prepare(load_image(next(iter(zoo.samples().values()))))
     try:
-        found = _sweep(opened.model, example)
+        found = sweep(opened.model, example)
         usual = explain(opened.model, example).layer.name
     except LayerError as error:
         raise AppError(error.what, error.given, "choose a model with a layer that has a spatial grid") from error
@@ -73,14 +73,6 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
         opened.name, opened.model, opened.prepare, opened.labels, layers=layers,
         start=inside[-1] if inside else len(layers) - 1, skipped=tuple((at.name, why) for at, why in found.skipped),
     )  # fmt: skip
-
-
-def _sweep(model: nn.Module, images: Tensor, tries: int = 3) -> Sweep:
-    """A sweep; again if its forward seems random, since another thread that draws a random number looks like that."""
-    for _ in range(tries - 1):
-        with contextlib.suppress(SplitError):
-            return sweep(model, images)
-    return sweep(model, images)
 
 
 class Models:

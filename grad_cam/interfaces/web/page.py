@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import pathlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -64,7 +65,8 @@ def make_page(name: str, model: Future[OpenedModel], limits: Limits) -> Blocks:
         title="Grad-CAM, layer by layer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     )
     with page:
-        _Events(page, layout.parts(name), Models(name, model, limits.models), limits).connect()
+        uploads = upload_folder()  # before the parts, which keep where it is
+        _Events(page, layout.parts(name), Models(name, model, limits.models), limits, uploads).connect()
     # gradio checks the paths that a visitor sends only where this is set, and `mount_gradio_app` does not set it.
     page.has_launched = True
     return page
@@ -81,9 +83,11 @@ def _controls(values: tuple[Any, ...]) -> Controls:
 class _Events:
     """Connects the parts of a page: functions called by gradio, with the values of the controls."""
 
-    def __init__(self, page: Blocks, part: dict[str, Any], models: Models, limits: Limits) -> None:
-        self.page, self.part, self.models, self.limits = page, part, models, limits
-        self.uploads, self.tickets = upload_folder(), itertools.count(1)
+    def __init__(
+        self, page: Blocks, part: dict[str, Any], models: Models, limits: Limits, uploads: pathlib.Path
+    ) -> None:
+        self.page, self.part, self.models, self.limits, self.uploads = page, part, models, limits, uploads
+        self.tickets = itertools.count(1)
         self.turns = {queue: gr.State(0) for queue in QUEUES if queue != "maps"}
         page.latest = self.latest = LatestRequests()
 

@@ -225,7 +225,7 @@ def free_port(host: str = HOST, port: int | None = None) -> int:
     raise AppError(
         f"{ports} of {host} cannot be used",
         reason,
-        "choose another with --port (port=...) or another --host (host=...)",
+        "choose another --port (port=...) or --host (host=...)",
     )
 
 
