@@ -220,7 +220,7 @@ def test_a_random_forward_is_named_and_leaves_the_generator_alone() -> None:
 
 
 class BesideAnotherThread(nn.Module):
-    """A model during whose forward another thread draws a random number; `used` says whether it goes into the logits."""
+    """Another thread draws a random number during its forward; `used` says whether that goes into the logits."""
 
     def __init__(self, used: bool) -> None:
         super().__init__()
