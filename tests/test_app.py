@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import sys
+import threading
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -739,6 +740,74 @@ def test_slow_methods_arrive_by_way_of_their_own_queue(visitor: Visitor) -> None
     visitor.choose("gc-method", "LayerCAM")
     visitor.changed(first)
     assert "LayerCAM" in visitor.text("#gc-headline p")
+
+
+def test_options_and_layer_control_follow_the_method(visitor: Visitor) -> None:
+    """A method brings fields for its numbers, another number another map; where no layer matters there is no slider."""
+    page, first = visitor.page, visitor.src()
+    assert page.locator(".gc-options input:visible").count() == 0
+    visitor.choose("gc-method", "Random CAM")
+    before = visitor.changed(first)
+    assert page.locator("#gc-option-0").inner_text().strip() == "seed"
+    field = page.locator("#gc-option-0 input")
+    field.fill("7")
+    field.press("Enter")
+    visitor.changed(before)
+    visitor.choose("gc-method", "FullGrad")
+    page.wait_for_selector("#gc-position", state="hidden")
+    assert "whole network" in visitor.text("#gc-headline p") and page.locator(".gc-options input:visible").count() == 0
+    visitor.choose("gc-method", METHODS["attention_rollout"].title)
+    page.wait_for_selector("#gc-notice [role=alert]")
+    visitor.settle()
+    assert page.locator("#gc-method input").input_value() == "FullGrad"
+    visitor.choose("gc-method", "Grad-CAM")
+    page.wait_for_function("first => document.querySelector('#gc-overlay').src === first", arg=first)
+    assert page.locator("#gc-position").is_visible()
+
+
+def test_raw_and_signed_views_have_numbers(visitor: Visitor) -> None:
+    """The scale says what its ends stand for; the values of a small map are listed."""
+    page, first = visitor.page, visitor.src()
+    page.get_by_role("radio", name="For and against").click()
+    signed = visitor.changed(first)
+    page.get_by_role("radio", name="Raw map").click()
+    visitor.changed(signed)
+    ends = [float(end.replace("−", "-")) for end in visitor.text(".gc-scale").split()]
+    assert ends[0] == -ends[1] < 0
+    page.locator(".gc-numbers summary").click()
+    assert page.locator(".gc-table td:visible").count() == 64
+
+
+def test_while_computing_the_previous_picture_is_marked_as_old(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the result will be stands how far it is, over a pale picture; both go when it is there."""
+    page, first, go_on, real = visitor.page, visitor.src(), threading.Event(), views._computed
+
+    def computed(view: View, key: Key, progress: Any) -> View:
+        if key.method == "score_cam":
+            progress(3, 10)
+            assert go_on.wait(60)
+        return real(view, key, progress)
+
+    monkeypatch.setattr(views, "_computed", computed)
+    visitor.choose("gc-method", "Score-CAM")
+    pale = "() => Number(getComputedStyle(document.querySelector('#gc-overlay')).opacity)"
+    page.wait_for_function(f"() => ({pale})() < 0.5")
+    page.wait_for_selector("#gc-shown [role=progressbar]")
+    assert "3/10" in visitor.text("#gc-shown .progress-text") and visitor.src() == first
+    go_on.set()
+    visitor.changed(first)
+    page.wait_for_function(f"() => ({pale})() === 1")
+
+
+def test_on_a_phone_the_picture_comes_first(visitor: Visitor) -> None:
+    """At 390 pixels the explained picture is on the first screen, before the photo, the samples and the controls."""
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    visitor.settle()
+    tops = [visitor.page.locator(at).bounding_box()["y"] for at in ("#gc-overlay", "#gc-photo", "#gc-samples")]
+    assert tops == sorted(tops) and tops[0] < 400
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_upload_replaces_the_photo(visitor: Visitor, photo: Path) -> None:

@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +28,7 @@ from torch import nn
 
 from grad_cam import zoo
 from grad_cam.interfaces import web
-from grad_cam.interfaces.web import AppError, Limits, views
+from grad_cam.interfaces.web import AppError, Limits, server, views
 from grad_cam.interfaces.web.guards import KnownHosts
 from grad_cam.interfaces.web.requests import QUEUES
 from grad_cam.interfaces.web.server import free_port
@@ -167,7 +168,7 @@ def _listening() -> None:
 
 @contextlib.contextmanager
 def started() -> Iterator[tuple[subprocess.Popen[str], str, IO[str]]]:
-    """Runs `grad-cam app`: the process, the address and its messages, once the page can be opened."""
+    """Runs `grad-cam app`: the process, the address and its messages, once the model is loaded."""
     program = [sys.executable, "-m", "grad_cam", "app"]
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=said, text=True, preexec_fn=_listening)
@@ -176,6 +177,7 @@ def started() -> Iterator[tuple[subprocess.Popen[str], str, IO[str]]]:
             found = re.search(r"http://\S+", process.stdout.readline())
             said.seek(0)
             assert found is not None, said.read()
+            assert "is loaded" in process.stdout.readline()
             yield process, found[0], said
         finally:
             process.terminate()  # and not killed, which would leave its folder for uploads
@@ -188,13 +190,13 @@ def mounted(model: nn.Module) -> Iterator[str]:
     gradio, fastapi, uvicorn = (pytest.importorskip(name) for name in ("gradio", "fastapi", "uvicorn"))
     site = gradio.mount_gradio_app(fastapi.FastAPI(), web.build(model, input_size=64), "/", ssr_mode=False)
     port = free_port(port=0)
-    server = uvicorn.Server(uvicorn.Config(site, port=port, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, daemon=True)
+    running = uvicorn.Server(uvicorn.Config(site, port=port, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
-    while not server.started and thread.is_alive():
+    while not running.started and thread.is_alive():
         thread.join(0.02)
     yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
+    running.should_exit = True
     thread.join(LIMIT)
 
 
@@ -346,6 +348,39 @@ def test_errors_of_the_server_are_not_told(launched: str) -> None:
         if function["inputs"]:
             text = client.call(function["id"], [{"wrong": "kind"}] * len(function["inputs"]))
             assert not re.search("site-packages|Traceback|Error:", text)
+
+
+def test_a_page_is_there_while_its_model_is_loading(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what it waits for; who comes early is answered as soon as the model is there."""
+    real, go_on, port = server.open_page_model, threading.Event(), free_port(port=0)
+
+    def slow(*model: Any, **how: Any) -> Any:
+        assert go_on.wait(LIMIT)
+        return real(*model, **how)
+
+    monkeypatch.setattr(server, "open_page_model", slow)
+    with ThreadPoolExecutor(2) as pool:
+        page = pool.submit(web.launch, model, port, input_size=64, block=False)
+        early = Client(f"http://127.0.0.1:{port}/", "early")
+        while not page.done():
+            with contextlib.suppress(OSError):
+                assert "Starting, loading the model TinyNet" in early.send("GET", "/config")[1]
+                break
+            time.sleep(0.05)
+        asked = pool.submit(early.ask)
+        time.sleep(0.3)
+        assert not asked.done()
+        go_on.set()
+        assert "gc-overlay" in asked.result(LIMIT)
+        page.result(LIMIT).close()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is that of the model, and the port is free again."""
+    port = free_port(port=0)
+    with pytest.raises(zoo.ModelError, match="resnet18"):
+        web.launch("resnet_18", port, block=False)
+    assert free_port(port=port) == port
 
 
 @pytest.mark.parametrize("path", ["no path", "", None, 3, "/etc/passwd", ".."])
