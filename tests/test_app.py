@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 import grad_cam
 from grad_cam import METHODS, rendering
-from grad_cam.images import ImageError
 from grad_cam.interfaces import web
 from grad_cam.interfaces.web import AppError, Limits, fragments, requests, server, updates, views
 from grad_cam.interfaces.web import models as web_models
@@ -37,6 +36,7 @@ from grad_cam.interfaces.web.models import Models, OpenedModel, open_page_model
 from grad_cam.interfaces.web.updates import page_update
 from grad_cam.interfaces.web.uploads import read
 from grad_cam.interfaces.web.views import Computed, Controls, Key, View, view_for
+from grad_cam.loading import ImageError
 
 # ---------------------------------------------------------------------------------------------------- without a browser
 
@@ -477,7 +477,7 @@ def test_messages_name_files_without_their_folders(said: str, shown: str | None)
 
 
 def test_unknown_model_is_answered_with_the_closest_names(controls: Controls, opened: OpenedModel) -> None:
-    """The message of `zoo.load` reaches the page, and the control goes back to the model that is shown."""
+    """The message of `loading.load` reaches the page, and the control goes back to the model that is shown."""
     now = page_update(None, controls, Drawing(), loaded(opened))["view"]
     found = page_update(now, now.controls._replace(model="resnet_18"), Drawing(), loaded(opened))
     assert "resnet18" in found.pop("notice") and found == {"model": {"value": opened.name}}

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from grad_cam import zoo
+from grad_cam import loading
 from grad_cam.interfaces import web
 from grad_cam.interfaces.web import AppError, Limits, server, views
 from grad_cam.interfaces.web.guards import KnownHosts
@@ -324,11 +324,11 @@ def test_names_of_the_hub_do_not_tell_which_folders_the_server_has(
 
     def load(name: str, **how: Any) -> nn.Module:
         where = Path(name.partition(":")[2])
-        raise zoo.ModelError(
+        raise loading.ModelError(
             f"cannot get {name}: {'no model in it' if where.exists() else 'not known'} {where.resolve()}"
         )
 
-    monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "acme" / "there").mkdir(parents=True), (tmp_path / "there.txt").touch()
     client = Client(url, "collector")
@@ -378,7 +378,7 @@ def test_a_page_is_there_while_its_model_is_loading(model: nn.Module, monkeypatc
 def test_a_model_that_cannot_be_loaded_ends_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is that of the model, and the port is free again."""
     port = free_port(port=0)
-    with pytest.raises(zoo.ModelError, match="resnet18"):
+    with pytest.raises(loading.ModelError, match="resnet18"):
         web.launch("resnet_18", port, block=False)
     assert free_port(port=port) == port
 

@@ -22,9 +22,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import grad_cam
-from grad_cam import zoo
-from grad_cam.images import load_image, preprocessing
+from grad_cam import loading as zoo
 from grad_cam.interfaces import cli
+from grad_cam.loading import load_image, preprocessing
 
 from .conftest import SIZE, TinyNet
 
@@ -45,6 +45,9 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     photo.resize((60, 90)).save("tall.jpg")
     pathlib.Path("damaged.jpg").write_bytes(pathlib.Path("tall.jpg").read_bytes()[:700])
     pathlib.Path("notes.txt").write_text("no picture")
+    pathlib.Path("my_methods.py").write_text(
+        "def squared(activations, gradients, *, power=1):\n    return (activations * gradients).sum(1) ** power\n"
+    )
     torch.manual_seed(0)
     model = TinyNet().eval()
     model.class_names = ["ant", "bee", "cat", "dog", "eel", "fox", "Gnu/Wildebeest"]  # type: ignore[assignment]
@@ -281,8 +284,12 @@ def test_unwritable_folder_is_found_first(run: Run, monkeypatch: pytest.MonkeyPa
         (["--fuse", "mean"], 2, "at least twice"),
         (["--fuse", "sum", "-l", "2", "-l", "3"], 2, "mean, max, product"),
         (["--option", "samples"], 2, "name=value"),
-        (["--option", "sample=3"], 1, "no option"),
-        (["--eigen-smooth", "-x", "eigen_cam"], 1, "eigen_smooth cannot wrap eigen_cam"),
+        (["--option", "sample=3"], 2, "takes none"),
+        (["--option", "smples=3", "-x", "smooth_grad_cam_plus_plus"], 2, "samples"),
+        (["--eigen-smooth", "-x", "eigen_cam"], 2, "does not work with eigen_cam"),
+        (["--aug-smooth", "-x", "random_cam"], 2, "does not work with random_cam"),
+        (["--method", "tests.conftest:missing"], 1, "missing"),
+        (["--method", "no.such:function"], 1, "no.such"),
         (["--layer", "layer1", "-x", "full_grad"], 2, "whole network"),
         (["--device", "cuda:99"], 1, "'cuda:99'"),
         (["--device", "my gpu"], 2, "cuda:1"),
@@ -443,6 +450,18 @@ def test_options_of_a_method(run: Run) -> None:
     assert _files() == ["cat-bee-layer1-methods.png"]
 
 
+def test_method_of_ones_own(run: Run) -> None:
+    """`--method module:function` takes a function in the working folder, with its own options."""
+    found = run("explain", "cat.png", *TINY, "-c", "bee", "-x", "my_methods:squared,hires_cam", "--json")
+    assert found.exit_code == 0, found.stderr
+    squared, hires = json.loads(found.stdout)["images"][0]["explanations"]
+    assert (squared["method"], squared["map"]) == ("squared", hires["map"])
+    found = run("explain", "cat.png", *TINY, "-c", "bee", "-x", "my_methods:squared", "--option", "power=2", "--json")
+    (one,) = json.loads(found.stdout)["images"][0]["explanations"]
+    np.testing.assert_allclose(one["map"], np.square(hires["map"]), rtol=1e-4, atol=1e-12)
+    assert "cat-bee-layer2-squared.png" in _files()
+
+
 def test_save_raw(run: Run) -> None:
     """`--save-raw` writes the map as it is, with a description beside it."""
     found = run("explain", "cat.png", *TINY, "-c", "bee", "--save-raw", "--json")
@@ -496,6 +515,9 @@ def _started(*words: str, cwd: pathlib.Path, prelude: str = "") -> subprocess.Po
         (["explain", "photo.png", "--top", "2", "--class", "3"], "contradict"),
         (["explain", "photo.png", "--threshold", "7"], "0.99"),
         (["explain", "photo.png", "--option", "x"], "name=value"),
+        (["explain", "photo.png", "--method", "grad_camm"], "did you mean grad_cam"),
+        (["sweep", "photo.png", "--method", "nothing like it"], "grad-cam methods"),
+        (["sweep", "photo.png", "--method", "grad_cam,hires_cam"], "one method"),
         (["explain", "photo.png", "-o", "photo.png"], "exists already"),
         (["sweep", "missing.jpg"], "missing.jpg"),
         (["sweep", "photo.png", "--depth", "4"], "blocks"),

@@ -1,8 +1,9 @@
 """All commands, in the order `grad-cam --help` lists them."""
+# ruff: noqa: F401, I001 (each module registers its command)
 
 from __future__ import annotations
 
-from . import demo, explain, layers, methods, page, report, sweep  # noqa: F401, I001  (each registers its command)
+from . import demo, layers, explain, sweep, report, methods, page
 from .edge import app
 from .methods import methods_table
 

@@ -8,7 +8,8 @@ from typing import Annotated
 from ..common import predictions, refuse_existing
 from .console import busy, say
 from .edge import command
-from .options import OUT, Force, LookOptions, ModelOptions, Show, check_folder, open_viewer, option
+from .options import OUT, Force, ModelOptions, Show, option
+from .parsing import check_folder, open_viewer
 from .results import SHOWN, side_by_side
 
 FOLDER = Path("demo-output")
@@ -41,20 +42,21 @@ In its own folder, demo-output, it writes them anew each time.
     refuse_existing(list(paths.values()), force or output == FOLDER)
     check_folder(output)
     opened = ModelOptions().open()
-    look = LookOptions()
     with busy("Explaining two photos"):
         from ... import explain, rendering, sweep, targets, zoo
-        from ...images import load_image
+        from ...loading.images import load_image
 
         inputs = {name: opened.prepare(load_image(path))[0] for name, path in zoo.samples().items()}
         found = {name: explain(opened.model, inputs[name]) for name in ("espresso", "cat")}
         for name, result in found.items():
-            rendering.save(result.figure(**look.all), paths[f"{name}.png"])
+            rendering.save(result.figure(), paths[f"{name}.png"])
         three = explain(opened.model, inputs["cat"], target=targets.top(3))
-        rendering.save(side_by_side([three], opened.name, look, targets=range(3)), paths["cat-classes.png"])
+        rendering.save(
+            side_by_side([three], opened.name, rendering.Display(), targets=range(3)), paths["cat-classes.png"]
+        )
         layers = sweep(opened.model, inputs["espresso"], layers="blocks", method="layer_cam")
-        rendering.save(layers.figure(**look.all), paths["espresso-layers.png"])
-        layers.animate(paths["espresso-layers.gif"], **look.all, force=True)
+        rendering.save(layers.figure(), paths["espresso-layers.png"])
+        layers.animate(paths["espresso-layers.gif"], force=True)
     for name, result in found.items():
         say((name, "bold"), f"  {', '.join(map(str, predictions(result.logits[0], opened.labels, SHOWN)))}")
     say()

@@ -6,32 +6,30 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
+from ..common import Opened, method_names, predictions, refuse_existing, slug, unique_slugs
 from .console import Bars, collected_warnings, print_json, say
 from .edge import command
 from .options import (
-    DRAWINGS,
     FLAG,
     MODEL,
     OUT,
     WHAT,
     Force,
+    Images,
     Json,
     LookOptions,
+    MethodOptions,
     ModelOptions,
-    Settings,
+    Recursive,
     Show,
     TargetOptions,
-    check_folder,
-    named_values,
-    one_of,
-    open_viewer,
     option,
 )  # fmt: skip
+from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
 from .results import as_rows, described, print_predictions, raw_map, rounded, side_by_side
 
@@ -39,16 +37,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Explanation
+    from ...methods import Method
+    from ...rendering import Display
+
+
+DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
+"""Suffixes that make the argument of -o a file."""
 
 
 @dataclass(frozen=True)
-class MethodOptions:
-    """How the map is made."""
+class ExplainOptions(MethodOptions):
+    """How the map is made, at which layers, and what it is compared with."""
+
+    several: ClassVar[bool] = True
 
     method: Annotated[
         str,
-        option("--method", "-x", panel=WHAT, metavar="METHOD[,...]",
-               help="Several are compared; [cyan]grad-cam methods[/] lists them. Or module:function, yours."),
+        option("--method", "-x", panel=WHAT, metavar="METHOD[,...]", autocompletion=lambda: list(method_names()),
+               help="See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours."),
     ] = "grad_cam"  # fmt: skip
     layer: Annotated[
         list[str] | None,
@@ -60,76 +66,49 @@ class MethodOptions:
         option("--fuse", panel=WHAT, metavar="mean|max|product", parser=one_of("mean", "max", "product"),
                help="Join the maps of several layers into one."),
     ] = None  # fmt: skip
-    aug_smooth: Annotated[
-        bool,
-        option("--aug-smooth", panel=WHAT, help="Average over mirrored and brightened copies of the photo.", **FLAG),
-    ] = False
-    eigen_smooth: Annotated[
-        bool,
-        option("--eigen-smooth", panel=WHAT, help="First principal component of the map's terms, not their sum.",
-               **FLAG),
-    ] = False  # fmt: skip
-    settings: Settings = None
     control: Annotated[
         bool,
-        option("--control", panel=WHAT, help="A random map beside it: no method that looks alike explains anything.",
+        option("--control", panel=WHAT, help="Put a random map beside it: a map that looks like it explains nothing.",
                **FLAG),
     ] = False  # fmt: skip
 
     def check(self) -> None:
-        """Refuses what contradicts itself, without importing anything."""
-        if not self.names:
-            raise typer.BadParameter("--method names no method: see grad-cam methods")
-        if self.fuse is not None and len(self.layers or ()) < 2:
+        """Refuses what contradicts itself."""
+        super().check()
+        if self.fuse is not None and len(self.layers) < 2:
             raise typer.BadParameter(f"--fuse {self.fuse} joins several layers: give --layer at least twice")
-        named_values(self.settings)
 
     @property
-    def names(self) -> list[str]:
-        """The methods named, the control included."""
-        names = [name.strip() for name in self.method.split(",") if name.strip()]
-        return names + ["random_cam"] * (self.control and "random_cam" not in names)
-
-    @property
-    def layers(self) -> list[int | str] | None:
+    def layers(self) -> list[int | str]:
         """The layers as `grad_cam.explain` takes them."""
-        if not self.layer:
-            return None
-        texts = [text.strip() for text in self.layer]
+        texts = [text.strip() for text in self.layer or ()]
         return [int(text) if text.lstrip("+-").isdigit() else text for text in dict.fromkeys(texts)]
 
-    def found(self) -> tuple[Any, ...]:
-        """The methods; several must give one map each."""
-        from ...methods import find
-
-        entries = list({entry.name: entry for entry in map(find, self.names)}.values())
+    def found(self) -> list[Method]:
+        """The methods that fit together: several give one map each, and a layer is read by one of them at least."""
+        entries = super().found()
         alone = [entry.name for entry in entries if entry.gives != "map"]
-        if alone and len(entries) > 1:
+        if alone and (len(entries) > 1 or self.control):
             raise typer.BadParameter(f"{alone[0]} makes several maps of its own and cannot be compared: give it alone")
         if self.layer and not any(entry.scope == "layer" for entry in entries):
-            raise typer.BadParameter(
-                f"--layer: {entries[0].name} reads the whole network and has no layer; leave it out"
-            )
-        return tuple(entries)
+            reads = "the whole network" if entries[0].scope == "network" else "the photo alone"
+            raise typer.BadParameter(f"--layer: {entries[0].name} reads {reads} and has no layer; leave it out")
+        return entries
 
 
 @command("explain")
 def explain(
-    images: Annotated[
-        list[str], typer.Argument(metavar="PHOTO...", help="Files (PNG, JPEG, WebP, TIFF, ...) or folders.")
-    ],
-    model: ModelOptions,
+    images: Images,
     target: TargetOptions,
-    how: MethodOptions,
+    how: ExplainOptions,
     look: LookOptions,
+    model: ModelOptions,
     output: Annotated[
         Path,
         option("--output", "-o", panel=OUT, metavar="DIR|FILE",
                help="Folder for the pictures; for one photo also the file to write."),
     ] = Path("grad-cam-output"),
-    recursive: Annotated[
-        bool, option("--recursive", "-r", panel=WHAT, help="Look into the folders inside the folders.", **FLAG)
-    ] = False,
+    recursive: Recursive = False,
     batch_size: Annotated[
         int, option("--batch-size", panel=MODEL, metavar="N", min=1, help="Photos explained at the same time.")
     ] = 1,
@@ -167,10 +146,11 @@ A photo that fails does not stop the others.
     if single:
         refuse_existing([output], force)
     folder = check_folder(output.parent if single else output)
-    methods = how.found()
-    look.check()
+    methods, display = how.found(), look.display
     opened = model.open()
-    job = _Job(opened, methods, how, target.resolve(opened), look, folder, output if single else None, save_raw, force)
+    job = _Job(
+        opened, methods, how, target.resolve(opened), display, folder, output if single else None, save_raw, force
+    )
     photos.go(opened, job.explain, None if as_json else _print_result, batch_size)
     if as_json:
         failed = [{"image": path, "error": message} for path, message in photos.failed.items()]
@@ -185,10 +165,10 @@ class _Job:
     """What `explain` does with a batch of photos."""
 
     opened: Opened
-    methods: tuple[Any, ...]
-    how: MethodOptions
+    methods: list[Method]
+    how: ExplainOptions
     target: Callable[[Tensor], Any]
-    look: LookOptions
+    display: Display
     folder: Path
     file: Path | None
     save_raw: bool
@@ -201,31 +181,34 @@ class _Job:
         from ... import METHODS
 
         images = torch.cat([photo.tensor for photo in photos])
-        target = self.target(images)
-        first = self.methods[0]
+        target, first = self.target(images), self.methods[0]
+        control = METHODS["random_cam"]
         with collected_warnings() as warnings:
-            found = self._maps(METHODS["random_cam"] if not first.one_pass else first, images, target, bars)
+            found = self._maps(first, images, target, bars) if first.one_pass else self._maps(control, images, target)
             self._refuse_existing(photos, found)
             results = found if first.one_pass else self._maps(first, images, target, bars)
             for method in self.methods[1:]:
                 results = results + self._maps(method, images, target, bars)
+            if self.how.control:
+                results = results + self._maps(control, images, target)
             files = [self._write(photo, results, b) for b, photo in enumerate(photos)]
         return [self._result(photo, results, b, files[b], warnings) for b, photo in enumerate(photos)]
 
-    def _maps(self, method: Any, images: Tensor, target: Any, bars: Bars) -> list[Explanation]:
-        """The explanations by a method: one, or one for every layer."""
+    def _maps(self, method: Method, images: Tensor, target: Any, bars: Bars | None = None) -> list[Explanation]:
+        """The explanations by a method: one, or one for every layer; without bars, those of the control."""
         from ... import explain as run
 
-        how, asked = self.how, {}
-        if method.name in how.names and method.name != "random_cam":
-            asked = {"aug_smooth": how.aug_smooth, "eigen_smooth": how.eigen_smooth, **named_values(how.settings)}
-        if method.scope == "layer" and how.layers:
-            asked["layer"] = how.layers if len(how.layers) > 1 else how.layers[0]
-            asked["fuse"] = how.fuse
-        with bars.steps(method.title) as step:
-            if "progress" in method.options:
-                asked["progress"] = step
-            found = run(self.opened.model, images, target=target, method=method.name, **asked)
+        where: dict[str, Any] = {}
+        if method.scope == "layer" and self.how.layers:
+            where = {"layer": self.how.layers, "fuse": self.how.fuse}
+        if bars is None:
+            found: Any = run(self.opened.model, images, target=target, method=method, **where)
+        else:
+            with bars.steps(method.title) as step:
+                found = run(
+                    self.opened.model, images, target=target, method=method, progress=step, **where,
+                    **self.how.arguments,
+                )  # fmt: skip
         return found if isinstance(found, list) else [found]
 
     # -- files
@@ -235,7 +218,7 @@ class _Job:
         concepts = self.methods[0].gives != "map"
         words = ["concepts"] if concepts else unique_slugs(found[0].target[b])
         words += ["classes"] * (len(words) > 1)
-        what = self.methods[0].name if len(self.methods) == 1 else "methods"
+        what = self.methods[0].name if len(self.methods) == 1 and not self.how.control else "methods"
         return [f"{stem}-{word}-{self._where(found)}-{what}" for word in words]
 
     def _where(self, found: Sequence[Explanation]) -> str:
@@ -263,10 +246,10 @@ class _Job:
         for k, path in enumerate(paths):
             one = k < len(paths) - 1 or len(together) == 1
             if one and len(results) == 1:
-                figure = results[0].figure(b, k, **self.look.all)
+                figure = results[0].figure(b, k, display=self.display)
             else:
-                figure = side_by_side(results, self.opened.name, self.look, b, [k] if one else together)
-            rendering.save(figure, path)
+                figure = side_by_side(results, self.opened.name, self.display, b, [k] if one else together)
+            rendering.save(figure, path, force=self.force)
         return [str(path) for path in paths] + (self._write_raw(photo, results, b) if self.save_raw else [])
 
     def _write_raw(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:

@@ -1,88 +1,29 @@
-"""The options that several commands share: how they are written, read and checked before a model is loaded."""
+"""The options that several commands share, in groups that are checked before a model is loaded."""
 
 from __future__ import annotations
 
-import ast
 import json
-import math
-import re
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from ..common import Opened, open_model
+from ..common import Opened, check_method_name, method_names, open_model
 from .console import busy
+from .parsing import device, imported, named_values, number, one_of, size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...methods import Method
+    from ...rendering import Display
+
 WHAT, LOOK, MODEL, OUT = "What to explain", "How it looks", "The model", "Output"
 FLAG: dict[str, Any] = {"metavar": " "}  # nothing, where some versions of typer say <bool>
 NAMES = "timm name, torchvision/NAME, hf:ID, demo or module:function."
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-
-
-def size(text: str) -> Any:
-    """224 or 224x320 (height x width)."""
-    found = re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip())
-    if not found or "0" in (found[1], found[2]):
-        raise typer.BadParameter(f"{text!r} is not a size: give one number, 224, or height and width, 224x320")
-    height, width = int(found[1]), int(found[2] or found[1])
-    return height if height == width else (height, width)
-
-
-def number(low: float, high: float | None = None) -> Callable[[str], float]:
-    """Reads a number of a range, so that the help can say it in few words."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (low <= value and (high is None or value <= high)) or math.isinf(value):
-            allowed = f"of {low:g} or more" if high is None else f"from {low:g} to {high:g}"
-            raise typer.BadParameter(f"{str(text)!r} is not a number {allowed}")
-        return value
-
-    return read
-
-
-def one_of(*values: str) -> Callable[[str], str]:
-    """Reads one of a few words."""
-
-    def read(text: str) -> str:
-        if text not in values:
-            raise typer.BadParameter(f"{text!r} is not one of {', '.join(values)}")
-        return text
-
-    return read
-
-
-def device(text: str) -> str:
-    """The name of a device; whether it is there shows when the model is moved to it."""
-    if not re.fullmatch(r"[a-z]+(:\d+)?", text):
-        raise typer.BadParameter(f"{text!r} is not a device: give cpu, cuda, cuda:1, mps, ...")
-    return text
-
-
-def named_values(texts: Sequence[str] | None) -> dict[str, Any]:
-    """Options of a method, each NAME=VALUE; a value is a number, True, False, None, a tuple, or else a text."""
-    found: dict[str, Any] = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise typer.BadParameter(f"--option {text!r}: write it as name=value, such as samples=8")
-        try:
-            found[name.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            found[name.strip()] = value.strip()
-    return found
 
 
 def option(*names: str, panel: str, help: str, **how: Any) -> Any:
@@ -95,12 +36,11 @@ Depth = Annotated[
     option("--depth", "-d", panel=WHAT, metavar="auto|stages|blocks", parser=one_of("auto", "stages", "blocks"),
            help="Which layers: top-level stages, the blocks inside them, or (auto) blocks where there are any."),
 ]  # fmt: skip
-Settings = Annotated[
-    list[str] | None,
-    option("--option", panel=WHAT, metavar="NAME=VALUE", help="A setting of the method, repeat for several."),
+Images = Annotated[
+    list[str], typer.Argument(metavar="PHOTO", help="Files (PNG, JPEG, WebP, TIFF, ...) or folders of them.")
 ]
-OneMethod = Annotated[
-    str, option("--method", "-x", panel=WHAT, metavar="METHOD", help="See [cyan]grad-cam methods[/].")
+Recursive = Annotated[
+    bool, option("--recursive", "-r", panel=WHAT, help="Look into the folders inside the folders.", **FLAG)
 ]
 Force = Annotated[bool, option("--force", "-f", panel=OUT, help="Overwrite files that exist.", **FLAG)]
 Show = Annotated[bool, option("--show", panel=OUT, help="Open what was made.", **FLAG)]
@@ -250,9 +190,80 @@ class TargetOptions:
 
 
 @dataclass(frozen=True)
+class MethodOptions:
+    """How the map is made; the default suits early layers, too, where weights that are one per channel mean little."""
+
+    several: ClassVar[bool] = False
+
+    method: Annotated[
+        str,
+        option("--method", "-x", panel=WHAT, metavar="METHOD", autocompletion=lambda: list(method_names()),
+               help="See [cyan]grad-cam methods[/]; or module:function, a function of yours."),
+    ] = "layer_cam"  # fmt: skip
+    settings: Annotated[
+        list[str] | None,
+        option("--option", panel=WHAT, metavar="NAME=VALUE", help="A setting of the method, repeat for several."),
+    ] = None
+    aug_smooth: Annotated[
+        bool,
+        option("--aug-smooth", panel=WHAT, help="Average over mirrored and brightened copies of the photo.", **FLAG),
+    ] = False
+    eigen_smooth: Annotated[
+        bool,
+        option("--eigen-smooth", panel=WHAT, help="First principal component of the map's terms, not their sum.",
+               **FLAG),
+    ] = False  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """The methods named."""
+        return [name.strip() for name in self.method.split(",") if name.strip()]
+
+    def check(self) -> None:
+        """Refuses unknown names and misspelt settings, without importing the methods."""
+        if not self.names:
+            raise typer.BadParameter("--method names no method: see grad-cam methods")
+        if len(self.names) > 1 and not self.several:
+            raise typer.BadParameter(f"--method {self.method}: give one method here")
+        for name in self.names:
+            if ":" not in name:
+                check_method_name(name)
+        named_values(self.settings)
+
+    def found(self) -> list[Method]:
+        """The methods; all of them must take the settings and the smoothings.
+
+        Raises:
+            typer.BadParameter: One does not.
+        """
+        from ...methods import find
+
+        entries = list({m.name: m for m in (find(imported(n) if ":" in n else n) for n in self.names)}.values())
+        for entry in entries:
+            for name in named_values(self.settings):
+                if name not in entry.options:
+                    takes = f"it takes {', '.join(entry.options)}" if entry.options else "it takes none"
+                    raise typer.BadParameter(f"--option {name}: {entry.name} has no such setting; {takes}")
+            for name in ("aug_smooth", "eigen_smooth"):
+                if getattr(self, name) and not getattr(entry, name):
+                    raise typer.BadParameter(f"--{name.replace('_', '-')} does not work with {entry.name}")
+        return entries
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Settings and smoothings, as `grad_cam.explain` takes them."""
+        return {"aug_smooth": self.aug_smooth, "eigen_smooth": self.eigen_smooth, **named_values(self.settings)}
+
+
+@dataclass(frozen=True)
 class LookOptions:
     """How a map is shown."""
 
+    view: Annotated[
+        str,
+        option("--view", panel=LOOK, metavar="positive|signed", parser=one_of("positive", "signed"),
+               help="Evidence for the class, or (signed) also the evidence against it."),
+    ] = "positive"  # fmt: skip
     threshold: Annotated[
         float,
         option("--threshold", panel=LOOK, metavar="0..1", parser=number(0, 0.99),
@@ -260,10 +271,9 @@ class LookOptions:
     ] = 0.125  # fmt: skip
     smoothing: Annotated[
         float | None,
-        option(
-            "--smoothing", panel=LOOK, metavar="PIXELS", parser=number(0), help="Gaussian sigma; default: 5 at 224."
-        ),
-    ] = None
+        option("--smoothing", panel=LOOK, metavar="PIXELS", parser=number(0),
+               help="Sigma of a Gaussian; default: 5 for a picture of 224."),
+    ] = None  # fmt: skip
     colormap: Annotated[
         str, option("--colormap", panel=LOOK, metavar="NAME", help="bgr, or any matplotlib colormap.")
     ] = "bgr"
@@ -272,52 +282,9 @@ class LookOptions:
         option("--alpha", panel=LOOK, metavar="0..1", parser=number(0, 1), help="Opacity of the strongest evidence."),
     ] = 0.6
 
-    def check(self) -> None:
-        """Refuses a colormap that does not exist."""
-        from ... import rendering
-
-        rendering.palette(self.colormap)
-
     @property
-    def all(self) -> dict[str, Any]:
-        """As keyword arguments of the figures."""
-        return {
-            "threshold": self.threshold, "smoothing": self.smoothing, "colormap": self.colormap, "alpha": self.alpha,
-        }  # fmt: skip
+    def display(self) -> Display:
+        """The settings of all pictures; a colormap that does not exist is refused."""
+        from ...rendering import Display
 
-
-def check_folder(path: Path) -> Path:
-    """Makes sure that files can be written to a folder, made when the first one is; nothing is left behind."""
-    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the folder {str(path)!r} ({error.strerror or error}): choose another with -o"
-        ) from None
-    return path
-
-
-def find_pictures(given: Sequence[str], recursive: bool = False) -> tuple[list[str], list[str]]:
-    """The pictures that are meant by names of files and folders, and the names that are not there."""
-    found: list[str] = []
-    missing: list[str] = []
-    for name in given:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(path.rglob("*") if recursive else path.iterdir())
-            pictures = [str(p) for p in inside if p.suffix.lower() in PICTURES and p.is_file()]
-            if not pictures:
-                hint = "" if recursive else "; --recursive looks into the folders inside it"
-                raise FileNotFoundError(f"there are no pictures in the folder {name!r}{hint}")
-            found += pictures
-        else:
-            (found if path.exists() else missing).append(name)
-    return list(dict.fromkeys(found)), missing
-
-
-def open_viewer(paths: Sequence[Path]) -> None:
-    """Opens files with the programs that show them."""
-    for path in paths:
-        typer.launch(str(path))
+        return Display(self.threshold, self.smoothing, self.alpha, self.colormap, self.view)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from ...errors import GradCamError
 from ..common import Opened, one_line, unique_slugs
 from .console import Bars, bars, print_error, say
 from .edge import FAILED, SOME_FAILED, debugging
-from .options import find_pictures
+from .parsing import find_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +90,7 @@ class Photos:
         return [result for photo in photos for result in self._tried(photo.path, lambda photo=photo: work([photo]))]
 
     def _tried(self, path: str, work: Callable[[], list[Any]]) -> list[Any]:
-        from ...images import ImageError
+        from ...loading.images import ImageError
 
         try:
             return work()
@@ -113,6 +113,6 @@ class Photos:
 
 
 def _read(opened: Opened, path: str, stem: str) -> Photo:
-    from ...images import load_image
+    from ...loading.images import load_image
 
     return Photo(path, stem, opened.prepare(load_image(path))[0])

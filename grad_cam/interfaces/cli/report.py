@@ -7,47 +7,37 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from ..common import refuse_existing
 from .console import Bars, say
 from .edge import command
 from .options import (
-    FLAG,
     OUT,
-    WHAT,
     Depth,
     Force,
+    Images,
     LookOptions,
+    MethodOptions,
     ModelOptions,
-    OneMethod,
-    Settings,
+    Recursive,
     Show,
     TargetOptions,
-    check_folder,
-    named_values,
-    open_viewer,
     option,
 )  # fmt: skip
+from .parsing import check_folder, open_viewer
 from .photos import Photo, Photos
 from .results import SHOWN
-from .sweep import METHOD, run_sweep
+from .sweep import run_sweep
 
 
 @command("report")
 def report(
-    images: Annotated[
-        list[str], typer.Argument(metavar="PHOTO...", help="Files (PNG, JPEG, WebP, TIFF, ...) or folders.")
-    ],
-    model: ModelOptions,
+    images: Images,
     target: TargetOptions,
+    how: MethodOptions,
     look: LookOptions,
+    model: ModelOptions,
     depth: Depth = "auto",
-    method: OneMethod = METHOD,
-    settings: Settings = None,
-    recursive: Annotated[
-        bool, option("--recursive", "-r", panel=WHAT, help="Look into the folders inside the folders.", **FLAG)
-    ] = False,
+    recursive: Recursive = False,
     output: Annotated[Path, option("--output", "-o", panel=OUT, metavar="FILE", help="The page to write.")] = Path(
         "report.html"
     ),
@@ -64,30 +54,30 @@ It explains the three likeliest classes of every photo unless an option says oth
     """
     target.check()
     model.check()
-    named_values(settings)
+    how.check()
     photos = Photos.find(images, recursive)
     if output.is_dir():
         raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as report.html")
     refuse_existing([output], force)
     check_folder(output.parent)
-    from ...methods import find
     from ..report import report_of, write_report
 
-    name = find(method).name
-    look.check()
+    display = look.display
+    how.found()
     opened = model.open()
     classes = target.resolve(opened, SHOWN)
 
     def work(some: list[Photo], bars: Bars) -> list[Any]:
         (photo,) = some
-        found = run_sweep(opened, photo.tensor, classes(photo.tensor), depth, name, settings, bars)
+        found = run_sweep(opened, photo.tensor, classes(photo.tensor), depth, how, bars)
         return [(Path(photo.path).name, found)]
 
     photos.go(opened, work)
     if photos.done:
         names, sweeps = zip(*photos.done, strict=True)
         call = shlex.join(["grad-cam", *sys.argv[1:]])
-        page = report_of(*sweeps, names=names, model=model.model, call=call, **look.all)
+        settings = {name: getattr(display, name) for name in ("threshold", "smoothing", "alpha", "colormap")}
+        page = report_of(*sweeps, names=names, model=model.model, call=call, **settings)
         write_report(page, output, force)
         count = len(names)
         say((str(output), "green"), f"  {count} photo{'s' * (count > 1)}, {len(page.layers)} layers")

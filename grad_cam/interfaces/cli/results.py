@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..common import Opened, Prediction, percentage, probabilities
 from .console import say
-from .options import LookOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Explanation
+    from ...rendering import Display
 
 SHOWN = 3
 """Number of predictions printed for each photo."""
@@ -52,7 +52,7 @@ def rounded(values: Any) -> Any:
 
 
 def side_by_side(
-    results: Sequence[Explanation], model: str, look: LookOptions, b: int = 0, targets: Sequence[int] = (0,)
+    results: Sequence[Explanation], model: str, display: Display, b: int = 0, targets: Sequence[int] = (0,)
 ) -> Any:
     """One figure with all maps of a photo: classes, methods and layers; captions say what differs."""
     from ... import METHODS, rendering
@@ -60,8 +60,7 @@ def side_by_side(
     first = results[0]
     pairs = [(e, k) for k in targets for e in results]
     size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
-    sigma = rendering.default_smoothing(size) if look.smoothing is None else look.smoothing
-    heats = [rendering.heatmap(raw_map(e, b, k), size, look.threshold, sigma) for e, k in pairs]
+    heats = [display.heat(raw_map(e, b, k), size).values for e, k in pairs]
 
     def facts(e: Explanation, k: int) -> tuple[str, str, str]:
         title = METHODS[e.method].title if e.method in METHODS else e.method
@@ -78,7 +77,7 @@ def side_by_side(
     title = "\n".join(line for line in (target, method, where) if line)
     return rendering.comparison(
         first.pictures[b], heats, captions, title=title, notes=[e.note(b, k) for e, k in pairs],
-        colormap=look.colormap, alpha=look.alpha,
+        colormap=display.colormap, alpha=display.alpha,
     )  # fmt: skip
 
 

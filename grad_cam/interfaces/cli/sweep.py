@@ -14,43 +14,25 @@ from rich.text import Text
 from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
 from .console import Bars, bars, busy, console, print_json, say, table
 from .edge import command
-from .options import (
-    OUT,
-    Depth,
-    Force,
-    Json,
-    LookOptions,
-    ModelOptions,
-    OneMethod,
-    Settings,
-    Show,
-    TargetOptions,
-    check_folder,
-    find_pictures,
-    named_values,
-    open_viewer,
-    option,
-)  # fmt: skip
+from .options import OUT, Depth, Force, Json, LookOptions, MethodOptions, ModelOptions, Show, TargetOptions, option
+from .parsing import check_folder, find_pictures, open_viewer
 from .results import as_rows, print_predictions, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Sweep
-
-METHOD = "layer_cam"
-"""The method of sweeps: it works at early layers, too, where Grad-CAM's weights, one per channel, mean little."""
+    from ...rendering import Display
 
 
 @command("sweep")
 def sweep(
     image: Annotated[str, typer.Argument(metavar="PHOTO", help="A file: PNG, JPEG, WebP, TIFF, ...")],
-    model: ModelOptions,
     target: TargetOptions,
+    how: MethodOptions,
     look: LookOptions,
+    model: ModelOptions,
     depth: Depth = "auto",
-    method: OneMethod = METHOD,
-    settings: Settings = None,
     output: Annotated[
         Path, option("--output", "-o", panel=OUT, metavar="DIR", help="Folder for the folder with the pictures.")
     ] = Path("grad-cam-output"),
@@ -70,22 +52,20 @@ agrees with the last one (correlation).
     """
     target.check()
     model.check()
-    named_values(settings)
+    how.check()
     paths, missing = find_pictures([image])
     if missing or len(paths) != 1:
         raise FileNotFoundError(f"there is no file {image!r}" if missing else f"{image!r} is a folder: give one photo")
-    folder = check_folder(output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(method)}"
-    from ...images import load_image
-    from ...methods import find
+    folder = check_folder(output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(how.method)}"
+    from ...loading.images import load_image
 
-    name = find(method).name
-    look.check()
+    method, display = how.found()[0], look.display
     picture = load_image(paths[0])
     opened = model.open()
     tensor, _ = opened.prepare(picture)
-    with busy("Going through the layers") if find(name).one_pass else contextlib.nullcontext(), bars() as shown:
-        found = run_sweep(opened, tensor, target.resolve(opened)(tensor), depth, name, settings, shown)
-    files, movies = _write(found, folder, look, force)
+    with busy("Going through the layers") if method.one_pass else contextlib.nullcontext(), bars() as shown:
+        found = run_sweep(opened, tensor, target.resolve(opened)(tensor), depth, how, shown)
+    files, movies = _write(found, folder, display, force)
     figures = [path for path in files if path.stem.startswith("sweep")]
     guesses = as_rows(predictions(found[0].logits[0], opened.labels))
     if as_json:
@@ -109,21 +89,16 @@ agrees with the last one (correlation).
         open_viewer([*figures, *movies])
 
 
-def run_sweep(
-    opened: Opened, images: Tensor, target: Any, depth: str, method: str, settings: list[str] | None, shown: Bars
-) -> Sweep:
+def run_sweep(opened: Opened, images: Tensor, target: Any, depth: str, how: MethodOptions, shown: Bars) -> Sweep:
     """Sweeps, with a progress bar where the method takes many steps."""
-    from ... import METHODS
     from ... import sweep as run
 
-    with shown.steps(METHODS[method].title) as step:
-        progress = {"progress": step} if "progress" in METHODS[method].options else {}
-        return run(
-            opened.model, images, layers=depth, target=target, method=method, **progress, **named_values(settings)
-        )
+    (method,) = how.found()
+    with shown.steps(method.title) as step:
+        return run(opened.model, images, layers=depth, target=target, method=method, progress=step, **how.arguments)
 
 
-def _write(found: Sweep, folder: Path, look: LookOptions, force: bool) -> tuple[list[Path], list[Path]]:
+def _write(found: Sweep, folder: Path, display: Display, force: bool) -> tuple[list[Path], list[Path]]:
     """Writes figures and overlays, and the animations."""
     from ... import rendering
 
@@ -131,16 +106,16 @@ def _write(found: Sweep, folder: Path, look: LookOptions, force: bool) -> tuple[
     jobs: dict[Path, Any] = {}
     movies = [folder / f"sweep-{word}.gif" for word in words]
     for k, word in enumerate(words):
-        jobs[folder / f"sweep-{word}.png"] = lambda k=k: found.figure(0, k, **look.all)
+        jobs[folder / f"sweep-{word}.png"] = lambda k=k: found.figure(0, k, display=display)
         for i, e in enumerate(found):
             name = f"{i:02d}-{slug(e.layer.name)}-{word}.png"
-            jobs[folder / name] = lambda e=e, k=k: e.overlay(0, k, **look.all)
+            jobs[folder / name] = lambda e=e, k=k: e.overlay(0, k, display=display)
     refuse_existing([*jobs, *movies], force)
     with busy("Drawing"):
         for path, draw in jobs.items():
-            rendering.save(draw(), path)
+            rendering.save(draw(), path, force=force)
         for k, path in enumerate(movies):
-            found.animate(path, 0, k, force=True, **look.all)
+            found.animate(path, 0, k, force=force, display=display)
     return list(jobs), movies
 
 

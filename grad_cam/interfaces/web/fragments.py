@@ -12,15 +12,15 @@ import jinja2
 import torch
 from PIL import Image
 
-from ... import METHODS, metrics, rendering, zoo
-from ...images import load_image
+from ... import METHODS, metrics, rendering
+from ...loading import load_image, samples
 from ..common import percentage, predictions, probabilities, slug
 from .drawing import Drawing, image_uri, npy_uri, number
 from .views import Computed, View, of_layer
 
 __all__ = [
     "advice", "classes", "headline", "layer", "layer_cards", "method_cards", "notice", "photo", "prediction_bars",
-    "result", "samples", "starting",
+    "result", "sample_buttons", "starting",
 ]  # fmt: skip
 
 TOP = 5  # classes with a bar
@@ -63,7 +63,7 @@ def notice(message: str) -> str:
     return _html("notice", _FOLDERS.sub("", message))
 
 
-def samples() -> str:
+def sample_buttons() -> str:
     """The photos that come with the package; a click chooses one."""
     return _html("samples", _thumbnails())
 
@@ -71,7 +71,7 @@ def samples() -> str:
 @functools.cache
 def _thumbnails() -> tuple[tuple[str, str], ...]:
     found = []
-    for name, path in zoo.samples().items():
+    for name, path in samples().items():
         small = load_image(path)
         side = min(small.size)
         left, top = (small.width - side) // 2, (small.height - side) // 2

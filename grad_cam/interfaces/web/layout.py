@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from ... import METHODS, zoo
+from ... import METHODS
+from ...loading import samples
 from . import fragments
 from .drawing import COLORMAPS, KINDS, Drawing
 from .models import SUGGESTED
@@ -35,7 +36,7 @@ def parts(model: str) -> dict[str, Any]:
         The parts of the page, by name.
     """
     part: dict[str, Any] = {
-        "view": gr.State(None), "photo": gr.State(zoo.samples()["cat"]), "tab": gr.State(TABS[0]),
+        "view": gr.State(None), "photo": gr.State(samples()["cat"]), "tab": gr.State(TABS[0]),
     }  # fmt: skip
     gr.HTML('<header class="gc-header"><h1>Grad-CAM, layer by layer</h1><p>See what a vision model saw</p></header>')
     with gr.Row(elem_classes="gc-main"):
@@ -53,7 +54,7 @@ def _source(model: str) -> dict[str, Any]:
     part = {}
     gr.HTML("<h3>Photo</h3>")
     with gr.Row(elem_classes="gc-source"):
-        part["samples"] = gr.HTML(fragments.samples(), js_on_load=_PICK, elem_id="gc-samples")
+        part["samples"] = gr.HTML(fragments.sample_buttons(), js_on_load=_PICK, elem_id="gc-samples")
         part["upload"] = gr.File(
             label="Upload a photo", file_count="single", file_types=["image"], height=88, elem_id="gc-upload",
             show_label=False, min_width=100,

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from ... import explain, sweep, zoo
+from ... import explain, sweep
 from ...errors import LayerError
-from ...images import load_image
+from ...loading import ModelError, load_image, samples
 from ..common import LayerChoice, Opened, open_model
 from .errors import AppError
 
@@ -50,14 +50,14 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
     """Loads a model and finds its layers, by a sweep of a sample photo.
 
     Args:
-        model: A name for `zoo.load`, or a model.
+        model: A name for `loading.load`, or a model.
         **how: As for `common.open_model`.
 
     Raises:
         GradCamError: There is no such model, or no layer of it carries a map.
     """
     opened = open_model(model, **how)
-    example, _ = opened.prepare(load_image(next(iter(zoo.samples().values()))))
+    example, _ = opened.prepare(load_image(next(iter(samples().values()))))
     try:
         found = sweep(opened.model, example)
         usual = explain(opened.model, example).layer.name
@@ -134,9 +134,9 @@ def _open_published(name: str) -> OpenedModel:
     hub, _, repository = name.rpartition(":")
     try:
         if hub and os.path.lexists(repository):
-            raise zoo.ModelError(f"{repository} is a folder of the server")
+            raise ModelError(f"{repository} is a folder of the server")
         return open_page_model(name)
-    except zoo.ModelError as error:
+    except ModelError as error:
         if not hub:
             raise
         _log.info("a visitor asked for %r: %s", name, error)

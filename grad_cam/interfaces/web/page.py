@@ -12,7 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from ... import METHODS, zoo
+from ... import METHODS
+from ...loading import samples
 from . import layout
 from .drawing import Drawing
 from .errors import AppError, Superseded
@@ -177,7 +178,7 @@ class _Events:
             raise gr.Error(str(error), print_exception=False) from None
 
     def sample(self, event: gr.EventData) -> Any:
-        return zoo.samples().get(event.pick, gr.skip())
+        return samples().get(event.pick, gr.skip())
 
     def pick_number(self, event: gr.EventData) -> int:
         return int(event.pick)

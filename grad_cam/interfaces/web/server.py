@@ -86,7 +86,7 @@ def build(model: str | nn.Module = "demo", *, limits: Limits | None = None, **ho
     """Makes the page without serving it.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         limits: What a visitor may ask of the server.
         **how: How the model is opened, as for `launch`.
 
@@ -110,7 +110,7 @@ def launch(
     """Serves the page, at once; what it shows first waits until the model is loaded.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         port: Where; None takes the first free port from 7860 on, 0 any free one.
         host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
             everywhere, without a password.

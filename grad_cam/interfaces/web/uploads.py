@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...images import ImageError, load_image
+from ...loading import ImageError, load_image
 from .errors import AppError
 
 __all__ = ["Limits", "read", "remove_uploads", "upload_folder", "uploaded"]

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ... import METHODS, explain, sweep, zoo
+from ... import METHODS, explain, sweep
+from ...loading import class_index
 from ..common import LayerChoice, one_line
 from .errors import AppError
 from .models import OpenedModel
@@ -181,7 +182,7 @@ def settled(controls: Controls, opened: OpenedModel, before: View | None) -> Con
         position = min(max(controls.position, 0), len(opened.layers) - 1)
         if before.controls.photo == controls.photo:
             given = controls.target
-            target = before.target if given in (None, "") else zoo.class_index(opened.model, given)
+            target = before.target if given in (None, "") else class_index(opened.model, given)
     if before is not None and before.controls.method == controls.method:
         options = checked_options(controls.method, controls.options)
     return controls._replace(position=position, target=target, options=options)
