@@ -673,13 +673,17 @@ def test_app_hands_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: object())
-    page = types.ModuleType("grad_cam.interfaces.app")
-    calls: list[dict[str, Any]] = []
+    page = types.ModuleType("grad_cam.interfaces.web")
+    calls: list[Any] = []
     closed = types.SimpleNamespace(leave=lambda: None)
-    page.launch = lambda **settings: calls.append(settings) or closed  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "grad_cam.interfaces.app", page)
-    assert run("app", "--model", "resnet18", "--port", "7999").exit_code == 0
-    assert calls == [{"model": "resnet18", "port": 7999}]
+    page.launch = lambda *how, **settings: calls.append((how, settings)) or closed  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "grad_cam.interfaces.web", page)
+    found = run("app", "--model", "resnet18", "--port", "7999", "--input-size", "96", "--open", "--host", "::1")
+    assert found.exit_code == 0 and "Starting" in found.stderr and found.stdout == ""
+    (how, settings), = calls  # fmt: skip
+    assert how == ("resnet18", 7999) and settings["input_size"] == 96
+    assert settings["open_browser"] is True and settings["host"] == "::1" and settings["pretrained"] is True
+    assert run("app", "--checkpoint", "nowhere.pth").exit_code == 1 and len(calls) == 1
 
 
 def test_demo(tmp_path: pathlib.Path) -> None:
