@@ -152,7 +152,7 @@ def _warn_of_range(model: nn.Module, images: Tensor) -> None:
         return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=3)
 
 
 def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) -> Cutter:
