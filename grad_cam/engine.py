@@ -19,12 +19,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from . import targets, zoo
+from . import targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .errors import LayerError
-from .images import normalisation_note, preprocessing
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
+from .loading import class_names, normalisation_note, preprocessing
 from .methods import METHODS, Method, MethodError, find
 from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
@@ -277,8 +277,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
     """The explanations of cuts that one forward pass serves."""
     method = request.method
     names = class_names(cutter.model)
-    target = _indexed(request.target, cutter.model)
-    forward = Forward(cutter, cuts, method, lambda z: targets.resolve(target, z, names), request.layout)
+    forward = Forward(cutter, cuts, method, lambda z: targets.resolve(request.target, z, names), request.layout)
     places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
     def maps_of(run: Forward) -> list[Tensor | Factorization]:
@@ -324,20 +323,6 @@ def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | Non
     if progress is None or parts == 1:
         return progress
     return lambda done, total: progress(part * total + done, parts * total)
-
-
-def class_names(model: nn.Module) -> list[str] | None:
-    """The names of a model's classes if they are known (see `zoo.labels`)."""
-    return zoo.labels(model)
-
-
-def _indexed(target: Target, model: nn.Module) -> Target:
-    """Class names, also in lists, as indices: synonyms count; for an unknown name the closest are offered."""
-    if isinstance(target, str):
-        return zoo.class_index(model, target)
-    if isinstance(target, (list, tuple)):
-        return [_indexed(each, model) for each in target]
-    return target
 
 
 _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()

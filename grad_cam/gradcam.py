@@ -17,10 +17,10 @@ from torch import nn
 
 from . import rendering
 from .arguments import ArgumentTypeError, as_layer, check_model
-from .engine import AnyMethod, Request, Reshape, class_names, explain
+from .engine import AnyMethod, Request, Reshape, explain
 from .errors import refuse_existing
-from .images import load_image, preprocessing
 from .introspection import unwrap
+from .loading import class_names, preprocessing
 from .methods import find
 from .rendering import Display
 from .results import Explanation
@@ -107,8 +107,7 @@ class GradCAM:
         self.model, self.layer_idx, self.class_idx, self.method = model, layer_idx, class_idx, method
         inner = unwrap(model.model if isinstance(model, Chain) else model)
         prepare = preprocessing(inner, input_size if input_size is not None else input_shape)
-        self._picture = prepare.view(load_image(img_path))
-        self._tensor = prepare.tensor(self._picture)
+        self._tensor, self._picture = prepare(img_path)
         self._reshape, self._options = reshape_transform, options
         self._explanation: Explanation | None = None
         self._explained: tuple[Any, ...] | None = None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import refuse_existing
-from .images import Preprocessing
+from .loading import Preprocessing
 from .methods import METHODS
 from .rendering import Display
 from .splitting import StageInfo

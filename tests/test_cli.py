@@ -19,9 +19,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import grad_cam
-from grad_cam import zoo
-from grad_cam.images import load_image, preprocessing
+from grad_cam import loading as zoo
 from grad_cam.interfaces import cli
+from grad_cam.loading import load_image, preprocessing
 
 from .conftest import TinyNet
 

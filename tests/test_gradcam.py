@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import grad_cam
 from grad_cam import GradCAM, rendering
-from grad_cam.images import ImageError, preprocessing
+from grad_cam.loading import ImageError, preprocessing
 
 from .conftest import TinyNet
 

@@ -27,21 +27,22 @@ ALLOWED: dict[str, set[str]] = {
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "targets": {"arguments", "errors"},
-    "images": {"arguments", "errors", "introspection"},
+    "loading": {"arguments", "errors", "introspection"},
+    "images": {"loading"},  # an old name, for one release
+    "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors"},
     "metrics": set(),
     "methods": {"arguments", "batchnorm", "errors"},
-    "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"arguments", "errors", "images", "rendering", "metrics", "methods", "splitting"},
+    "results": {"errors", "loading", "metrics", "methods", "rendering", "splitting"},
     "ingredients": {"layouts", "methods", "splitting", "targets"},
     "engine": {
-        "arguments", "errors", "images", "ingredients", "introspection", "methods", "outputs", "results", "splitting",
-        "targets", "zoo",
+        "arguments", "errors", "ingredients", "introspection", "loading", "methods", "outputs", "results", "splitting",
+        "targets",
     },
-    "explanation": {"engine", "results"},  # an old name, for one release
+    "explanation": {"engine", "loading", "results"},  # an old name, for one release
     "gradcam": {
-        "arguments", "engine", "errors", "images", "introspection", "methods", "rendering", "results", "splitting",
+        "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "results", "splitting",
     },
 }  # fmt: skip
 

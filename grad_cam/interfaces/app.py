@@ -45,8 +45,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep, zoo
-from ..images import ImageError, Preprocessing, load_image, preprocessing
+from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep
+from .. import loading as zoo
+from ..loading import ImageError, Preprocessing, load_image, preprocessing
 from ..splitting.cuts import BLOCKS
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
     """Loads a model and cuts it into stages and blocks.
 
     Args:
-        model: A name for `zoo.load`, or a model.
+        model: A name for `loading.load`, or a model.
         input_size: Size of its pictures instead of its own.
-        **how: pretrained and checkpoint, for `zoo.load`.
+        **how: pretrained and checkpoint, for `loading.load`.
 
     Raises:
         ValueError: No such model, or no cut of it carries a map.
@@ -180,7 +181,7 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
         raise AppError(
             f"no layer of {name} carries a map ({why or 'it has one stage'}): choose one with a spatial grid"
         )
-    return Opened(name, zoo.labels(loaded), prepare, chains, rungs, start, skipped)
+    return Opened(name, zoo.class_names(loaded), prepare, chains, rungs, start, skipped)
 
 
 class Models:
@@ -965,7 +966,7 @@ def build(
     """Makes the page without serving it.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         limits: What a visitor may ask of the server.
         input_size: Size of the model's pictures instead of its own.
         checkpoint: File with the model's weights.
@@ -1253,7 +1254,7 @@ def launch(
     """Serves the page.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         port: Where; None takes the first free port from 7860 on, 0 any free one.
         host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
             everywhere, without a password.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from .. import Chain, Explanation
-    from ..images import Preprocessing
+    from ..loading import Preprocessing
 
 __all__ = ["app", "main", "methods_table"]
 
@@ -350,12 +350,13 @@ class _Opened:
 def _open(name: str, input_size: Any, checkpoint: Path | None, pretrained: bool, depth: int = 1) -> _Opened:
     """Loads a model and cuts it into stages."""
     with _busy(f"loading {name}"):
-        from .. import chain, zoo
-        from ..images import preprocessing
+        from .. import chain
+        from .. import loading as zoo
+        from ..loading import preprocessing
 
         model = zoo.load(name, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
         prepare = preprocessing(model, input_size)
-        return _Opened(name, chain(model, prepare.size, depth=depth), zoo.labels(model), prepare)
+        return _Opened(name, chain(model, prepare.size, depth=depth), zoo.class_names(model), prepare)
 
 
 def _folder(path: Path) -> Path:
@@ -508,8 +509,9 @@ def demo(
     _free(list(paths.values()), force)
     opened = _open("demo", None, None, True)
     with _busy("explaining two photos"):
-        from .. import explain, rendering, sweep, targets, zoo
-        from ..images import load_image
+        from .. import explain, rendering, sweep, targets
+        from .. import loading as zoo
+        from ..loading import load_image
 
         inputs = {name: opened.prepare(load_image(path))[0] for name, path in zoo.samples().items()}
         for name in ("espresso", "cat"):
@@ -686,7 +688,7 @@ class _Question:
             raise typer.BadParameter("--why A needs --rather-than B")
         if counterfactual and rather_than is not None:
             raise typer.BadParameter("--counterfactual and --rather-than ask for different things: give one of them")
-        from .. import zoo
+        from .. import loading as zoo
 
         count = zoo.class_count(opened.chain.model)
         if top is not None and not 1 <= top <= (count or top):
@@ -807,7 +809,7 @@ class _Job:
 
         from .. import explain as run
         from .. import rendering, targets
-        from ..images import load_image
+        from ..loading import load_image
         from ..methods import find
         from ..outputs import find_logits as logits_of
 
@@ -1025,7 +1027,7 @@ Curves under the figure say how focused each map is and how far it agrees with t
     opened = _open(model, input_size, checkpoint, pretrained)
     from .. import rendering, targets
     from .. import sweep as run
-    from ..images import load_image
+    from ..loading import load_image
     from ..methods import find
 
     name = find(method).name
@@ -1125,9 +1127,10 @@ It explains the three likeliest classes of every image unless --class or --top s
     _folder(output.parent)
     _free([output], force)
     opened = _open(model, input_size, checkpoint, pretrained)
-    from .. import rendering, targets, zoo
+    from .. import loading as zoo
+    from .. import rendering, targets
     from .. import sweep as run
-    from ..images import load_image
+    from ..loading import load_image
     from ..methods import find
     from .report import report_of, write_report
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .. import Chain
-    from ..images import Preprocessing
+    from ..loading import Preprocessing
 
 __all__ = [
     "LayerChoice", "LayerTable", "Opened", "Prediction",
@@ -216,10 +216,10 @@ def open_model(
     """Loads a model, or takes one, with all that is needed to explain pictures with it.
 
     Args:
-        model: A name for `zoo.load`, a model, or a chain of one.
+        model: A name for `loading.load`, a model, or a chain of one.
         input_size: Another input size than its own: pixels, or (height, width).
-        pretrained: As for `zoo.load`; a checkpoint takes the place of the published weights.
-        checkpoint: As for `zoo.load`.
+        pretrained: As for `loading.load`; a checkpoint takes the place of the published weights.
+        checkpoint: As for `loading.load`.
         class_names: Names of its classes instead of those that are known.
         device: Where to compute, such as "cuda"; where the model is by default.
         dtype: Name of a floating type, such as "bfloat16"; the model's own by default.
@@ -229,8 +229,9 @@ def open_model(
     """
     import torch
 
-    from .. import Chain, zoo
-    from ..images import preprocessing
+    from .. import Chain
+    from .. import loading as zoo
+    from ..loading import preprocessing
 
     if isinstance(model, str):
         name, found = model, zoo.load(model, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
@@ -245,4 +246,4 @@ def open_model(
         except (RuntimeError, AssertionError) as error:
             reason = one_line(error).partition(": ")[2].partition(". ")[0]
             raise ValueError(f"{name} cannot be moved to the device {device!r}: {reason}") from None
-    return Opened(name, found, preprocessing(found, input_size), zoo.labels(found))
+    return Opened(name, found, preprocessing(found, input_size), zoo.class_names(found))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ... import METHODS, Explanation, Sweep, explain, rendering, sweep
 from ...arguments import check_model
-from ...images import load_image
 from ...methods import Method, MethodError
 from ..common import LayerChoice, Prediction, open_model, percentage, predictions
 
@@ -81,8 +80,7 @@ class ExplorerState:
     ) -> None:
         check_model(model)
         opened = open_model(model, input_size=input_size)
-        self.picture: Image.Image = opened.prepare.view(load_image(image))
-        self._tensor: Tensor = opened.prepare.tensor(self.picture)
+        self._tensor, self.picture = opened.prepare(image)
         self._model, self._layers, self._reshape = model, layers, reshape_transform
         self.progress: Callable[[Choice, int, int], None] = lambda choice, done, total: None
         self._image, self._input_size, self._target = image, input_size, target
