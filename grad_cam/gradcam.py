@@ -221,7 +221,7 @@ class GradCAM:
         figure = self.explanation.figure(display=self.display)
         if save_path is not None:
             path, heat = pathlib.Path(save_path), self.heatmap
-            settings = {"colormap": self.colormap, "view": self.view}
+            settings: dict[str, Any] = {"colormap": self.colormap, "view": self.view}
             pictures = {
                 "origin": self.picture,
                 "overlapped": rendering.overlay(self.picture, heat, alpha=self.alpha, **settings),

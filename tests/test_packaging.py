@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "metrics", "methods", "rendering", "splitting"},
-    "ingredients": {"layouts", "methods", "splitting", "targets"},
+    "ingredients": {"errors", "layouts", "methods", "splitting", "targets"},
     "engine": {
         "arguments", "errors", "ingredients", "introspection", "loading", "methods", "outputs", "results", "splitting",
         "targets",
