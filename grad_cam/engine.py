@@ -24,6 +24,7 @@ from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
+from .layouts import Layout
 from .loading import class_names, normalisation_note, preprocessing
 from .methods import METHODS, Method, MethodError, find
 from .methods import aug_smooth as _aug_smooth
@@ -476,7 +477,8 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
 
 def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
     borders = cutter.borders_at(depth)
-    cuts, skipped, values = [], [], {}
+    cuts: list[tuple[Cut, Layout]] = []
+    skipped, values = [], {}
     for before, border in zip((None, *borders), borders[:-1], strict=False):
         cut = cutter.at_border(border)
         reading = cutter.reading(cut)

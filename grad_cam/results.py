@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 import os
 import pathlib
 import re
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import refuse_existing
-from .loading import Preprocessing
+from .loading.preprocess import Preprocessing
 from .methods import METHODS
 from .rendering import Display
 from .splitting import StageInfo
@@ -120,20 +122,48 @@ class Explanation:
         self._warn_of_nothing(image, target, display)
         return display.overlay(self.pictures[image], self._one(image, target))
 
-    def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
-        """The four panels: image, overlay, heatmap, colormap; settings as for `heatmap`."""
+    def figure(
+        self, image: int | None = None, target: int | None = None, *, display: Display | None = None, **changes: Any
+    ) -> Figure:
+        """Draws one map in four panels (image, overlay, heatmap, colormap), or the overlays of several.
+
+        A single map that is nowhere positive is shown in the signed view, where there is something to see.
+
+        Args:
+            image: Which image; None shows all, one a row.
+            target: Which target; None shows all of them.
+            display: Settings, as for `heatmap`.
+            **changes: Single settings.
+        """
         display = Display.of(display, **changes)
-        self._warn_of_nothing(image, target, display)
+        images = range(len(self.map)) if image is None else [image]
+        targets = range(self._per_image) if target is None else [target]
+        for b, k in itertools.product(images, targets):
+            self._warn_of_nothing(b, k, display)
+        if len(images) == len(targets) == 1:
+            return self._panels(images[0], targets[0], display)
+        heats = [[display.heat(self._one(b, k), self._size) for k in targets] for b in images]
+        return rendering.overview(
+            [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
+            [[f"{self.target[b][k]}{self._confidence(b, k)}" for k in targets] for b in images],
+            title=f"{_title(self.method)} at {self.layer}", notes=[[self.note(b, k) for k in targets] for b in images],
+            scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
+        )  # fmt: skip
+
+    def _panels(self, image: int, target: int, display: Display) -> Figure:
+        note = self.note(image, target)
+        if note in ("all negative", "nowhere positive") and display.view == "positive":
+            display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
         heat = display.heat(self._one(image, target), self._size)
         return rendering.panels(
-            self.pictures[image], heat.values, title=self.title(image, target), alpha=display.alpha,
-            colormap=display.colormap, note=self.note(image, target),
+            self.pictures[image], heat.values, title=self.title(image, target), note=note,
+            scale=(heat.low, heat.high), display=display,
         )  # fmt: skip
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""
-        colormap = Display.of(display, **changes).colormap
-        return rendering.map_figure(self._one(image, target), title=self.title(image, target), colormap=colormap)
+        display = Display.of(display, **changes)
+        return rendering.map_figure(self._one(image, target), title=self.title(image, target), display=display)
 
     def title(self, image: int = 0, target: int = 0) -> str:
         """What a figure of this explanation says above the picture."""
@@ -207,6 +237,13 @@ _COMPARING = (" rather than ", "against ", "probability of ", "what sets ", "con
 """Words of targets that are about more than one class's score: their title carries no probability."""
 
 
+_MEANING = {
+    "focus": "how small a part of the picture the evidence is on: 0 the whole of it, 1 a single spot",
+    "agreement with the last": "rank correlation with the deepest map: 1 alike, 0 unrelated, −1 opposite",
+}
+"""What the curves of a sweep mean, as the figure says it."""
+
+
 def _title(method: str) -> str:
     """A method's name as figures show it; what wraps or fuses it stays as it is."""
     name = re.split(r"\W", method, maxsplit=1)[0]
@@ -252,12 +289,13 @@ class Sweep(Sequence[Explanation]):
         return self.explanations[index]
 
     def curves(self, image: int = 0, target: int = 0) -> dict[str, list[float]]:
-        """Per-layer summaries of the maps: how focused each is, and how far it agrees with the deepest one."""
+        """Per-layer summaries of the maps: how focused each is, and how far it agrees with the deepest one.
+
+        A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
+        """
         maps = [e._one(image, target) for e in self.explanations]
-        return {
-            "focus": [metrics.focus(m) for m in maps],
-            "agreement with the last": [metrics.agreement(m, maps[-1]) for m in maps],
-        }
+        agreement = [metrics.agreement(m, maps[-1]) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
+        return {"focus": [metrics.focus(m) for m in maps], "agreement with the last": agreement}
 
     def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The grid of overlays, shallow to deep, with the summary curves under it.
@@ -270,11 +308,13 @@ class Sweep(Sequence[Explanation]):
         """
         display = Display.of(display, **changes)
         first = self.explanations[0]
+        heats = [display.heat(e._one(image, target), e._size) for e in self.explanations]
         return rendering.sweep_figure(
-            first.pictures[image], [display.heat(e._one(image, target), e._size).values for e in self.explanations],
-            self._titles(), self.curves(image, target),
+            first.pictures[image], [heat.values for heat in heats], self._titles(),
+            {f"{name}\n{_MEANING[name]}": values for name, values in self.curves(image, target).items()},
             title=f"{first.target[image][target]}, {_title(first.method)}",
-            notes=[e.note(image, target) for e in self.explanations], alpha=display.alpha, colormap=display.colormap,
+            notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
+            display=display,
         )  # fmt: skip
 
     def animate(
@@ -319,16 +359,14 @@ class Sweep(Sequence[Explanation]):
             names: What to call the images; their numbers by default.
             force: Overwrite a file that exists.
             display: Settings the page opens with; `Display()` by default.
-            **changes: Single settings: threshold, smoothing, alpha, colormap.
+            **changes: Single settings.
 
         Returns:
             The path.
         """
-        from .interfaces.report import report_of, write_report  # the only step upwards, taken when it is asked for
+        from .rendering.report import report_of, write_report
 
-        display = Display.of(display, **changes)
-        settings = {name: getattr(display, name) for name in ("threshold", "smoothing", "alpha", "colormap")}
-        return write_report(report_of(self, names=names, **settings), path, force)
+        return write_report(report_of(self, names=names, display=Display.of(display, **changes)), path, force)
 
     def _titles(self) -> list[str]:
         titles = []

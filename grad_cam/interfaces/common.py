@@ -5,12 +5,16 @@ torch and the rest of the package are imported when a model is opened: the comma
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import difflib
+import functools
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import refuse_existing
+from ..errors import GradCamError, refuse_existing
 
 if TYPE_CHECKING:
     import os
@@ -23,8 +27,8 @@ if TYPE_CHECKING:
     from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "LayerTable", "Opened", "Prediction",
-    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+    "LayerChoice", "LayerTable", "Opened", "Prediction", "check_method_name", "method_names", "one_line", "open_model",
+    "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
 
 
@@ -64,6 +68,38 @@ def one_line(error: BaseException) -> str:
     if expected and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------- names of the methods
+
+
+@functools.cache
+def method_names() -> dict[str, str]:
+    """The methods of the package with their titles, read from its source: importing them takes seconds.
+
+    Empty where there is no source to read.
+    """
+    names = {}
+    folder = pathlib.Path(__file__).parents[1] / "methods"
+    for path in sorted(folder.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+                if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "method":
+                    names[node.name] = str(ast.literal_eval(mark.args[0]))
+    return names
+
+
+def check_method_name(name: str) -> None:
+    """Refuses a name that is no method's (see `methods.find`), without importing the methods."""
+    known = {_letters(text): each for each, title in method_names().items() for text in (title, each)}
+    if known and _letters(name) not in known:
+        close = list(dict.fromkeys(known[key] for key in difflib.get_close_matches(_letters(name), known)))
+        remedy = f"did you mean {' or '.join(close)}?" if close else "grad-cam methods lists them"
+        raise GradCamError(f"there is no method {name!r}", remedy=remedy)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 # ---------------------------------------------------------------------------------------------------------- predictions

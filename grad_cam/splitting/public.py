@@ -27,7 +27,7 @@ class StageInfo:
     """One line of the printed chain: a stage and what leaves it.
 
     Attributes:
-        layer_idx: Number of stages after it (the `layer_idx` of `split` and `GradCAM`); None for a module inside a stage.
+        layer_idx: Number of stages after it (the `layer_idx` of `split` and `GradCAM`); None inside a stage.
         name: Module path of the stage; a stage that ends after a module says so (``blk + add``).
         type: Class of the module.
         shape: Shape at the cut after the stage, without the batch.

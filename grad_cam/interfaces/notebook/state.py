@@ -199,8 +199,9 @@ class ExplorerState:
             THRESHOLD, rendering.default_smoothing(self.picture.size[::-1]), rendering.ALPHA, rendering.COLORMAP
         )
         for name, value in display._asdict().items():
-            if value != getattr(usual, name):
-                words.append(f"{name}={round(value, 6) if isinstance(value, float) else value!r}")
+            shown, default = (round(v, 6) if isinstance(v, float) else v for v in (value, getattr(usual, name)))
+            if shown != default:
+                words.append(f"{name}={shown!r}")
         if self._reshape is not None:
             shown = repr(self._reshape) if isinstance(self._reshape, str) else "reshape_transform"
             words.append(f"reshape_transform={shown}")
