@@ -24,6 +24,7 @@ from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
+from .layouts import Layout
 from .loading import class_names, normalisation_note, preprocessing
 from .methods import METHODS, Method, MethodError, find
 from .methods import aug_smooth as _aug_smooth
@@ -152,7 +153,7 @@ def _warn_of_range(model: nn.Module, images: Tensor) -> None:
         return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=3)
 
 
 def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) -> Cutter:
@@ -173,10 +174,15 @@ def explain(
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
-    model: nn.Module, images: Tensor, *, layer: AnyLayer | list[AnyLayer] | tuple[AnyLayer, ...] | None = None,
-    target: Target = None, method: AnyMethod = "grad_cam", reshape_transform: Reshape = None,
-    fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None,
-    progress: Progress | None = None, **options: Any,
+    model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
+    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+) -> Explanation: ...  # fmt: skip
+@overload
+def explain(
+    model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Sequence[AnyLayer] | None = None, target: Target = None,
@@ -233,15 +239,18 @@ def explain(
 def _cuts(cutter: Cutter, method: Method, layer: Any) -> list[Cut]:
     """The cuts that layers mean; none for a method without a layer."""
     if method.scope == "layer":
-        if layer is None:
-            return [default_cut(cutter)]
-        return [cutter.cut(as_layer(one)) for one in (layer if isinstance(layer, (list, tuple)) else [layer])]
+        return [_cut(cutter, one) for one in (layer if isinstance(layer, (list, tuple)) else [layer])]
     if layer is not None:
         raise LayerError(
             f"{method.title} {_READS[method.scope]}, so that there is no layer to choose", f"layer={layer!r}"[:80],
             "leave layer out",
         )  # fmt: skip
     return []
+
+
+def _cut(cutter: Cutter, layer: Any) -> Cut:
+    found = as_layer(layer)
+    return default_cut(cutter) if found is None else cutter.cut(found)
 
 
 _READS = {"input": "reads the images alone", "network": "reads the whole network"}
@@ -258,7 +267,7 @@ def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Ex
     groups = _groups(cuts, request.method)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
-        results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, seen))
+        results = cutter.retrying(functools.partial(_of_one_run, cutter, [cuts[n] for n in group], each, seen))
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
     return explanations if request.fuse is None else [_fused(explanations, request.fuse)]
@@ -286,6 +295,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
 
     logits = forward.graph.detach()
     resolved = forward.targets
+    found: Sequence[Tensor | Factorization]
     if request.aug_smooth:
         found = _aug_smooth(lambda images: maps_of(forward.on(images)), cutter.images)  # type: ignore[arg-type, return-value]
     else:
@@ -421,7 +431,7 @@ def _swept(
         depth, skipped = cutter.depth, []
         listed: dict[Any, Cut] = {}
         for layer in layers:
-            cut = cutter.cut(as_layer(layer))
+            cut = _cut(cutter, layer)
             listed.setdefault(cut.value, cut)
         cuts = list(listed.values())
     return depth, sorted(cuts, key=lambda cut: cut.position), skipped
@@ -467,18 +477,19 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
 
 def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
     borders = cutter.borders_at(depth)
-    cuts, skipped, values = [], [], {}
+    cuts: list[tuple[Cut, Layout]] = []
+    skipped, values = [], {}
     for before, border in zip((None, *borders), borders[:-1], strict=False):
         cut = cutter.at_border(border)
         reading = cutter.reading(cut)
-        note = reading.note
+        note, layout = reading.note, reading.layout
         if before is not None and cutter.record.plan.is_unchanged(before, border):
             note = note or f"the same as after {values.get(border.value, before.name)}"
         values.setdefault(border.value, border.name)
-        if note or reading.layout is None:
+        if note or layout is None:
             skipped.append((Layer(cut.name, cut.layer_idx), note))
         else:
-            cuts.append((cut, reading.layout))
+            cuts.append((cut, layout))
     mark_dead(cutter, cuts)
     alive = [cut for cut, _ in cuts if not cutter.record.dead.get(cut.value, False)]
     dead = [(Layer(cut.name, cut.layer_idx), "gradient at the patches is zero") for cut, _ in cuts if cut not in alive]

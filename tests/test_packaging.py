@@ -35,8 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"arguments", "errors", "loading", "rendering", "metrics", "methods", "splitting"},
-    "ingredients": {"layouts", "methods", "splitting", "targets"},
+    "results": {"errors", "loading", "metrics", "methods", "rendering", "splitting"},
+    "ingredients": {"errors", "layouts", "methods", "splitting", "targets"},
     "engine": {
         "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "results",
         "splitting", "targets",
