@@ -23,7 +23,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LIMIT = 240  # seconds a cell may take; all cells of a notebook take some ten
 SIZE = 400_000  # bytes of a notebook with its outputs
-WIDTH = 1000  # pixels of a stored picture
+WIDTH = 840  # pixels of a stored picture
 
 
 def names(path: pathlib.Path) -> str:
@@ -125,7 +125,7 @@ def store(path: pathlib.Path) -> None:
             picture = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
             picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=80, optimize=True)
+            picture.save(buffer, "JPEG", quality=74, optimize=True)
             data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
     for output in outputs(book):
         if output.output_type == "stream":
