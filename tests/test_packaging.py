@@ -179,6 +179,7 @@ def test_extras_cover_the_imports() -> None:
         "ipywidgets": {"ipywidgets", "IPython", "traitlets"},
         "timm": {"timm", "torchvision", "huggingface_hub", "safetensors"},
         "typer": {"typer", "click"},
+        "jinja2": {"jinja2", "markupsafe"},
     }
     modules = [aliases.get(name, {name.replace("-", "_")}) for name in wanted]
     known = set(sys.stdlib_module_names).union(*modules)
