@@ -81,7 +81,8 @@ class Split:
     def __repr__(self) -> str:
         layout = f"{self.layout}, {self.layout.channels} channels" if self.layout else self.note
         context = f", {self.context} more tensors" if self.context else ""
-        return f"Split('{self.name}', layer_idx={self.layer_idx}, {layout}{context})"
+        sizes = " and ".join(map(str, self.batches))
+        return f"Split('{self.name}', layer_idx={self.layer_idx}, {layout}{context}, exact at batches of {sizes})"
 
 
 class Chain(Stages):
