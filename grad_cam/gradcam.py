@@ -17,12 +17,13 @@ from torch import nn
 
 from . import rendering
 from .arguments import ArgumentTypeError, as_layer, check_model
-from .engine import AnyMethod, Request, Reshape, explain
+from .engine import explain
 from .errors import refuse_existing
 from .introspection import unwrap
 from .loading import class_names, preprocessing
 from .methods import find
 from .rendering import Display
+from .requests import AnyMethod, Request, Reshape
 from .results import Explanation
 from .splitting import Chain
 

@@ -37,13 +37,15 @@ ALLOWED: dict[str, set[str]] = {
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "metrics", "methods", "rendering", "splitting"},
     "ingredients": {"errors", "layouts", "methods", "splitting", "targets"},
+    "requests": {"arguments", "methods", "outputs"},
     "engine": {
-        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "results",
-        "splitting", "targets",
+        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "requests",
+        "results", "splitting", "targets",
     },
-    "explanation": {"engine", "loading", "results"},  # an old name, for one release
+    "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "gradcam": {
-        "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "results", "splitting",
+        "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
+        "splitting",
     },
 }  # fmt: skip
 
