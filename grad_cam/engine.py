@@ -37,6 +37,7 @@ from .results import Explanation, Layer, Seen, Sweep
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
+from .splitting.log import Ref
 from .splitting.public import open_images, stages_of
 
 
@@ -374,7 +375,8 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
         reasons += [f"{layer.name}: {note}" for layer, note in skipped]
     if layers == "auto":  # branches that share no border: their modules
         inner = list(reversed(inner_cuts(cutter)))
-        mark_dead(cutter, [(c, cutter.reading(c).layout) for c in inner])
+        layouts = [(c, cutter.reading(c).layout) for c in inner]
+        mark_dead(cutter, [(c, layout) for c, layout in layouts if layout is not None])
         cuts = [c for c in inner if not cutter.record.dead.get(c.value, False)]
         if cuts:
             return depths[0], cuts, []
@@ -389,7 +391,8 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
 def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
     borders = cutter.borders_at(depth)
     cuts: list[tuple[Cut, Layout]] = []
-    skipped, values = [], {}
+    skipped: list[tuple[Layer, str]] = []
+    values: dict[Ref, str] = {}
     for before, border in zip((None, *borders), borders[:-1], strict=False):
         cut = cutter.at_border(border)
         reading = cutter.reading(cut)

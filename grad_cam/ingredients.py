@@ -47,7 +47,11 @@ class Forward:
     def __init__(
         self, cutter: Cutter, cuts: Sequence[Cut], method: Method, resolve: Resolver, layout: Any = None
     ) -> None:
-        self.cutter, self.cuts, self.method, self.layout, self._resolve = cutter, list(cuts), method, layout, resolve
+        self.cutter = cutter
+        self.cuts: list[Cut] = list(cuts)
+        self.method = method
+        self.layout = layout
+        self._resolve = resolve
 
     def on(self, images: Tensor, only: int | None = None) -> Forward:
         """The same for other images, with the targets fixed on these ones; with only one of them if `only` is given."""
@@ -117,8 +121,11 @@ class Pass:
     """
 
     def __init__(self, forward: Forward, n: int = 0, progress: Progress | None = None) -> None:
-        self.forward, self.n, self.progress = forward, n, progress
-        self.cutter, self.images = forward.cutter, forward.cutter.images
+        self.forward = forward
+        self.n = n
+        self.progress = progress
+        self.cutter: Cutter = forward.cutter
+        self.images: Tensor = forward.cutter.images
 
     def maps(self, method: Method, function: Callable[..., Any], options: dict[str, Any]) -> Tensor | Factorization:
         """Calls a method: its maps of all targets, (B, K, h, w), or its concepts.
@@ -150,7 +157,7 @@ class Pass:
             given.append(value)
         return function(*given, **options)
 
-    def _checked(self, method: Method, found: Any, count: int | None = None) -> Tensor:
+    def _checked(self, method: Method, found: object, count: int | None = None) -> Tensor:
         """Raises MethodError unless a result is a map (B, h, w), or (B, K, h, w) for K targets at once."""
         batch = len(self.images)
         wanted = "(B, h, w)" if count is None else "(B, K, h, w)"

@@ -294,8 +294,8 @@ class Sweep(Sequence[Explanation]):
         A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
         """
         maps = [e._one(image, target) for e in self.explanations]
-        agreement = [metrics.agreement(m, maps[-1]) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
-        return {"focus": [metrics.focus(m) for m in maps], "agreement with the last": agreement}
+        agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
+        return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
 
     def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The grid of overlays, shallow to deep, with the summary curves under it.

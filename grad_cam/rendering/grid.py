@@ -76,7 +76,7 @@ def _wrapped(lines: Sequence[Line], width: float) -> list[Line]:
     return [
         (part, size, colour)
         for text, size, colour in lines
-        for part in fitted(text, width, 2 if size > _DETAIL else 1, lambda t, size=size: width_of(t, size))
+        for part in fitted(text, width, 2 if size > _DETAIL else 1, functools.partial(width_of, size=size))
     ]
 
 
@@ -269,8 +269,10 @@ def _stand_under(axes: Axes, above: Sequence[Axes]) -> None:
 
 def _name_points(axes: Axes, names: Sequence[str]) -> None:
     """Names under as many points of a curve as there is room for, the first and the last among them."""
+    from matplotlib.figure import Figure
+
     figure = axes.get_figure()
-    assert figure is not None
+    assert isinstance(figure, Figure)
     room = max(int(axes.get_position().width * figure.get_size_inches()[0] / 1.2), 2)
     chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(room, len(names)))})
     labels = ["\n".join(fitted(names[i], 1.1, 1, lambda text: width_of(text, _TICK))) for i in chosen]
@@ -281,7 +283,7 @@ def _name_points(axes: Axes, names: Sequence[str]) -> None:
 def _cut(figure: Figure, headline: Sequence[Line], remark: str) -> None:
     """Cuts a figure to what is drawn and a margin, with a headline above and a remark under it."""
     across, down = figure.get_size_inches()
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    boxes = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
     left, bottom = min(box.x0 for box in boxes) / DPI - _MARGIN, min(box.y0 for box in boxes) / DPI - _MARGIN
     right, top = max(box.x1 for box in boxes) / DPI + _MARGIN, max(box.y1 for box in boxes) / DPI + _MARGIN
     right = max(right, left + 3.2)
