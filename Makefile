@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo       install the package and explain the two sample photos (pictures in demo-output/)"
 	@echo "make test       install the test dependencies and run the tests"
-	@echo "make lint       check the style with ruff"
+	@echo "make lint       check the style with ruff, and the types with mypy and pyright"
 	@echo "make check-all  every model family, the slow tests, and the wheel in a fresh environment (an hour; PART=timm a part)"
 	@echo "make clean      remove .venv and what was built"
 
@@ -36,6 +36,8 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.typing_check
 
 # make check-all PART=timm, PART="layers hf/ViT", PART=--summary: see tests/check_all.py
 check-all: $(VENV)/.installed-test

@@ -32,7 +32,7 @@ from .methods.chunks import Progress
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
-from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
+from .requests import AnyLayer, AnyMethod, Layers, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter
@@ -80,13 +80,13 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) 
 
 @overload
 def explain(
-    model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
+    model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
-    model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
+    model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
@@ -97,7 +97,7 @@ def explain(
     eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
-    model: nn.Module, images: Tensor, *, layer: AnyLayer | Sequence[AnyLayer] | None = None, target: Target = None,
+    model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
     aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None,
     **options: Any,

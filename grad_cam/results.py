@@ -11,7 +11,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,10 +282,10 @@ class Sweep(Sequence[Explanation]):
         return len(self.explanations)
 
     @overload
-    def __getitem__(self, index: int) -> Explanation: ...
+    def __getitem__(self, index: SupportsIndex) -> Explanation: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Explanation, ...]: ...
-    def __getitem__(self, index: int | slice) -> Explanation | tuple[Explanation, ...]:
+    def __getitem__(self, index: SupportsIndex | slice) -> Explanation | tuple[Explanation, ...]:
         return self.explanations[index]
 
     def curves(self, image: int = 0, target: int = 0) -> dict[str, list[float]]:
