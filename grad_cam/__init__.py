@@ -38,8 +38,8 @@ def __getattr__(name: str) -> Any:
         from .interfaces.notebook import explore
 
         return explore
-    if name == "targets":
-        return importlib.import_module(".targets", __name__)
+    if name in ("metrics", "targets"):
+        return importlib.import_module(f".{name}", __name__)
     for home, names in _HOMES.items():
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(f".{home}", __name__), name)

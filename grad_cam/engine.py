@@ -25,10 +25,10 @@ from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
 from .layouts import Layout
 from .loading import class_names, normalisation_note, preprocessing
-from .methods import Method
+from .methods import METHODS, Method
 from .methods import aug_smooth as _aug_smooth
 from .methods import fuse as _fuse
-from .methods.chunks import Progress
+from .methods.chunks import Progress, Score
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
@@ -146,6 +146,34 @@ def explain(
         cutter = _cutter(model, inner, images, output)
         found = _explained(cutter, _cuts(cutter, request.method, layer), request)
     return found if several and fuse is None else found[0]
+
+
+def score_function(model: nn.Module, images: Tensor, target: Target = None, *, output: Output = None) -> Score:
+    """Makes the function that metrics score versions of images with.
+
+    Args:
+        model: As for `explain`.
+        images: As for `explain`; the target is fixed on them.
+        target: As for `explain`.
+        output: As for `explain`.
+
+    Returns:
+        A function from images (N, C, H, W), and for each the number of the image (N,) that it is a version of, to
+        scores (N, K), without a graph.
+    """
+    inner, images = _prepared(model, images)
+    with torch.inference_mode(False), torch.no_grad():
+        cutter = _cutter(model, inner, images, output)
+        names = class_names(cutter.model)
+        forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names))
+        score = Pass(forward).score
+        forward.targets  # noqa: B018 (a target that does not fit is refused now)
+
+    def scores(versions: Tensor, index: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return score(versions.to(images), index.to(images.device))
+
+    return scores
 
 
 def _cuts(cutter: Cutter, method: Method, layer: Any) -> list[Cut]:

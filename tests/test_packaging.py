@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors"},
-    "metrics": set(),
+    "metrics": {"errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "metrics", "methods", "rendering", "splitting"},
