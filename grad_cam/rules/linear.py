@@ -1,0 +1,108 @@
+"""What rules are made of: an operation with a backward of our own, and sums by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def live(value: Any) -> bool:
+    """Whether a value takes part in the gradient."""
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def any_live(values: Any) -> bool:
+    """Whether a tensor in nested lists, tuples and dicts takes part in the gradient."""
+    for value in values:
+        kind = type(value)
+        if kind is list or kind is tuple:
+            if any_live(value):
+                return True
+        elif kind is dict:
+            if any_live(value.values()):
+                return True
+        elif isinstance(value, Tensor) and value.requires_grad:
+            return True
+    return False
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Nested lists, tuples and dicts with their tensors replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        parts = [map_tensors(v, function) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {k: map_tensors(v, function) for k, v in value.items()}
+    return value
+
+
+class Linearised(torch.autograd.Function):
+    """An operation whose backward is given with it.
+
+    Its first argument takes the inputs and returns the result and a function from the gradient on it to those on the
+    inputs. What that function needs is kept as it is, so that it must be what no later operation writes to.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, run: Callable[..., tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]], *inputs: Tensor) -> Any:
+        """The result of the operation."""
+        out, ctx.back = run(*inputs)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        """The gradients that the rule gives."""
+        return None, *ctx.back(gradient)
+
+
+class Shared(torch.autograd.Function):
+    """A copy of an operand that gets a fraction of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, operand: Tensor, fraction: float) -> Tensor:
+        """The operand."""
+        ctx.fraction = fraction
+        return operand.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        """A fraction of the gradient."""
+        return gradient * ctx.fraction, None
+
+
+def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
+    """<g, c> of every image, in float32 at least.
+
+    Args:
+        gradient: (B, ...), (B * n, ...) with an image's rows together, or one with the images along another axis.
+        constant: What is broadcast to it, or a number.
+        images: Number of images B.
+
+    Returns:
+        (B,), or None where no axis can be that of the images.
+    """
+    if gradient.ndim == 0:
+        gradient = gradient[None]
+    axis = 0 if gradient.shape[0] % images == 0 else next((i for i, n in enumerate(gradient.shape) if n == images), None)
+    if axis is None:
+        return None
+    if gradient.dtype in (torch.float16, torch.bfloat16):
+        gradient = gradient.float()
+    if not isinstance(constant, Tensor):
+        return (gradient.movedim(axis, 0).reshape(images, -1).sum(1) * constant).double()
+    fixed = constant.to(gradient.dtype)
+    fixed = fixed.reshape([1] * (gradient.ndim - fixed.ndim) + list(fixed.shape))
+    over = [i for i in range(gradient.ndim) if i != axis and fixed.shape[i] == 1 and gradient.shape[i] > 1]
+    if over:
+        gradient = gradient.sum(over, keepdim=True)
+    gradient, fixed = gradient.movedim(axis, 0), fixed.movedim(axis, 0)
+    if fixed.shape[0] == 1:
+        rows = gradient.reshape(len(gradient), -1) @ fixed.reshape(-1)
+    else:
+        rows = (gradient * fixed).reshape(len(gradient), -1).sum(1)
+    return rows.reshape(images, -1).sum(1).double()
