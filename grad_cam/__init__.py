@@ -1,7 +1,8 @@
 """Layer-by-layer explanations of PyTorch vision models.
 
 `GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into
-an extractor and a classifier, `inspect` is the notebook explorer (extra `[notebook]`).
+an extractor and a classifier, `explore` opens the notebook explorer (extra `[notebook]`); `inspect` is another name of
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "chain", "explain", "inspect", "split", "sweep", "targets", "verify",
+    "chain", "explain", "explore", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -32,11 +33,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for when it is: the command line answers `--help` without torch, `inspect` needs an extra."""
-    if name == "inspect":
-        from .interfaces.notebook import inspect
+    """Loads what is asked for when it is: the command line answers `--help` without torch, `explore` needs an extra."""
+    if name in ("explore", "inspect"):  # `inspect` is not in `__all__`: `import *` would hide the standard library's
+        from .interfaces.notebook import explore
 
-        return inspect
+        return explore
     if name == "targets":
         return importlib.import_module(".targets", __name__)
     for home, names in _HOMES.items():

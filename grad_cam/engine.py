@@ -1,156 +1,135 @@
-"""The engine: one place that runs forward, target, gradient, layout and method, and the frozen result.
+"""The engine: a request becomes passes through the model, a pass becomes maps, maps become frozen results.
 
-`explain` cuts the model, runs the extractor without a graph and the classifier with one, takes the gradient of the
-score on the detached activation, and hands activations and gradients to a pure method. `sweep` does so at many cuts in
-one forward and one backward pass. The model is never touched: everything runs on an eval copy of it.
+`explain` and `sweep` share one path: the model is cut at some places, run forward once, the score is differentiated
+there, and the method gets the ingredients that its parameters name (see `ingredients`). The model is never touched:
+everything runs on an eval copy of it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import itertools
-import math
-import sys
+import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import layouts, targets
-from .arguments import as_layer, check_images, check_model
+from . import targets, zoo
+from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .errors import LayerError
+from .images import normalisation_note, preprocessing
+from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
-from .layouts import Layout
-from .methods import METHODS, Method, attention, find
+from .methods import METHODS, Method, MethodError, find
 from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
 from .methods import fuse as _fuse
-from .methods.gradient import gradient_of, noisy_copies
+from .methods.chunks import Progress
+from .methods.combinators import Fusion
+from .methods.factorization import Factorization
 from .outputs import Output
 from .results import Explanation, Layer, Sweep
-from .splitting import Chain
-from .splitting.cuts import BLOCKS, Cut, Cutter, Taken
+from .splitting import Chain, StageInfo
+from .splitting.cuts import BLOCKS, Cut, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
 from .splitting.public import open_images, stages_of
 
-if TYPE_CHECKING:
-    pass
 Target = Any
 """None (the predicted class), a class index or name, a list with one per image, `targets.top(k)`, or any callable
 ``logits (B, classes) -> score (B,)``."""
 
+AnyMethod = str | Method | Callable[..., Tensor | Factorization]
+"""A name or title from `METHODS`, or a function whose parameters are named after ingredients."""
 
-@dataclasses.dataclass
-class _Pass:
-    """One forward pass cut at one place, with what the methods ask of it."""
+AnyLayer = int | str | nn.Module
+"""A layer_idx, a module path or a module."""
 
-    cutter: Cutter
-    cut: Cut
-    layout: Layout
-    raw: Tensor  # the activation as the model has it, a leaf
-    logits: Tensor
-    resolved: targets.Resolved
-    names: list[str] | None
+Reshape = str | Callable[[Tensor], Tensor] | None
+"""None, a layout ("NCHW", "NHWC", "tokens"), or a callable from the activation to (B, C, H, W)."""
+
+
+# ------------------------------------------------------------------------------------------------------------ requests
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """Validated arguments."""
+
+    method: Method
+    target: Target
+    layout: Reshape
+    fuse: Fusion | None
+    aug_smooth: bool
+    eigen_smooth: bool
+    progress: Progress | None
+    options: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, function: str, method: AnyMethod, target: Target, layout: Reshape, fuse: Fusion | None, aug_smooth: bool,
+        eigen_smooth: bool, progress: Progress | None, options: dict[str, Any],
+    ) -> _Request:  # fmt: skip
+        found = find(method)
+        for asked, allowed, name in (
+            (aug_smooth, found.aug_smooth, "aug_smooth"),
+            (eigen_smooth, found.channelwise, "eigen_smooth"),
+        ):
+            if asked and not allowed:
+                fits = ", ".join(m.name for m in METHODS.values() if getattr(m, name))
+                raise MethodError(f"{name} cannot wrap {found.name}", remedy=f"it wraps {fits}")
+        known = found.options
+        for name in options:
+            if name not in known:
+                raise _unknown_argument(function, name, found)
+        missing = [name for name, default in known.items() if default is inspect.Parameter.empty]
+        for name in missing:
+            if name not in options:
+                raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
+        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, options)
 
     @property
-    def images(self) -> Tensor:
-        return self.cutter.images
+    def function(self) -> Callable[..., Tensor | Factorization]:
+        """What is called with the ingredients."""
+        return functools.partial(_eigen_smooth, self.method.function) if self.eigen_smooth else self.method.function
 
     @property
-    def activations(self) -> Tensor:
-        return self.layout.to_map(self.raw.detach())  # (B,C,h,w)
-
-    def gradients(self) -> list[Tensor]:
-        """The gradient of every target's score on the activation, as maps: K times (B,C,h,w)."""
-        out = []
-        scores = self.resolved.scores
-        for k, score in enumerate(scores):
-            with torch.enable_grad():
-                total = _score(score, self.logits).sum()
-                gradient = self.cutter.gradients(total, [self.raw], keep_graph=k + 1 < len(scores))[0]
-            _require_finite(gradient, f"the gradient at '{self.cut.name}'", self.cutter)
-            out.append(self.layout.to_map(gradient))
-        return out
-
-    @functools.cached_property
-    def _classifier(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return self.cutter.tail(self.cut, self.raw.detach(), self.logits.detach())
-
-    def tail(self, maps: Tensor, index: Tensor | None = None) -> Tensor:
-        """Logits of activations given as maps (N,C,h,w) whose rows belong to the images `index` (default: in order)."""
-        if index is None:
-            index = torch.arange(len(self.raw), device=self.raw.device)
-        raw = self.layout.from_map(maps, self.raw.detach()[index])
-        return self._classifier(raw, index)
-
-    def whole(self, images: Tensor, index: Tensor) -> Tensor:
-        """Logits of images."""
-        with torch.no_grad():
-            return self.cutter.forward(images)
+    def name(self) -> str:
+        """The method and what is wrapped around it."""
+        return self.method.name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
 
 
-def _score(score: targets.Score, logits: Tensor, rows: Tensor | None = None) -> Tensor:
-    """The score (N,), computed in float32 at least."""
-    return score(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, rows)
+_ELSEWHERE = {
+    "targets": "target", "target_category": "target", "category": "target", "class_idx": "target",
+    "target_layers": "layer", "target_layer": "layer", "layer_idx": "layer", "layers": "layer", "layer": "layer",
+    "input_tensor": "images", "inputs": "images", "img_path": "images",
+}  # fmt: skip
+"""Names that arguments have in other libraries and in `GradCAM`."""
 
 
-def _forward(
-    cutter: Cutter, cut: Cut, layout: Any, target: Target | targets.Resolved, names: list[str] | None,
-    taken: Taken | None = None,
-) -> _Pass:  # fmt: skip
-    taken = cutter.take([cut], by_image=layout is None) if taken is None else taken
-    activation, logits = taken.activations[0], taken.logits
-    found = _layout(cutter, cut, activation, layout)
-    resolved = target if isinstance(target, targets.Resolved) else targets.resolve(target, logits.detach(), names)
-    out = _Pass(cutter, cut, found, activation, logits, resolved, names)
-    _require_finite(logits.detach(), "the logits", cutter)
-    return out
-
-
-def _layout(cutter: Cutter, cut: Cut, activation: Tensor, asked: Any) -> Layout:
-    reading = cutter.reading(cut) if asked is None or isinstance(asked, str) else None
-    if asked is not None:
-        prefix = reading.layout.prefix if reading is not None and reading.layout is not None else None
-        return layouts.named(asked, activation.detach(), cutter.record.positions.size, prefix, len(cutter.images))
-    assert reading is not None
-    if reading.layout is None or reading.layout.grid == (1, 1):
-        raise layouts.LayoutError(
-            f"no map can be drawn after '{cut.name}': {reading.note or '1x1'}", f"activation {tuple(activation.shape)}",
-            "choose another layer (see print(grad_cam.chain(model))) or give reshape_transform",
+def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeError:
+    ours = _ELSEWHERE.get(name)
+    if ours is not None:
+        ours = "layers" if (function, ours) == ("sweep", "layer") else ours
+        return ArgumentTypeError(
+            f"{function} has no argument {name}=", remedy=f"write {function}(model, images, {ours}=...)"
+            if ours != "images" else f"write {function}(model, images) with a tensor (B, C, H, W)",
         )  # fmt: skip
-    return reading.layout
-
-
-def _require_finite(values: Tensor, what: str, cutter: Cutter) -> None:
-    """Raises ValueError that says where NaN or infinite values come from."""
-    if bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
-        return  # a finite sum says that all are; a sum may overflow without a culprit
-    if not bool(torch.isfinite(cutter.images).all()):
-        raise ValueError("the images hold NaN or infinite values; check their preprocessing")
-    for name, tensor in (*cutter.model.named_parameters(), *cutter.model.named_buffers()):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(
-                f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint"
-            )
-    where = cutter.first_not_finite()
-    if where:
-        raise ValueError(
-            f"{what} hold NaN or infinite values: they appear first after {where}; "
-            "try float32, or check the input's range"
-        )
-    raise ValueError(f"{what} hold NaN or infinite values")
+    takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
+    return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
 
 
 def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """Checks the images and puts them where the model is."""
     if not isinstance(model, nn.Module):
+        if isinstance(images, nn.Module):
+            raise ArgumentTypeError("model and images are swapped", remedy="write explain(model, images)")
         check_model(model)
     inner = unwrap(model.model if isinstance(model, Chain) else model)
     images = check_images(images).detach()
@@ -164,59 +143,57 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     return inner, images
 
 
-def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, depth: int = 1) -> Cutter:
-    """What cuts a model for these images; `layer_idx` counts in the chain given, if one is."""
-    if isinstance(model, Chain):
-        depth, output = max(depth, model.depth), model.output if output is None else output
-    return open_images(inner, images, output, depth)
+def _warn_of_range(model: nn.Module, images: Tensor) -> None:
+    """Warns where images do not seem to be normalised as the model expects."""
+    low, high = (float(value) for value in images.aminmax())
+    if low < 0 and max(-low, high) < 4:  # no mean and deviation within 0..1 make such values too bright
+        return
+    note = normalisation_note(model, images)
+    if note is not None:
+        warnings.warn(note, stacklevel=4)
 
 
-def class_names(model: nn.Module) -> list[str] | None:
-    """The names of a model's classes if they are known (see `zoo.labels`)."""
-    from . import zoo
-
-    return zoo.labels(model)
-
-
-_PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
+def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) -> Cutter:
+    """What cuts a model for these images; in a `Chain` its own stages are counted."""
+    if not isinstance(model, Chain):
+        return open_images(inner, images, output, 1)
+    return open_images(inner, images, model.output if output is None else output, model.depth)
 
 
-def _pictures(model: nn.Module, images: Tensor) -> NDArray[np.uint8]:
-    """What the model saw, for display; how it was normalised is worked out once per model and size."""
-    from .images import preprocessing
-
-    size = (int(images.shape[-2]), int(images.shape[-1]))
-    known = _PREPARED.setdefault(model, {})
-    key = (size, id(getattr(model, "preprocessing", None)), id(getattr(model, "image_processor", None)))
-    if key not in known:
-        known[key] = preprocessing(model, size)
-    return known[key].pictures(images.float().cpu())
+# ------------------------------------------------------------------------------------------------------------- explain
 
 
+@overload
 def explain(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    layer: int | str | nn.Module | Sequence[Any] | None = None,
-    target: Target = None,
-    method: str = "grad_cam",
-    reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
-    fuse: str | None = None,
-    aug_smooth: bool = False,
-    eigen_smooth: bool = False,
-    output: Output = None,
+    model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+) -> list[Explanation]: ...  # fmt: skip
+@overload
+def explain(
+    model: nn.Module, images: Tensor, *, layer: AnyLayer | list[AnyLayer] | tuple[AnyLayer, ...] | None = None,
+    target: Target = None, method: AnyMethod = "grad_cam", reshape_transform: Reshape = None,
+    fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None,
+    progress: Progress | None = None, **options: Any,
+) -> Explanation: ...  # fmt: skip
+def explain(
+    model: nn.Module, images: Tensor, *, layer: AnyLayer | Sequence[AnyLayer] | None = None, target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None,
     **options: Any,
-) -> Explanation | list[Explanation]:
+) -> Explanation | list[Explanation]:  # fmt: skip
     """Explains what a model saw in a batch of images.
 
     Args:
         model: Any image classifier, or a `Chain` of one. It is left exactly as found and explained in eval mode.
         images: (B, C, H, W), normalised as the model expects; moved to the model's device and dtype.
         layer: Where to cut: layer_idx, module path or module (see `split`); a list gives one explanation each. None
-            takes the last cut with a spatial grid whose gradient reaches the grid.
+            takes the last cut with a spatial grid whose gradient reaches the grid. Methods that read the images alone
+            or the whole network have no layer.
         target: What to explain: None (the predicted class), class index or name, a list with one per image (or one list
             per image), `targets.top(k)`, or a callable from logits (B, classes) to scores (B,).
-        method: A name from `METHODS`.
+        method: A name or title from `METHODS`, or a function whose positional parameters are named after ingredients
+            (`methods.INGREDIENTS`), such as ``lambda activations, gradients: (activations * gradients).sum(1)``.
         reshape_transform: Layout of the activation if it is not found by itself: "NCHW", "NHWC", "tokens", or a
             callable from the activation to (B, C, H, W).
         fuse: With a list of layers: join their maps into one, "mean", "max" or "product".
@@ -224,6 +201,7 @@ def explain(
         eigen_smooth: First principal component of the method's terms instead of their sum.
         output: Which part of what the model returns are the logits, where that is not plain: a key or attribute, an
             index, or a callable from what the model returns to the logits.
+        progress: Called by perturbation methods as (done, total), in perturbed copies scored.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
     Returns:
@@ -234,287 +212,171 @@ def explain(
             does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
-    ask = _Ask.of(method, target, reshape_transform, aug_smooth, eigen_smooth, options)
+    request = _Request.of(
+        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, options
+    )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
         raise ValueError(f"fuse={fuse!r} joins the maps of several layers: give layer=[...]")
+    if several and not layer:
+        raise ValueError("layer=[] names no layer: give at least one")
     inner, images = _prepared(model, images)
+    _warn_of_range(inner, images)
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output)
-        if not several:
-            return cutter.retrying(lambda: _explain(cutter, layer, ask))
-        assert isinstance(layer, (list, tuple))
-        if not layer:
-            raise ValueError("layer=[] names no layer: give at least one")
-        each = [cutter.retrying(lambda one=one: _explain(cutter, one, ask)) for one in layer]
-        return each if fuse is None else _fused(each, fuse)
+        found = _explained(cutter, _cuts(cutter, request.method, layer), request)
+    return found if several and fuse is None else found[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Ask:
-    """What the caller wants, checked."""
-
-    entry: Method
-    target: Target
-    layout: str | Callable[[Tensor], Tensor] | None
-    aug_smooth: bool
-    eigen_smooth: bool
-    options: dict[str, Any]
-
-    @classmethod
-    def of(cls, method: str, target: Target, layout: Any, aug: bool, eigen: bool, options: dict[str, Any]) -> _Ask:
-        entry = find(method)
-        for asked, allowed, name in (
-            (aug, entry.aug_smooth, "aug_smooth"),
-            (eigen, entry.eigen_smooth, "eigen_smooth"),
-        ):
-            if asked and not allowed:
-                fits = ", ".join(m.name for m in METHODS.values() if getattr(m, name))
-                raise ValueError(f"{name} cannot wrap {entry.name}; it wraps {fits}")
-        accepted = inspect.signature(entry.function).parameters
-        known = [n for n, p in accepted.items() if p.kind is p.KEYWORD_ONLY]
-        if entry.needs == "noisy_gradients":
-            known += ["samples", "noise", "seed"]
-        for name in options:
-            if name not in known:
-                has = f"it takes {', '.join(known)}" if known else "it takes none"
-                raise TypeError(f"{entry.name} has no option {name!r}; {has}")
-        return cls(entry, target, layout, aug, eigen, options)
+def _cuts(cutter: Cutter, method: Method, layer: Any) -> list[Cut]:
+    """The cuts that layers mean; none for a method without a layer."""
+    if method.scope == "layer":
+        if layer is None:
+            return [default_cut(cutter)]
+        return [cutter.cut(as_layer(one)) for one in (layer if isinstance(layer, (list, tuple)) else [layer])]
+    if layer is not None:
+        raise LayerError(
+            f"{method.title} {_READS[method.scope]}, so that there is no layer to choose", f"layer={layer!r}"[:80],
+            "leave layer out",
+        )  # fmt: skip
+    return []
 
 
-def _explain(cutter: Cutter, layer: Any, ask: _Ask) -> Explanation:
-    images = cutter.images
-    cut = layer if isinstance(layer, Cut) else None
-    if cut is None:
-        cut = default_cut(cutter) if layer is None else cutter.cut(as_layer(layer))
+_READS = {"input": "reads the images alone", "network": "reads the whole network"}
+_NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole network", None)}
+
+
+# ------------------------------------------------------------------------------------------------------ the shared path
+
+
+def _explained(cutter: Cutter, cuts: Sequence[Cut], request: _Request) -> list[Explanation]:
+    """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
+    found: dict[int, Explanation] = {}
+    pictures = _pictures(cutter.model, cutter.images)
+    groups = _groups(cuts, request.method)
+    for i, group in enumerate(groups):
+        each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
+        results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, pictures))
+        found.update(zip(group or [0], results, strict=True))
+    explanations = [found[n] for n in sorted(found)]
+    return explanations if request.fuse is None else [_fused(explanations, request.fuse)]
+
+
+def _groups(cuts: Sequence[Cut], method: Method) -> list[list[int]]:
+    """The numbers of the cuts that one forward pass serves: all of them, as far as method and model allow."""
+    if not method.one_pass or method.gives != "map":
+        return [[n] for n in range(len(cuts))] or [[]]
+    alone = [[n] for n, cut in enumerate(cuts) if cut.point is None]
+    together = [n for n, cut in enumerate(cuts) if cut.point is not None]
+    return [together, *alone] if together else alone
+
+
+def _of_one_run(cutter: Cutter, cuts: list[Cut], request: _Request, pictures: NDArray[np.uint8]) -> list[Explanation]:
+    """The explanations of cuts that one forward pass serves."""
+    method = request.method
     names = class_names(cutter.model)
-    target = _indexed(ask.target, cutter.model)
-    where = Layer(cut.name, cut.layer_idx)
-    if ask.entry.needs == "images":
-        where = Layer("the input", None)
-    if ask.entry.needs in _WHOLE:
-        where = Layer("the whole network", None)
-        captured = _captured(cutter, cut, images) if ask.entry.needs == "attention" else None
-        with torch.no_grad():
-            logits = captured[0].detach() if captured else cutter.forward(images)
+    target = _indexed(request.target, cutter.model)
+    forward = Forward(cutter, cuts, method, lambda z: targets.resolve(target, z, names), request.layout)
+    places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
-        def maps_of(changed: Tensor, resolved: targets.Resolved) -> Tensor:
-            return _whole_maps(cutter, cut, ask, changed, resolved, captured if changed is images else None)
+    def maps_of(run: Forward) -> list[Tensor | Factorization]:
+        passes = [Pass(run, n, request.progress) for n in range(len(places))]
+        return [one.maps(method, request.function, request.options) for one in passes]
 
-        _require_finite(logits, "the logits", cutter)
-        resolved = targets.resolve(target, logits, names)
+    logits = forward.graph.detach()
+    resolved = forward.targets
+    if request.aug_smooth:
+        found = _aug_smooth(lambda images: maps_of(forward.on(images)), cutter.images)  # type: ignore[arg-type, return-value]
     else:
-        run = _forward(cutter, cut, ask.layout, target, names)
-        if ask.entry.gives == "concepts":
-            return _concepts(run, ask)
-        logits, resolved = run.logits, run.resolved
-
-        def maps_of(images: Tensor, resolved: targets.Resolved) -> Tensor:
-            if images is run.images:
-                return _maps(run, ask)
-            return _maps(_forward(cutter.for_images(images), cut, ask.layout, resolved, names), ask)
-
-    if ask.aug_smooth:
-        maps = _aug_smooth(lambda changed: maps_of(changed, resolved), images)
-    else:
-        maps = maps_of(images, resolved)
-    _require_finite(maps, "the map", cutter)
-    return _result(cutter, logits, resolved, maps, where, ask)
+        found = maps_of(forward)
+    made = []
+    for n, (place, maps) in enumerate(zip(places, found, strict=True)):
+        words, classes = tuple(tuple(each) for each in resolved.names), resolved.classes
+        if isinstance(maps, Factorization):
+            words, classes = (_concept_names(Pass(forward, n), maps, names),) * len(cutter.images), None
+            maps = maps.maps
+        else:
+            require_finite(maps, f"the map at '{place.name}'", cutter)
+            maps = maps if resolved.several else maps[:, 0]
+        made.append(
+            Explanation(maps.detach(), logits, words, classes, place, request.name, cutter.images, pictures)
+        )  # fmt: skip
+    return made
 
 
-_WHOLE = ("attention", "block_attention", "network", "network_cam")
-"""Needs of the methods that read the whole network and know no cut."""
+def _concept_names(run: Pass, found: Factorization, names: list[str] | None) -> tuple[str, ...]:
+    """A name for each concept, after the class that the tail gives to a grid full of it."""
+    best = run.class_of(found.offset + found.concepts)
+    words = [names[c] if names and c < len(names) else f"class {c}" for c in best]
+    return tuple(f"concept {i + 1}: {word}" for i, word in enumerate(words))
 
 
-def _grid(cutter: Cutter, cut: Cut) -> tuple[int, int]:
-    """Height and width of the grid of positions at a cut."""
-    reading = cutter.reading(cut)
-    if reading.layout is None:
-        raise layouts.LayoutError(f"no grid of positions is known at '{cut.name}': {reading.note}")
-    return reading.layout.grid
+def _fused(each: list[Explanation], how: Fusion) -> Explanation:
+    name = "+".join(e.layer.name for e in each)
+    joined = _fuse([e.map for e in each], how)
+    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=f"{each[-1].method}, {how}")
 
 
-def _captured(cutter: Cutter, cut: Cut, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Logits, and the attention they were computed with, in one graph."""
-    grid = _grid(cutter, cut)
-    with torch.enable_grad(), attention.Capture(len(images), math.prod(grid)) as capture:
-        logits = cutter.forward(images)
-    return logits, capture.attentions()
+def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """The progress of one of several runs as progress of all."""
+    if progress is None or parts == 1:
+        return progress
+    return lambda done, total: progress(part * total + done, parts * total)
 
 
-def _whole_maps(
-    cutter: Cutter,
-    cut: Cut,
-    ask: _Ask,
-    images: Tensor,
-    resolved: targets.Resolved,
-    captured: tuple[Tensor, list[Tensor]] | None = None,
-) -> Tensor:
-    """The maps of methods that read the whole network, (B,K,h,w)."""
-    entry, options = ask.entry, dict(ask.options)
-    scores = [functools.partial(_score, score) for score in resolved.scores]
-    if entry.needs in ("network", "network_cam"):
-        extra: list[tuple[Tensor, ...]] = [()] * len(scores)
-        if entry.needs == "network_cam":
-            cam = dataclasses.replace(ask, entry=METHODS["grad_cam"], options={})
-            there = cutter if images is cutter.images else cutter.for_images(images)
-            maps = _maps(_forward(there, cut, ask.layout, resolved, None), cam)
-            extra = [(one,) for one in maps.unbind(1)]
-        if "grid" in inspect.signature(entry.function).parameters and cutter.reading(cut).layout is not None:
-            options = {"grid": _grid(cutter, cut), **options}
-        return torch.stack(
-            [
-                entry.function(images, lambda x, s=s: s(cutter.forward(x)), *more, **options)
-                for s, more in zip(scores, extra, strict=True)
-            ],
-            1,
-        )
-    grid = _grid(cutter, cut)
-    if entry.needs == "block_attention":
-        stages = cutter.for_images(images).stages(BLOCKS)
-        attentions, each = attention.block_gradients(stages, images, scores, math.prod(grid))
-        return torch.stack([entry.function(attentions, g, grid, **options) for g in each], 1)
-    maps = []
-    with torch.enable_grad():
-        logits, seen = captured or _captured(cutter, cut, images)
-        for k, score in enumerate(scores):
-            gradients = attention.gradients(score(logits), seen, keep_graph=k + 1 < len(scores))
-            maps.append(entry.function([a.detach() for a in seen], gradients, grid, **options))
-    return torch.stack(maps, 1)
+def class_names(model: nn.Module) -> list[str] | None:
+    """The names of a model's classes if they are known (see `zoo.labels`)."""
+    return zoo.labels(model)
 
 
 def _indexed(target: Target, model: nn.Module) -> Target:
     """Class names, also in lists, as indices: synonyms count; for an unknown name the closest are offered."""
     if isinstance(target, str):
-        from . import zoo
-
         return zoo.class_index(model, target)
     if isinstance(target, (list, tuple)):
         return [_indexed(each, model) for each in target]
     return target
 
 
-def _result(
-    cutter: Cutter,
-    logits: Tensor,
-    resolved: targets.Resolved,
-    maps: Tensor,
-    layer: Layer,
-    ask: _Ask,
-    pictures: NDArray[np.uint8] | None = None,
-) -> Explanation:
-    name = ask.entry.name + " + eigen_smooth" * ask.eigen_smooth + " + aug_smooth" * ask.aug_smooth
-    return Explanation(
-        map=maps.detach() if resolved.several else maps.detach()[:, 0],
-        logits=logits.detach(),
-        target=resolved.names,
-        classes=resolved.classes,
-        layer=layer,
-        method=name,
-        images=cutter.images,
-        pictures=_pictures(cutter.model, cutter.images) if pictures is None else pictures,
-    )
+_PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def _maps(run: _Pass, ask: _Ask) -> Tensor:
-    """The maps of all targets, (B,K,h,w)."""
-    entry, options, scores = ask.entry, dict(ask.options), run.resolved.scores
-    activations = run.activations
-    _require_finite(activations, f"the activations at '{run.cut.name}'", run.cutter)
-    if entry.needs == "activations":
-        return torch.stack([entry.function(activations, **options)] * len(scores), 1)
-    if entry.needs == "gradients":
-        function = functools.partial(_eigen_smooth, entry.function) if ask.eigen_smooth else entry.function
-        return torch.stack([function(activations, g, **options) for g in run.gradients()], 1)
-    if entry.needs == "tail_gradient":
-        return torch.stack(
-            [
-                entry.function(activations, gradient_of(lambda a, s=s: _score(s, run.tail(a))), **options)
-                for s in scores
-            ],
-            1,
-        )
-    if entry.needs == "noisy_gradients":
-        noise = {key: options.pop(key) for key in ("samples", "noise", "seed") if key in options}
-
-        def gradients(k: int) -> Iterator[Tensor]:
-            for copy in noisy_copies(run.images, **noise):
-                only = dataclasses.replace(run.resolved, scores=run.resolved.scores[k : k + 1])
-                there = run.cutter.for_images(copy)
-                yield _forward(there, run.cut, ask.layout, only, run.names).gradients()[0]
-
-        return torch.stack([entry.function(activations, gradients(k), **options) for k in range(len(scores))], 1)
-    with torch.no_grad(), _progress(entry, options):
-        if entry.needs == "tail":
-            tail = functools.partial(_scores, run, run.tail)
-            return entry.function(activations, tail, **options)
-        whole = functools.partial(_scores, run, run.whole)
-        if entry.needs == "score":
-            return entry.function(activations, run.images, whole, **options)
-        return entry.function(run.images, whole, **options)
+def _pictures(model: nn.Module, images: Tensor) -> NDArray[np.uint8]:
+    """What the model saw, for display; how it was normalised is worked out once per model and size."""
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    known = _PREPARED.setdefault(model, {})
+    key = (size, id(getattr(model, "preprocessing", None)), id(getattr(model, "image_processor", None)))
+    if key not in known:
+        known[key] = preprocessing(model, size)
+    return known[key].pictures(images.float().cpu())
 
 
-def _scores(run: _Pass, logits_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, index: Tensor) -> Tensor:
-    """The scores of perturbed copies, (N,K)."""
-    logits = logits_of(inputs, index)
-    return torch.stack([_score(score, logits, index) for score in run.resolved.scores], 1)
+# --------------------------------------------------------------------------------------------------------------- sweep
 
 
-@contextlib.contextmanager
-def _progress(entry: Method, options: dict[str, Any]) -> Iterator[None]:
-    """Gives a method that reports its progress a bar on an interactive terminal, unless the caller has a callback."""
-    wanted = "progress" in inspect.signature(entry.function).parameters and "progress" not in options
-    if not wanted or not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(entry.title, total=None)
-        options["progress"] = lambda done, total: bar.update(task, completed=done, total=total)
-        yield
-
-
-def _concepts(run: _Pass, ask: _Ask) -> Explanation:
-    """Concept maps, each named after the class that the tail gives to a grid full of that concept."""
-    found = ask.entry.function(run.activations, **ask.options)
-    rows = torch.zeros(len(found.concepts), dtype=torch.long, device=run.raw.device)
-    full = (found.offset + found.concepts)[:, :, None, None].expand(-1, -1, *run.layout.grid)  # (k,C,h,w)
-    with torch.no_grad():
-        best = run.tail(full.to(run.raw.dtype), rows).argmax(1)
-    names = [
-        f"concept {i + 1}: {run.names[c] if run.names and c < len(run.names) else f'class {c}'}"
-        for i, c in enumerate(best.tolist())
-    ]
-    return Explanation(
-        map=found.maps.detach(), logits=run.logits.detach(), target=[names] * len(run.images), classes=None,
-        layer=Layer(run.cut.name, run.cut.layer_idx), method=ask.entry.name, images=run.images,
-        pictures=_pictures(run.cutter.model, run.images),
-    )  # fmt: skip
-
-
-def _fused(each: list[Explanation], how: str) -> Explanation:
-    name = "+".join(e.layer.name for e in each)
-    joined = _fuse([e.map for e in each], how)  # type: ignore[arg-type]
-    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=f"{each[-1].method}, {how}")
-
-
+@overload
 def sweep(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    layers: str | Sequence[int | str | nn.Module] = "auto",
-    target: Target = None,
-    method: str = "grad_cam",
-    reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
-    output: Output = None,
+    model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+) -> Sweep: ...  # fmt: skip
+@overload
+def sweep(
+    model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
+    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+) -> Explanation: ...  # fmt: skip
+def sweep(
+    model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None,
     **options: Any,
-) -> Sweep:
+) -> Sweep | Explanation:  # fmt: skip
     """Explains a model at many cuts, in one forward and one backward pass.
 
     The activation of every cut is kept and the gradient of the score is taken on all of them at once, so memory grows
-    with the number of layers asked for. Methods that need more than activations and gradients are run cut by cut.
+    with the number of layers asked for. Methods that read more than activations and gradients are run cut by cut; a
+    method without a layer is run once, and `skipped` says so.
 
     Args:
         model: As for `explain`.
@@ -522,36 +384,70 @@ def sweep(
         layers: "auto" (the blocks where there are any, else the stages), "stages" (top-level children), "blocks" (the
             blocks inside them), or a list of layers as for `explain`.
         target: As for `explain`.
-        method: A name from `METHODS`.
+        method: As for `explain`.
         reshape_transform: As for `explain`, used at every cut.
+        fuse: Join the maps of all layers into one, "mean", "max" or "product".
+        aug_smooth: As for `explain`.
+        eigen_smooth: As for `explain`.
         output: As for `explain`.
+        progress: As for `explain`, over all layers.
         **options: The method's own settings.
 
     Returns:
-        A `Sweep`: the explanations in order of depth.
+        A `Sweep`: the explanations in order of depth; one `Explanation` if they are fused.
 
     Raises:
         ValueError: No cut carries a map, or as for `explain`.
     """
-    ask = _Ask.of(method, target, reshape_transform, False, False, options)
-    inner, images = _prepared(model, images)
+    request = _Request.of(
+        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, options
+    )  # fmt: skip
     if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
+    if not isinstance(layers, str) and not len(layers):
+        raise ValueError("layers=[] names no layer: give at least one")
+    inner, images = _prepared(model, images)
+    _warn_of_range(inner, images)
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output)
-        if isinstance(layers, str):
-            depth, cuts, skipped = _depth(cutter, layers)
-        else:
-            if not layers:
-                raise ValueError("layers=[] names no layer: give at least one")
-            listed = {c.value: c for c in (cutter.cut(as_layer(layer)) for layer in layers)}
-            depth, cuts, skipped = cutter.depth, sorted(listed.values(), key=lambda c: c.position), []
-        if ask.entry.needs in ("activations", "gradients") and ask.entry.gives == "map":
-            found = cutter.retrying(lambda: _one_pass(cutter, cuts, ask))
-        else:
-            found = [cutter.retrying(lambda cut=cut: _explain(cutter, cut, ask)) for cut in cuts]
-        stages = stages_of(cutter, depth)
+        depth, cuts, skipped = _swept(cutter, request.method, layers)
+        found = _explained(cutter, cuts, request)
+        if fuse is not None:
+            return found[0]
+        stages = _table(cutter, depth)
     return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model))
+
+
+def _swept(
+    cutter: Cutter, method: Method, layers: str | Sequence[AnyLayer]
+) -> tuple[int, list[Cut], list[tuple[Layer, str]]]:
+    """The depth that a sweep goes through, its cuts in order of depth, and what is skipped with the reason."""
+    if method.scope != "layer":
+        return (
+            cutter.depth,
+            [],
+            [(Layer("every layer", None), f"{method.title} {_READS[method.scope]}: one map for all")],
+        )
+    if isinstance(layers, str):
+        depth, cuts, skipped = _depth(cutter, layers)
+    else:
+        depth, skipped = cutter.depth, []
+        listed: dict[Any, Cut] = {}
+        for layer in layers:
+            cut = cutter.cut(as_layer(layer))
+            listed.setdefault(cut.value, cut)
+        cuts = list(listed.values())
+    return depth, sorted(cuts, key=lambda cut: cut.position), skipped
+
+
+def _table(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
+    """The table of stages of a depth, with layer_idx as results have it."""
+    borders = cutter.borders_at(depth)
+    numbers = [*(cutter.at_border(border).layer_idx for border in borders[:-1]), 0]
+    return tuple(
+        dataclasses.replace(stage, layer_idx=number)
+        for stage, number in zip(stages_of(cutter, depth), numbers, strict=True)
+    )
 
 
 def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Layer, str]]]:
@@ -600,32 +496,3 @@ def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer,
     alive = [cut for cut, _ in cuts if not cutter.record.dead.get(cut.value, False)]
     dead = [(Layer(cut.name, cut.layer_idx), "gradient at the patches is zero") for cut, _ in cuts if cut not in alive]
     return alive, [*skipped, *dead]
-
-
-def _one_pass(cutter: Cutter, cuts: list[Cut], ask: _Ask) -> list[Explanation]:
-    taken = cutter.take(cuts, by_image=ask.layout is None)
-    names = class_names(cutter.model)
-    logits = taken.logits
-    resolved = targets.resolve(_indexed(ask.target, cutter.model), logits.detach(), names)
-    _require_finite(logits.detach(), "the logits", cutter)
-    found = [_layout(cutter, cut, raw, ask.layout) for cut, raw in zip(cuts, taken.activations, strict=True)]
-    gradients: list[list[Tensor]] = []
-    if ask.entry.needs == "gradients":
-        with torch.enable_grad():
-            for k, score in enumerate(resolved.scores):
-                total = _score(score, logits).sum()
-                keep = k + 1 < len(resolved.scores)
-                gradients.append(cutter.gradients(total, taken.activations, keep_graph=keep))
-    pictures = _pictures(cutter.model, cutter.images)
-    explained = []
-    for n, (cut, raw, layout) in enumerate(zip(cuts, taken.activations, found, strict=True)):
-        activations = layout.to_map(raw.detach())
-        _require_finite(activations, f"the activations at '{cut.name}'", cutter)
-        if ask.entry.needs == "activations":
-            maps = [ask.entry.function(activations, **ask.options)] * len(resolved.scores)
-        else:
-            maps = [ask.entry.function(activations, layout.to_map(g[n]), **ask.options) for g in gradients]
-        one = torch.stack(maps, 1)
-        _require_finite(one, f"the map at '{cut.name}'", cutter)
-        explained.append(_result(cutter, logits, resolved, one, Layer(cut.name, cut.layer_idx), ask, pictures))
-    return explained

@@ -5,6 +5,9 @@ Nothing of this package is imported here.
 
 from __future__ import annotations
 
+import pathlib
+from collections.abc import Sequence
+
 
 class GradCamError(ValueError):
     """Something the package refuses to do, because the result would be wrong or cannot be had.
@@ -41,3 +44,14 @@ class LayerError(GradCamError):
 
 class LayoutError(LayerError):
     """An activation cannot be read as a grid of positions."""
+
+
+def refuse_existing(paths: Sequence[pathlib.Path], force: bool = False) -> None:
+    """Raises FileExistsError if any of the files exists, unless `force`."""
+    there = [] if force else [str(path) for path in paths if path.exists()]
+    if there:
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        verb = "exists" if len(there) == 1 else "exist"
+        raise FileExistsError(
+            f"{', '.join(there[:3])}{more} {verb} already; choose another name or pass force=True (--force)"
+        )

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from . import rendering
 from .arguments import as_layer, check_fraction, check_model
 from .engine import class_names, explain
+from .errors import refuse_existing
 from .images import load_image, preprocessing
 from .introspection import unwrap
-from .results import Explanation, refuse_existing
+from .results import Explanation
 from .splitting import Chain
 
 if TYPE_CHECKING:

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import metrics, rendering
+from .errors import refuse_existing
 from .methods import METHODS
+from .rendering import Display
+from .rendering.files import refuse_existing
 from .splitting import StageInfo
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Explanation:
     Attributes:
         map: Raw signed map in units of the score per activation, (B, h, w), or (B, K, h, w) for K targets an image.
         logits: (B, classes).
-        target: What was explained, in words: one list of K names per image.
+        target: What was explained, in words: K names for each image.
         classes: Class indices (B, K), or None if the target is not a class.
         layer: Name and layer_idx of the cut.
         method: Name of the method.
@@ -50,65 +53,68 @@ class Explanation:
 
     map: Tensor = dataclasses.field(repr=False)
     logits: Tensor = dataclasses.field(repr=False)
-    target: list[list[str]]
+    target: tuple[tuple[str, ...], ...]
     classes: Tensor | None
     layer: Layer
     method: str
     images: Tensor = dataclasses.field(repr=False)
     pictures: NDArray[np.uint8] = dataclasses.field(repr=False)
 
-    def heatmap(self, threshold: float = 0.0, smoothing: float = 0.0) -> NDArray[np.float32]:
-        """The display form of the map, at image size.
+    def heatmap(self, display: Display | None = None, **changes: Any) -> NDArray[np.float32]:
+        """Returns what is shown of the maps, at image size.
 
         Args:
-            threshold: Fraction of the maximum under which the heatmap is floored; 0 is ReLU.
-            smoothing: Gaussian sigma in pixels of the picture.
+            display: Settings; `Display()` by default.
+            **changes: Single settings: threshold, smoothing, alpha, colormap, view.
 
         Returns:
-            float32 in 0..1, (B, H, W) or (B, K, H, W).
+            float32 in 0..1 (in -1..1 in the signed view), (B, H, W) or (B, K, H, W).
         """
-        return rendering.heatmap(self.map, self._size, threshold, smoothing)
+        display = Display.of(display, **changes)
+        sigma = display.sigma(self._size)
+        return rendering.heatmap(self.map, self._size, display.threshold, sigma, display.view)
 
     def note(self, image: int = 0, target: int = 0) -> str | None:
         """What is unusual about a map ("all negative", "all zero", ...), or None."""
         return rendering.describe(self._one(image, target))
 
     def overlay(
-        self, image: int = 0, target: int = 0, *, threshold: float = 0.0, smoothing: float | None = None,
-        alpha: float = rendering.ALPHA, colormap: str = rendering.COLORMAP,
-    ) -> Image.Image:  # fmt: skip
-        """The heatmap over the picture the model saw, as a PIL image of its size."""
-        heat = self._heat(image, target, threshold, smoothing)
-        return rendering.overlay(self.pictures[image], heat, alpha=alpha, colormap=colormap)
+        self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any
+    ) -> Image.Image:
+        """The heatmap over the picture the model saw, as a PIL image of its size; settings as for `heatmap`."""
+        display = Display.of(display, **changes)
+        self._warn_of_nothing(image, target, display)
+        return display.overlay(self.pictures[image], self._one(image, target))
 
-    def figure(
-        self, image: int = 0, target: int = 0, *, threshold: float = 0.0, smoothing: float | None = None,
-        alpha: float = rendering.ALPHA, colormap: str = rendering.COLORMAP,
-    ) -> Figure:  # fmt: skip
-        """The four panels: image, overlay, heatmap, colormap."""
-        heat = self._heat(image, target, threshold, smoothing)
+    def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
+        """The four panels: image, overlay, heatmap, colormap; settings as for `heatmap`."""
+        display = Display.of(display, **changes)
+        self._warn_of_nothing(image, target, display)
+        heat = display.heat(self._one(image, target), self._size)
         return rendering.panels(
-            self.pictures[image], heat, title=self.title(image, target), alpha=alpha, colormap=colormap,
-            note=self.note(image, target),
+            self.pictures[image], heat.values, title=self.title(image, target), alpha=display.alpha,
+            colormap=display.colormap, note=self.note(image, target),
         )  # fmt: skip
 
-    def map_figure(self, image: int = 0, target: int = 0, *, colormap: str = rendering.COLORMAP) -> Figure:
+    def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""
-        return rendering.map_figure(
-            self._one(image, target).numpy(), title=self.title(image, target), colormap=colormap,
-        )  # fmt: skip
+        colormap = Display.of(display, **changes).colormap
+        return rendering.map_figure(self._one(image, target), title=self.title(image, target), colormap=colormap)
 
     def title(self, image: int = 0, target: int = 0) -> str:
         """What a figure of this explanation says above the picture."""
         return f"{self.target[image][target]}{self._confidence(image, target)}\n{_title(self.method)} at {self.layer}"
 
-    def save(self, path: str | os.PathLike[str], *, force: bool = False, **display: Any) -> list[pathlib.Path]:
+    def save(
+        self, path: str | os.PathLike[str], *, force: bool = False, display: Display | None = None, **changes: Any
+    ) -> list[pathlib.Path]:
         """Writes the four panels, one file per image and target.
 
         Args:
             path: A picture file; with several images or targets, `-0`, `-1`, ... is put before the suffix.
             force: Overwrite files that exist.
-            **display: threshold, smoothing, alpha, colormap, as for `figure`.
+            display: Settings, as for `heatmap`.
+            **changes: Single settings.
 
         Returns:
             The files written.
@@ -116,11 +122,14 @@ class Explanation:
         Raises:
             FileExistsError: A file is there already and `force` is False; nothing is written.
         """
-        path = pathlib.Path(path)
+        path, display = pathlib.Path(path), Display.of(display, **changes)
         pairs = [(b, k) for b in range(len(self.map)) for k in range(self._per_image)]
         names = [path if len(pairs) == 1 else path.with_stem(f"{path.stem}-{i}") for i in range(len(pairs))]
         refuse_existing(names, force)
-        return [rendering.save(self.figure(b, k, **display), name) for (b, k), name in zip(pairs, names, strict=True)]
+        return [
+            rendering.save(self.figure(b, k, display=display), name, force=force)
+            for (b, k), name in zip(pairs, names, strict=True)
+        ]
 
     def _repr_png_(self) -> bytes:
         return rendering.png_bytes(self.figure())
@@ -141,17 +150,15 @@ class Explanation:
         one = self.map[image, target] if self.map.ndim == 4 else self.map[image]
         return one.float().cpu()  # (h,w)
 
-    def _heat(self, image: int, target: int, threshold: float, smoothing: float | None) -> NDArray[np.float32]:
-        if smoothing is None:
-            smoothing = rendering.default_smoothing(self._size)
-        one = self._one(image, target)
-        note = rendering.describe(one)
-        if note in ("all zero", "all negative", "nowhere positive"):
+    def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
+        note = self.note(image, target)
+        if note == "all zero" or note in ("all negative", "nowhere positive") and display.view == "positive":
+            remedy = "" if note == "all zero" else '; view="signed" shows what speaks against it'
             warnings.warn(
-                f"the map of {self.target[image][target]} at {self.layer.name} is {note}: nothing there speaks for it",
+                f"the map of {self.target[image][target]} at {self.layer.name} is {note}: nothing there speaks for it"
+                f"{remedy}",
                 stacklevel=3,
             )
-        return rendering.heatmap(one, self._size, threshold, smoothing)
 
     def _confidence(self, image: int, target: int) -> str:
         plain = self.classes is not None and self.logits.ndim == 2 and self.logits.shape[1] > 1
@@ -170,13 +177,6 @@ def _title(method: str) -> str:
     """A method's name as figures show it; what wraps or fuses it stays as it is."""
     name = next((n for n in sorted(METHODS, key=len, reverse=True) if method.startswith(n)), "")
     return METHODS[name].title + method[len(name) :] if name else method
-
-
-def refuse_existing(paths: Sequence[pathlib.Path], force: bool) -> None:
-    """Raises FileExistsError if any of the files exists, unless `force`."""
-    there = [str(p) for p in paths if p.exists()]
-    if there and not force:
-        raise FileExistsError(f"{', '.join(there)} exists already; choose another name or pass force=True (--force)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -211,72 +211,76 @@ class Sweep(Sequence[Explanation]):
             "agreement with the last": [metrics.agreement(m, maps[-1]) for m in maps],
         }
 
-    def figure(
-        self, image: int = 0, target: int = 0, *, threshold: float = 0.0, smoothing: float | None = None, **display: Any
-    ) -> Figure:
-        """The grid of overlays, shallow to deep, with the summary curves under it."""
+    def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
+        """The grid of overlays, shallow to deep, with the summary curves under it.
+
+        Args:
+            image: Which image of the batch.
+            target: Which of its targets.
+            display: Settings; `Display()` by default.
+            **changes: Single settings: threshold, smoothing, alpha, colormap, view.
+        """
+        display = Display.of(display, **changes)
         first = self.explanations[0]
         return rendering.sweep_figure(
-            first.pictures[image], self._heats(image, target, threshold, smoothing), self._titles(),
-            self.curves(image, target), title=f"{first.target[image][target]}, {_title(first.method)}",
-            notes=[e.note(image, target) for e in self.explanations], **display,
+            first.pictures[image], [display.heat(e._one(image, target), e._size).values for e in self.explanations],
+            self._titles(), self.curves(image, target),
+            title=f"{first.target[image][target]}, {_title(first.method)}",
+            notes=[e.note(image, target) for e in self.explanations], alpha=display.alpha, colormap=display.colormap,
         )  # fmt: skip
 
     def animate(
         self, path: str | os.PathLike[str], image: int = 0, target: int = 0, *, duration_ms: int = 500,
-        threshold: float = 0.0, smoothing: float | None = None, alpha: float = rendering.ALPHA,
-        colormap: str = rendering.COLORMAP, force: bool = False,
+        force: bool = False, display: Display | None = None, **changes: Any,
     ) -> pathlib.Path:  # fmt: skip
-        """Writes a GIF or WebP that goes from the shallowest to the deepest layer."""
-        path = pathlib.Path(path)
+        """Writes a GIF or WebP that goes from the shallowest to the deepest layer; settings as for `figure`."""
+        path, display = pathlib.Path(path), Display.of(display, **changes)
         refuse_existing([path], force)
-        picture = self.explanations[0].pictures[image]
-        heats = self._heats(image, target, threshold, smoothing)
         frames = [
-            rendering.captioned(rendering.overlay(picture, heat, alpha=alpha, colormap=colormap), title)
-            for heat, title in zip(heats, self._titles(), strict=True)
+            rendering.captioned(display.overlay(one.pictures[image], one._one(image, target)), title)
+            for one, title in zip(self.explanations, self._titles(), strict=True)
         ]
-        rendering.animation(frames, path, duration_ms)
-        return path
+        return rendering.animation(frames, path, duration_ms, force=force)
 
-    def save(self, folder: str | os.PathLike[str], *, force: bool = False, **display: Any) -> list[pathlib.Path]:
+    def save(
+        self, folder: str | os.PathLike[str], *, force: bool = False, display: Display | None = None, **changes: Any
+    ) -> list[pathlib.Path]:
         """Writes `sweep.png` and one overlay per layer for every image and target into a folder."""
-        folder = pathlib.Path(folder)
+        folder, display = pathlib.Path(folder), Display.of(display, **changes)
         jobs: list[tuple[pathlib.Path, Callable[[], Any]]] = []
         count = self.explanations[0]._per_image
         for b in range(len(self.explanations[0].map)):
             for k in range(count):
                 tag = (f"-{b}" if len(self.explanations[0].map) > 1 else "") + (f"-{k}" if count > 1 else "")
-                jobs.append((folder / f"sweep{tag}.png", functools.partial(self.figure, b, k, **display)))
+                jobs.append((folder / f"sweep{tag}.png", functools.partial(self.figure, b, k, display=display)))
                 for i, one in enumerate(self.explanations):
                     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in one.layer.name)
-                    jobs.append((folder / f"{i:02d}-{name}{tag}.png", functools.partial(one.overlay, b, k, **display)))
+                    make = functools.partial(one.overlay, b, k, display=display)
+                    jobs.append((folder / f"{i:02d}-{name}{tag}.png", make))
         refuse_existing([path for path, _ in jobs], force)
-        folder.mkdir(parents=True, exist_ok=True)
-        return [rendering.save(make(), path) for path, make in jobs]
+        return [rendering.save(make(), path, force=force) for path, make in jobs]
 
     def report(
-        self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, force: bool = False, **display: Any
-    ) -> pathlib.Path:
+        self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, force: bool = False,
+        display: Display | None = None, **changes: Any,
+    ) -> pathlib.Path:  # fmt: skip
         """Writes one self-contained HTML page with every image, target and layer, to look through in a browser.
 
         Args:
             path: The file to write.
             names: What to call the images; their numbers by default.
             force: Overwrite a file that exists.
-            **display: threshold, smoothing, alpha, colormap the page opens with.
+            display: Settings the page opens with; `Display()` by default.
+            **changes: Single settings: threshold, smoothing, alpha, colormap.
 
         Returns:
             The path.
         """
         from .interfaces.report import report_of, write_report  # the only step upwards, taken when it is asked for
 
-        return write_report(report_of(self, names=names, **display), path, force)
-
-    def _heats(self, image: int, target: int, threshold: float, smoothing: float | None) -> list[NDArray[np.float32]]:
-        if smoothing is None:
-            smoothing = rendering.default_smoothing(self.explanations[0]._size)
-        return [rendering.heatmap(e._one(image, target), e._size, threshold, smoothing) for e in self.explanations]
+        display = Display.of(display, **changes)
+        settings = {name: getattr(display, name) for name in ("threshold", "smoothing", "alpha", "colormap")}
+        return write_report(report_of(self, names=names, **settings), path, force)
 
     def _titles(self) -> list[str]:
         titles = []

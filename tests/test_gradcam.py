@@ -46,7 +46,7 @@ def test_is_explain(cnn: nn.Module, path: pathlib.Path) -> None:
     wanted = grad_cam.explain(cnn, tensor, layer="layer1", target=3)
     cam = GradCAM(cnn, path, "layer1", SIZE, class_idx=3)
     smoothing = rendering.default_smoothing((SIZE, SIZE))
-    np.testing.assert_allclose(cam(), wanted.heatmap(1 / 8, smoothing)[0], atol=1e-6)
+    np.testing.assert_allclose(cam(), wanted.heatmap(threshold=1 / 8, smoothing=smoothing)[0], atol=1e-6)
     assert torch.equal(cam.explanation.map, wanted.map)
     assert cam.picture.tobytes() == view.tobytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import io
 import math
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from grad_cam import rendering
+from grad_cam.errors import GradCamError
 
 LONG = "Egyptian cat, tiger cat, tabby, tabby cat and every other name that somebody ever gave to a cat, " * 3
 
@@ -140,7 +142,7 @@ def test_describe_names_what_is_unusual(map, words):
         (lambda: rendering.overlay(_picture(), np.ones((4, 4))), "heatmap is 4x4, the picture 48x64"),
         (lambda: rendering.overlay(_picture(), _heat(), alpha=1.5), "alpha=1.5"),
         (lambda: rendering.overlay(_picture(), np.full((48, 64), math.nan)), "NaN"),
-        (lambda: rendering.overlay(np.ones((48, 64)), _heat()), "bytes \\(H, W, 3\\), got float64"),
+        (lambda: rendering.overlay(np.ones((48, 64)), _heat()), "bytes \\(H, W, 3\\) \\(got float64"),
         (lambda: rendering.colorize(np.ones((1, 4, 4))), "take one of the batch"),
         (lambda: rendering.map_figure(np.ones((2, 4, 4))), "one map"),
         (lambda: rendering.comparison(_picture(), [_heat()], ["a", "b"]), "2 titles for 1 heatmaps"),
@@ -186,6 +188,91 @@ def test_text_is_no_map():
     """Values that are no real numbers are a TypeError."""
     with pytest.raises(TypeError, match="real numbers"):
         rendering.heatmap(np.ones((2, 2), complex), (4, 4))
+
+
+# --- display
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"threshold": 1}, "threshold=1 .*not 1"),
+        ({"threshold": -0.1}, "threshold=-0.1"),
+        ({"smoothing": -1}, "smoothing=-1 is not a sigma in pixels; .* or None"),
+        ({"smoothing": math.inf}, "smoothing=inf"),
+        ({"alpha": 1.01}, "alpha=1.01"),
+        ({"alpha": math.nan}, "alpha=nan"),
+        ({"colormap": "virids"}, "did you mean viridis"),
+        ({"colormap": None}, "no colormap is called None"),
+        ({"view": "negative"}, "view='negative' is unknown; use 'positive' or 'signed'"),
+        ({"treshold": 0.1}, "treshold.*did you mean threshold"),
+        ({"sigma_of_all": 0.1}, "the settings are threshold, smoothing"),
+    ],
+)
+def test_display_refuses_wrong_values(settings, words):
+    """A display setting out of range or of an unknown name is an error with its name, its value and the remedy."""
+    with pytest.raises(GradCamError, match=words):
+        rendering.Display.of(**settings)
+    with pytest.raises(GradCamError, match=words):
+        rendering.Display.of(rendering.Display(alpha=0.5), **settings)
+
+
+def test_display_is_a_frozen_value():
+    """Displays of equal settings are equal; changes make another one; numbers of numpy become plain ones."""
+    display = rendering.Display(threshold=np.float32(0.25), smoothing=np.array(2), alpha=1)
+    assert display == rendering.Display(0.25, 2.0, 1.0) and hash(display) == hash(rendering.Display(0.25, 2.0, 1.0))
+    assert [type(v) for v in (display.threshold, display.smoothing, display.alpha)] == [float] * 3
+    changed = rendering.Display.of(display, alpha=0.5, smoothing=None)
+    assert changed == rendering.Display(0.25, None, 0.5) and display.alpha == 1
+    assert rendering.Display.of() == rendering.Display()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        display.alpha = 0.1
+    with pytest.raises(TypeError, match="display is not a Display"):
+        rendering.Display.of(0.5)
+
+
+def test_display_shows_a_map_as_the_functions_do():
+    """A display's heatmap and overlay are those of the functions with its settings, with what suits the size."""
+    maps, picture = _random(7, 7), _picture()
+    heat = rendering.Display(threshold=0.25).heat(maps, (48, 64))
+    sigma = rendering.default_smoothing((48, 64))
+    np.testing.assert_array_equal(heat.values, rendering.heatmap(maps, (48, 64), 0.25, sigma))
+    overlay = rendering.Display(0.25, 3.0, 0.5, "viridis").overlay(picture, maps)
+    wanted = rendering.heatmap(maps, (48, 64), 0.25, 3.0)
+    assert overlay == rendering.overlay(picture, wanted, alpha=0.5, colormap="viridis")
+
+
+def test_range_of_a_heatmap():
+    """The ends of a heatmap come with the numbers they stand for, in units of the raw map."""
+    maps = np.array([[-4.0, 1.0], [2.0, 8.0]])
+    assert rendering.Display(0.25, 0).heat(maps, (2, 2))[1:] == (2.0, 8.0)
+    assert rendering.Display(0.25, 0, view="signed").heat(maps, (2, 2))[1:] == (-8.0, 8.0)
+    assert rendering.Display(0.25, 0).heat(-np.eye(2), (2, 2))[1:] == (0.0, 0.0)
+
+
+# --- signed view
+
+
+def test_signed_heatmaps_keep_both_signs_on_one_scale():
+    """The largest magnitude is 1, the floor is a fraction of it for either sign, zero stays zero."""
+    maps = np.array([[-4.0, 1.0], [0.0, 8.0]])
+    np.testing.assert_allclose(rendering.heatmap(maps, (2, 2), view="signed"), maps / 8, atol=1e-7)
+    floored = rendering.heatmap(maps, (2, 2), 0.25, view="signed")
+    np.testing.assert_allclose(floored, [[-1 / 3, 0], [0, 1]], atol=1e-7)
+    negative = rendering.heatmap(-np.eye(3) - 0.1, (6, 6), 0.125, 1.0, "signed")
+    assert negative.min() == -1 and negative.max() <= 0
+    np.testing.assert_array_equal(rendering.heatmap(-maps, (9, 9), 0.1, 1.0, "signed"),
+                                  -rendering.heatmap(maps, (9, 9), 0.1, 1.0, "signed"))  # fmt: skip
+
+
+def test_signed_colours_are_one_for_each_sign_and_none_at_zero():
+    """For is red, against is blue, zero shows the picture; a diverging colormap is taken, another is not."""
+    picture = np.full((1, 3, 3), 128, np.uint8)
+    shown = np.asarray(rendering.overlay(picture, [[-1.0, 0.0, 1.0]], alpha=1, view="signed")).astype(int)[0]
+    assert shown[0].argmax() == 2 and (shown[1] == 128).all() and shown[2].argmax() == 0
+    assert (rendering.colorize([[0.0]], view="signed") > 240).all()
+    np.testing.assert_array_equal(rendering.palette("viridis", "signed"), rendering.palette("bgr", "signed"))
+    assert (rendering.palette("PuOr", "signed") != rendering.palette("bgr", "signed")).any()
 
 
 # --- colours
@@ -352,13 +439,14 @@ def test_png_does_not_depend_on_settings_or_threads():
 
 
 def test_matplotlib_is_imported_late_and_pyplot_never():
-    """Importing the module and laying colours over a picture import no matplotlib; drawing imports no pyplot."""
+    """Importing the module and making heatmaps import no matplotlib; laying colours and drawing import no pyplot."""
     code = """
 import sys
 import numpy as np
 from grad_cam import rendering
-rendering.overlay(np.zeros((8, 8, 3), np.uint8), rendering.heatmap(np.eye(2), (8, 8), 0.1, 1.0))
+heat = rendering.heatmap(np.eye(2), (8, 8), 0.1, 1.0)
 assert "matplotlib" not in sys.modules
+rendering.overlay(np.zeros((8, 8, 3), np.uint8), heat)
 rendering.png_bytes(rendering.panels(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8))))
 assert "matplotlib.pyplot" not in sys.modules
 """

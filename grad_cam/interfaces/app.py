@@ -48,7 +48,6 @@ from torch import nn
 from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep, zoo
 from ..images import ImageError, Preprocessing, load_image, preprocessing
 from ..splitting.cuts import BLOCKS
-from .notebook import layered
 
 if TYPE_CHECKING:
     import gradio
@@ -325,7 +324,7 @@ Key = tuple[str, int | None]  # method and layer_idx; None for a method to which
 
 def key(method: str, layer_idx: int) -> Key:
     """Under which a map is kept."""
-    return method, layer_idx if layered(METHODS[method]) else None
+    return method, layer_idx if METHODS[method].scope == "layer" else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -389,7 +388,7 @@ class View:
     @property
     def place(self) -> str:
         """What the map is of: a layer, or all of the network."""
-        return self.rung.name if layered(METHODS[self.method]) else "the whole network"
+        return self.rung.name if METHODS[self.method].scope == "layer" else "the whole network"
 
 
 class Display(NamedTuple):
@@ -694,7 +693,7 @@ def headline_html(view: View) -> str:
     if view.target is not None and view.logits.size > 1:
         chance = f' <span class="gc-quiet">{_text(percent(float(view.probabilities[view.target])))}</span>'
     at = f"{METHODS[view.method].title}, {view.place}"
-    if layered(METHODS[view.method]):
+    if METHODS[view.method].scope == "layer":
         at = f"{METHODS[view.method].title} at <code>{_text(view.rung.name)}</code>, {view.rung.size}"
     return f'<div class="gc-headline"><h2>{_text(view.word)}{chance}</h2><p>{at}</p></div>'
 
@@ -741,7 +740,7 @@ def methods_html(view: View, display: Display) -> str:
     for method in view.chosen:
         map = view.maps.get(key(method, view.rung.layer_idx), "not computed yet")
         entry = METHODS[method]
-        same = ["class"] * (not entry.class_specific) + ["layer"] * (not layered(entry))
+        same = ["class"] * (not entry.class_specific) + ["layer"] * (entry.scope != "layer")
         about = _text(f"{entry.source}; the same for every {' and '.join(same)}" if same else entry.source)
         cards.append(_card(view, map, display, entry.title, about, method, method == view.method))
     return f'<div class="gc-grid">{"".join(cards)}</div>'
@@ -749,7 +748,7 @@ def methods_html(view: View, display: Display) -> str:
 
 def layers_html(view: View, display: Display) -> str:
     """The sweep: every layer that carries a map, from the picture to the logits."""
-    if not layered(METHODS[view.method]):
+    if METHODS[view.method].scope != "layer":
         card = _card(view, view.map, display, view.place, "", str(view.position), True)
         said = f"{METHODS[view.method].title} has one map for all layers."
         return f'<div class="gc-grid">{card}</div><p class="gc-quiet">{_text(said)}</p>'

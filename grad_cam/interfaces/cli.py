@@ -388,7 +388,7 @@ def _stems(images: Sequence[str]) -> list[str]:
 
 
 def _free(paths: Sequence[Path], force: bool) -> None:
-    from ..results import refuse_existing
+    from ..errors import refuse_existing
 
     try:
         refuse_existing(paths, force)

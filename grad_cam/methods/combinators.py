@@ -114,22 +114,25 @@ AUGMENTATIONS = tuple(_augmentation(flip, factor) for flip in (False, True) for 
 
 
 def aug_smooth(
-    explain: Callable[[Tensor], Tensor], images: Tensor, augmentations: Sequence[Augmentation] = AUGMENTATIONS
-) -> Tensor:
+    explain: Callable[[Tensor], Sequence[Tensor]],
+    images: Tensor,
+    augmentations: Sequence[Augmentation] = AUGMENTATIONS,
+) -> list[Tensor]:
     """Averages the maps of changed copies of the images, each put back in place.
 
     Args:
-        explain: Images (B, C, H, W) to raw maps (B, h, w) or (B, K, h, w), for targets fixed beforehand.
+        explain: Images (B, C, H, W) to raw maps, one (B, h, w) or (B, K, h, w) for each cut, for targets fixed
+            beforehand.
         images: Model inputs, (B, C, H, W).
         augmentations: The changes; by default as it is and mirrored, each at 0.9, 1 and 1.1 times the values.
 
     Returns:
-        The mean of the maps, of the shape `explain` gives.
+        The mean of the maps for each cut, of the shapes `explain` gives.
 
     Source:
         Gildenblat et al., pytorch-grad-cam, 2021, https://github.com/jacobgil/pytorch-grad-cam
     """
     if not augmentations:
         raise ValueError("aug_smooth needs at least one augmentation")
-    maps = [augmentation.undo(explain(augmentation.apply(images))) for augmentation in augmentations]
-    return torch.stack(maps).mean(0)
+    runs = [[each.undo(maps) for maps in explain(each.apply(images))] for each in augmentations]
+    return [torch.stack(maps).mean(0) for maps in zip(*runs, strict=True)]

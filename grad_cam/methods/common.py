@@ -14,6 +14,7 @@ from ..errors import GradCamError
 _Options, _Result = ParamSpec("_Options"), TypeVar("_Result")
 
 NARROW = (torch.float16, torch.bfloat16)
+INSTEAD_OF_ATTENTION = "use grad_cam, hires_cam, layer_cam or eigen_cam instead"
 
 
 class MethodError(GradCamError):

@@ -15,10 +15,16 @@ import torch
 from torch import Tensor
 
 from .common import MethodError, weighted_sum, without_autocast, working
+from .registry import method
 
 _LANDMARKS = 3136  # positions a kernel matrix is built over: 56 x 56, 39 MB
 
 
+@method(
+    "Eigen-CAM", kind="factorization", source="Muhammad and Yeasin, IJCNN 2020",
+    link="https://arxiv.org/abs/2008.00299",
+    advice="What stands out of the picture for this layer, whatever the class; clean maps of the main object.",
+)  # fmt: skip
 def eigen_cam(activations: Tensor) -> Tensor:
     """First principal component of the activations over positions: what stands out, whatever the class.
 
@@ -39,6 +45,10 @@ def eigen_cam(activations: Tensor) -> Tensor:
     return principal_component(activations)
 
 
+@method(
+    "Eigen-Grad-CAM", kind="factorization", source="Gildenblat et al., 2021",
+    link="https://github.com/jacobgil/pytorch-grad-cam", advice="As clean as Eigen-CAM, and about one class.",
+)  # fmt: skip
 def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """First principal component of the activations times the gradients: Eigen-CAM that knows the class.
 
@@ -56,6 +66,10 @@ def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return principal_component(working(gradients) * working(activations))
 
 
+@method(
+    "Seg-Eigen-CAM", kind="factorization", source="Chung and Ying, Applied Sciences 2025",
+    link="https://doi.org/10.3390/app15137562", advice="For segmentation models.",
+)  # fmt: skip
 def seg_eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """First principal component of the activations times the gradients' magnitudes; made for segmentation.
 
@@ -103,6 +117,10 @@ def _agreeing(projection: Tensor, terms: Tensor) -> Tensor:
     return -projection if projection @ (total - total.mean()) < 0 else projection
 
 
+@method(
+    "KPCA-CAM", kind="factorization", source="Karmani et al., 2024", link="https://arxiv.org/abs/2410.00267",
+    advice="Eigen-CAM with a curved component, whatever the class.",
+)  # fmt: skip
 @without_autocast
 def kpca_cam(activations: Tensor, *, gamma: float | None = None) -> Tensor:
     """First kernel principal component of the activations, with a sigmoid kernel.
@@ -145,6 +163,10 @@ def _kernel_project(image: Tensor, slope: float, stride: int) -> Tensor:
     return _agreeing(torch.cat(projections), image.flatten(1)).reshape(image.shape[1:])
 
 
+@method(
+    "FEM", kind="factorization", source="Fuad et al., IPTA 2020", link="https://hal.science/hal-02963298",
+    advice="Channels with rare, strong responses, whatever the class; cheap.",
+)  # fmt: skip
 def fem(activations: Tensor, *, sigmas: float = 2.0) -> Tensor:
     """Channels weighted by how many positions stand out of them: what is unusual, whatever the class.
 
@@ -185,6 +207,11 @@ class Factorization:
     error: float
 
 
+@method(
+    "Deep Feature Factorization", kind="factorization", source="Collins et al., ECCV 2018",
+    link="https://arxiv.org/abs/1806.10206",
+    advice="The concepts of the picture, each with a map of its own and its own class scores.", aug_smooth=False,
+)  # fmt: skip
 @without_autocast
 def deep_feature_factorization(activations: Tensor, *, concepts: int = 5, iterations: int = 200) -> Factorization:
     """Non-negative factorization of the activations over all positions of the batch: parts that occur again.

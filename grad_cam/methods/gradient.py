@@ -5,7 +5,7 @@ score with respect to them, and returns the raw, signed map (B, H, W) at the lay
 scaling to 0..1 belong to the display, so a ReLU stands here only where it is inside the published sum.
 
 Half-precision tensors are read as float32. Three methods need more than one gradient; they receive it as an argument
-(see `TailGradient` and `smooth_grad_cam_plus_plus`), never the model.
+(see `TailGradient` and `NoisyGradients`), never the model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,36 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .common import MethodError, away_from_zero, weighted_sum, working
+from .registry import method
 
 _CANCELLED = 1e-5  # a sum this small beside the sum of magnitudes is rounding error
 _INSTEAD = "use grad_cam or integrated_grad_cam, which need none"
 _hessian_lock = threading.Lock()  # sdpa_kernel sets process-wide switches
 
+NoisyGradients = Callable[[int, float, int], Iterable[Tensor]]
+"""``(samples, noise, seed)`` to the gradients (B, C, H, W) of noisy copies of the images, see `noisy_copies`."""
 
+
+class TailGradient(Protocol):
+    """The gradient of the tail's score as a function of the activations."""
+
+    def __call__(self, activations: Tensor, along: Tensor | None = None) -> Tensor:
+        """Differentiates the score at given activations.
+
+        Args:
+            activations: Where to differentiate, (B, C, H, W).
+            along: None for the gradient; a direction v, (B, C, H, W), for the Hessian-vector product H v.
+
+        Returns:
+            The gradient, or H v, (B, C, H, W), without a graph.
+        """
+        ...
+
+
+@method(
+    "Grad-CAM", kind="gradient", source="Selvaraju et al., ICCV 2017", link="https://arxiv.org/abs/1610.02391",
+    advice="The usual start: coarse and robust at the last feature map of a network.", channelwise=True,
+)  # fmt: skip
 def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channels weighted by their mean gradient.
 
@@ -45,6 +69,10 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighted_sum(gradients.mean((2, 3)), activations)
 
 
+@method(
+    "Grad-CAM++", kind="gradient", source="Chattopadhay et al., WACV 2018", link="https://arxiv.org/abs/1710.11063",
+    advice="Shows all of several objects of one class; wants a layer after a ReLU.", channelwise=True,
+)  # fmt: skip
 def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channels weighted by their positive gradients, each position divided by its share.
 
@@ -69,6 +97,50 @@ def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighted_sum(weights.sum((2, 3)), activations)
 
 
+@method(
+    "Smooth Grad-CAM++", kind="gradient", source="Omeiza et al., 2019", link="https://arxiv.org/abs/1908.01224",
+    advice="Grad-CAM++ with less noise, at the cost of one whole pass per noisy copy.",
+)  # fmt: skip
+def smooth_grad_cam_plus_plus(
+    activations: Tensor, noisy_gradients: NoisyGradients, *, samples: int = 8, noise: float = 0.15, seed: int = 0
+) -> Tensor:
+    """Grad-CAM++ with the powers of the gradient averaged over noisy copies of the image.
+
+    Args:
+        activations: A of the image itself, (B, C, H, W).
+        noisy_gradients: d score / d A for one noisy copy of the images after another; taken one at a time, so that
+            a generator keeps no more than one of them in memory.
+        samples: Number of copies.
+        noise: Standard deviation, as a fraction of each image's own range (see `noisy_copies`).
+        seed: Seed of the noise.
+
+    Returns:
+        sum_k w_k A_k with w_k = sum_p ReLU(<g>) <g^2> / (2 <g^2> + (sum_p A_k) <g^3>), (B, H, W).
+
+    Source:
+        Omeiza et al., 2019, eq. 7-9, https://arxiv.org/abs/1908.01224
+
+    Note:
+        The paper's numerator reads <g>; the one of Grad-CAM++, which it sets out to smooth, is <g^2> and is used here.
+    """
+    activations = working(activations)
+    powers, count = [torch.zeros_like(activations) for _ in range(3)], 0
+    for noisy in noisy_gradients(samples, noise, seed):
+        noisy, count = working(noisy), count + 1
+        for mean, power in zip(powers, (noisy, noisy * noisy, noisy * noisy * noisy), strict=True):
+            mean += (power - mean) / count  # running mean
+    if count == 0:
+        raise ValueError(f"samples={samples} leaves nothing to average: use at least one noisy copy")
+    first, second, third = powers
+    share = 2 * second + activations.sum((2, 3), keepdim=True) * third
+    alpha = torch.where(second > 0, second / away_from_zero(share, 1e-6 * second), 0)
+    return weighted_sum((alpha * first.clamp(min=0)).sum((2, 3)), activations)
+
+
+@method(
+    "XGrad-CAM", kind="gradient", source="Fu et al., BMVC 2020", link="https://arxiv.org/abs/2008.02312",
+    advice="Grad-CAM with weights that best conserve the score; wants a layer after a ReLU.", channelwise=True,
+)  # fmt: skip
 def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channels weighted by their gradients, averaged with the activations as weights.
 
@@ -104,6 +176,11 @@ def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighted_sum(weights, activations)
 
 
+@method(
+    "HiResCAM", kind="gradient", source="Draelos and Carin, 2020", link="https://arxiv.org/abs/2011.08891",
+    advice="Only what the model really used at each position; the safe choice for early layers and flattening heads.",
+    channelwise=True,
+)  # fmt: skip
 def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Activations times gradients at every position: what each position adds to the score, to first order.
 
@@ -120,6 +197,11 @@ def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return (working(gradients) * working(activations)).sum(1)
 
 
+@method(
+    "Grad-CAM element-wise", kind="gradient", source="Gildenblat et al., 2021",
+    link="https://github.com/jacobgil/pytorch-grad-cam",
+    advice="HiResCAM with every channel's evidence against the class left out.", channelwise=True,
+)  # fmt: skip
 def grad_cam_element_wise(activations: Tensor, gradients: Tensor) -> Tensor:
     """The positive part of every activation times its gradient.
 
@@ -136,6 +218,10 @@ def grad_cam_element_wise(activations: Tensor, gradients: Tensor) -> Tensor:
     return (working(gradients) * working(activations)).clamp(min=0).sum(1)
 
 
+@method(
+    "LayerCAM", kind="gradient", source="Jiang et al., IEEE TIP 2021", link="https://doi.org/10.1109/TIP.2021.3089943",
+    advice="Fine detail at early layers; fuse several of them.", channelwise=True,
+)  # fmt: skip
 def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Activations weighted by their own positive gradient; works at early layers too.
 
@@ -152,6 +238,10 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return (working(gradients).clamp(min=0) * working(activations)).sum(1)
 
 
+@method(
+    "NormGrad", kind="gradient", source="Rebuffi et al., CVPR 2020", link="https://arxiv.org/abs/2004.02866",
+    advice="Where a layer would learn from, for and against alike; sharp at early layers.",
+)  # fmt: skip
 def norm_grad(activations: Tensor, gradients: Tensor) -> Tensor:
     """How much a position could change a weight that is shared by all positions: where the model would learn from.
 
@@ -168,47 +258,16 @@ def norm_grad(activations: Tensor, gradients: Tensor) -> Tensor:
     return working(gradients).norm(dim=1) * working(activations).norm(dim=1)
 
 
-def random_cam(activations: Tensor, *, seed: int = 0) -> Tensor:
-    """Channels weighted at random: the control that every method must beat.
-
-    Args:
-        activations: A at the cut, (B, C, H, W).
-        seed: Seed of the weights, which are drawn from a generator of their own; every image gets the same ones.
-
-    Returns:
-        sum_k w_k A_k with w_k uniform in [-1, 1), (B, H, W).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(activations.shape[1], generator=generator) * 2 - 1  # (C,)
-    activations = working(activations)
-    return weighted_sum(weights.to(activations).expand(len(activations), -1), activations)
-
-
-# ------------------------------------------------------------------------------------------- more than one gradient
-
-
-class TailGradient(Protocol):
-    """The gradient of the tail's score as a function of the activations."""
-
-    def __call__(self, activations: Tensor, along: Tensor | None = None) -> Tensor:
-        """Differentiates the score at given activations.
-
-        Args:
-            activations: Where to differentiate, (B, C, H, W).
-            along: None for the gradient; a direction v, (B, C, H, W), for the Hessian-vector product H v.
-
-        Returns:
-            The gradient, or H v, (B, C, H, W), without a graph.
-        """
-        ...
-
-
-def shapley_cam(activations: Tensor, gradient: TailGradient) -> Tensor:
+@method(
+    "ShapleyCAM", kind="gradient", source="Cai, 2025", link="https://arxiv.org/abs/2501.06261",
+    advice="Grad-CAM corrected for the curvature of the score; differs only where the tail is not linear.",
+)  # fmt: skip
+def shapley_cam(activations: Tensor, tail_gradient: TailGradient) -> Tensor:
     """Grad-CAM with the gradient's own change along the activations taken off: Shapley values to second order.
 
     Args:
         activations: A at the cut, (B, C, H, W).
-        gradient: The tail's gradient and Hessian-vector product.
+        tail_gradient: The tail's gradient and Hessian-vector product.
 
     Returns:
         sum_k w_k A_k with w_k = mean_p(g_k - (H A)_k / 2), (B, H, W). Equal to Grad-CAM where the tail is linear.
@@ -216,16 +275,20 @@ def shapley_cam(activations: Tensor, gradient: TailGradient) -> Tensor:
     Source:
         Cai, 2025, https://arxiv.org/abs/2501.06261
     """
-    curvature = gradient(activations, along=activations)  # H A, (B,C,H,W)
-    return grad_cam(activations, working(gradient(activations)) - working(curvature) / 2)
+    curvature = tail_gradient(activations, along=activations)  # H A, (B,C,H,W)
+    return grad_cam(activations, working(tail_gradient(activations)) - working(curvature) / 2)
 
 
-def integrated_grad_cam(activations: Tensor, gradient: TailGradient, *, steps: int = 20) -> Tensor:
+@method(
+    "Integrated Grad-CAM", kind="gradient", source="Sattarzadeh et al., ICASSP 2021",
+    link="https://arxiv.org/abs/2102.07805", advice="When the score is saturated and its gradient vanishes.",
+)  # fmt: skip
+def integrated_grad_cam(activations: Tensor, tail_gradient: TailGradient, *, steps: int = 20) -> Tensor:
     """Grad-CAM averaged while the activations grow from zero to what they are; sees through saturated scores.
 
     Args:
         activations: A at the cut, (B, C, H, W).
-        gradient: The tail's gradient.
+        tail_gradient: The tail's gradient.
         steps: Number n of points on the way, at least 1.
 
     Returns:
@@ -242,42 +305,34 @@ def integrated_grad_cam(activations: Tensor, gradient: TailGradient, *, steps: i
     total = torch.zeros_like(working(activations[:, 0]))  # (B,H,W)
     for step in range(1, steps + 1):
         point = activations * (step / steps)
-        total += grad_cam(point, gradient(point))
+        total += grad_cam(point, tail_gradient(point))
     return total / steps
 
 
-def smooth_grad_cam_plus_plus(activations: Tensor, gradients: Iterable[Tensor]) -> Tensor:
-    """Grad-CAM++ with the powers of the gradient averaged over noisy copies of the image.
+@method(
+    "Random CAM", kind="gradient", source="control",
+    advice="The control: a method that does not beat it explains nothing.", aug_smooth=False,
+)  # fmt: skip
+def random_cam(activations: Tensor, *, seed: int = 0) -> Tensor:
+    """Channels weighted at random: the control that every method must beat.
 
     Args:
-        activations: A of the image itself, (B, C, H, W).
-        gradients: d score / d A for one noisy copy after another (see `noisy_copies`), each (B, C, H, W); taken one
-            at a time, so that a generator keeps no more than one of them in memory.
+        activations: A at the cut, (B, C, H, W).
+        seed: Seed of the weights, which are drawn from a generator of their own; every image gets the same ones.
 
     Returns:
-        sum_k w_k A_k with w_k = sum_p ReLU(<g>) <g^2> / (2 <g^2> + (sum_p A_k) <g^3>), (B, H, W).
-
-    Source:
-        Omeiza et al., 2019, eq. 7-9, https://arxiv.org/abs/1908.01224
-
-    Note:
-        The paper's numerator reads <g>; the one of Grad-CAM++, which it sets out to smooth, is <g^2> and is used here.
+        sum_k w_k A_k with w_k uniform in [-1, 1), (B, H, W).
     """
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(activations.shape[1], generator=generator) * 2 - 1  # (C,)
     activations = working(activations)
-    powers, count = [torch.zeros_like(activations) for _ in range(3)], 0
-    for noisy in gradients:
-        noisy, count = working(noisy), count + 1
-        for mean, power in zip(powers, (noisy, noisy * noisy, noisy * noisy * noisy), strict=True):
-            mean += (power - mean) / count  # running mean
-    if count == 0:
-        raise ValueError("smooth_grad_cam_plus_plus was given no gradients: use at least one noisy copy")
-    first, second, third = powers
-    share = 2 * second + activations.sum((2, 3), keepdim=True) * third
-    alpha = torch.where(second > 0, second / away_from_zero(share, 1e-6 * second), 0)
-    return weighted_sum((alpha * first.clamp(min=0)).sum((2, 3)), activations)
+    return weighted_sum(weights.to(activations).expand(len(activations), -1), activations)
 
 
-def noisy_copies(images: Tensor, *, samples: int = 8, noise: float = 0.15, seed: int = 0) -> Iterator[Tensor]:
+# ------------------------------------------------------------------------------------------- how gradients are made
+
+
+def noisy_copies(images: Tensor, samples: int, noise: float, seed: int) -> Iterator[Tensor]:
     """Copies of a batch with Gaussian noise, for `smooth_grad_cam_plus_plus`.
 
     Args:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from .common import MethodError, working
+from .registry import method
 
 WholeScore = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to scores (B,), each depending on its own image only."""
@@ -86,12 +87,16 @@ def full_gradient(images: Tensor, score: WholeScore) -> FullGradient:
     return FullGradient(scores.detach(), whole, parts, axes)
 
 
-def full_grad(images: Tensor, score: WholeScore, *, grid: tuple[int, int] | None = None) -> Tensor:
+@method(
+    "FullGrad", kind="network", source="Srinivas and Fleuret, NeurIPS 2019", link="https://arxiv.org/abs/1905.00780",
+    advice="All layers at once, at image size; complete for networks of ReLUs.",
+)  # fmt: skip
+def full_grad(images: Tensor, whole_score: WholeScore, grid: tuple[int, int] | None = None) -> Tensor:
     """Input and biases of all layers, each by how strongly it takes part in the score.
 
     Args:
         images: Model inputs, (B, C, H, W).
-        score: Scores of images; the model in eval mode.
+        whole_score: Scores of images; the model in eval mode.
         grid: Height and width in tokens, for models whose layers see (B, N, C); without it, those are left out.
 
     Returns:
@@ -108,7 +113,7 @@ def full_grad(images: Tensor, score: WholeScore, *, grid: tuple[int, int] | None
         Layers without positions (the head) have no place on the map. For tokens the biases of the class token and
         the like are left out, and position embeddings, biases of another kind, do not count.
     """
-    parts = full_gradient(images, score)
+    parts = full_gradient(images, whole_score)
     size = (images.shape[-2], images.shape[-1])
     total = _importance(parts.input, size)
     for bias, axis in zip(parts.biases, parts.channel_axes, strict=True):
@@ -233,12 +238,17 @@ def guided_gradient(images: Tensor, score: WholeScore) -> Tensor:
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 
-def guided_backprop(images: Tensor, score: WholeScore) -> Tensor:
+@method(
+    "Guided backprop", kind="network", source="Springenberg et al., ICLR Workshops 2015",
+    link="https://arxiv.org/abs/1412.6806",
+    advice="Fine lines, hardly about the class; for networks of ReLUs, and not to be trusted alone.",
+)  # fmt: skip
+def guided_backprop(images: Tensor, whole_score: WholeScore) -> Tensor:
     """Where the guided gradient is strong: edges and textures that the network looks at, hardly about a class.
 
     Args:
         images: Model inputs, (B, C, H, W).
-        score: Scores of images; the model in eval mode.
+        whole_score: Scores of images; the model in eval mode.
 
     Returns:
         The largest magnitude over colours of `guided_gradient`, (B, H, W); never negative.
@@ -250,15 +260,19 @@ def guided_backprop(images: Tensor, score: WholeScore) -> Tensor:
         Springenberg et al., ICLR Workshops 2015, https://arxiv.org/abs/1412.6806; one number per pixel: Simonyan et
         al., 2014, sec. 3.1, https://arxiv.org/abs/1312.6034
     """
-    return working(guided_gradient(images, score)).abs().amax(1)
+    return working(guided_gradient(images, whole_score)).abs().amax(1)
 
 
-def guided_grad_cam(images: Tensor, score: WholeScore, cam: Tensor) -> Tensor:
+@method(
+    "Guided Grad-CAM", kind="network", source="Selvaraju et al., ICCV 2017", link="https://arxiv.org/abs/1610.02391",
+    advice="Guided backprop's lines where Grad-CAM sees the class.",
+)  # fmt: skip
+def guided_grad_cam(images: Tensor, whole_score: WholeScore, cam: Tensor) -> Tensor:
     """The fine lines of guided backpropagation where Grad-CAM sees the class.
 
     Args:
         images: Model inputs, (B, C, H, W).
-        score: Scores of images; the model in eval mode.
+        whole_score: Scores of images; the model in eval mode.
         cam: Grad-CAM of the same score at a layer, raw and signed, (B, h, w).
 
     Returns:
@@ -280,7 +294,7 @@ def guided_grad_cam(images: Tensor, score: WholeScore, cam: Tensor) -> Tensor:
     large = functional.interpolate(
         working(cam)[:, None].clamp(min=0), images.shape[-2:], mode="bilinear", align_corners=False
     )[:, 0]
-    return guided_backprop(images, score) * large
+    return guided_backprop(images, whole_score) * large
 
 
 class _GuidedClamp(torch.autograd.Function):
@@ -370,35 +384,3 @@ def _differentiate(scores: Tensor, inputs: list[Any]) -> tuple[Tensor | None, ..
             "the score does not depend on the images through differentiable operations; use occlusion or rise instead"
         )
     return torch.autograd.grad(scores, inputs, torch.ones_like(scores), allow_unused=True)
-
-
-ENTRIES: dict[str, dict[str, Any]] = {
-    "full_grad": {
-        "title": "FullGrad",
-        "function": full_grad,
-        "kind": "network",
-        "needs": "network",  # function(images, score)
-        "source": "Srinivas and Fleuret, NeurIPS 2019",
-        "link": "https://arxiv.org/abs/1905.00780",
-        "advice": "All layers at once, at image size; complete for networks of ReLUs.",
-    },
-    "guided_backprop": {
-        "title": "Guided backprop",
-        "function": guided_backprop,
-        "kind": "network",
-        "needs": "network",  # function(images, score)
-        "source": "Springenberg et al., ICLR Workshops 2015",
-        "link": "https://arxiv.org/abs/1412.6806",
-        "advice": "Fine lines, hardly about the class; for networks of ReLUs, and not to be trusted alone.",
-    },
-    "guided_grad_cam": {
-        "title": "Guided Grad-CAM",
-        "function": guided_grad_cam,
-        "kind": "network",
-        "needs": "network_cam",  # function(images, score, Grad-CAM's map of the same score)
-        "source": "Selvaraju et al., ICCV 2017",
-        "link": "https://arxiv.org/abs/1610.02391",
-        "advice": "Guided backprop's lines where Grad-CAM sees the class.",
-    },
-}
-"""What the registry needs to know of each method here, the keyword arguments of a `Method` besides its name."""

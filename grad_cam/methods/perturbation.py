@@ -1,57 +1,43 @@
 """Maps from what a score does when something is taken away.
 
 A method here receives activations or images together with a function that scores perturbed copies of them, never the
-model. Two such functions are known (`Score`): the *tail*, from activations at the cut to scores, which is all that
-`ablation_cam` and `activation_occlusion` need, and the whole network, from images to scores. The function is told
-which image each row belongs to, so that targets which differ from image to image work.
-
-Copies are made in chunks and never all at once; the size of a chunk changes neither the map nor, beyond rounding, its
-numbers. When a chunk does not fit into memory it is halved. A score may have K columns: then K maps come out of one
-run, (B, K, H, W) instead of (B, H, W).
+model: the *tail*, from activations at the cut to scores, which is all that `ablation_cam` and `activation_occlusion`
+need, or the whole network, from images to scores (see `chunks.Score`). A score may have K columns: then K maps come
+out of one run, (B, K, H, W) instead of (B, H, W).
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..arguments import is_index
-from .common import MethodError, working
-
-Score = Callable[[Tensor, Tensor], Tensor]
-"""``(perturbed (N, ...), image_index (N,)) -> scores (N,) or (N, K)``. The perturbed rows are only valid during the
-call and all belong to one image; `image_index` says to which of the batch."""
-
-Progress = Callable[[int, int], None]
-"""``(done, total)``, in perturbed copies scored."""
-
-_WORKSPACE = 1 << 29  # bytes a chunk may take, together with what the network computes of it
-_COPIES = 32  # a network's working memory, in copies of its input
-_ROWS = {"cpu": 32}  # larger chunks gain nothing on a CPU
-_SMALL = 1 << 24  # bytes a chunk of activations should not exceed for its own sake: it stays in the cache
-
+from .chunks import COPIES, ChunkedScores, Progress, Score, scores_of_edited
+from .common import working
+from .registry import method
 
 # --------------------------------------------------------------------------------------------------- from the tail
 
 
+@method(
+    "Ablation-CAM", kind="perturbation", source="Desai and Ramaswamy, WACV 2020",
+    link="https://doi.org/10.1109/WACV45572.2020.9093360",
+    advice="No gradients: what the score loses without each channel; fast at late layers.",
+)  # fmt: skip
 @torch.no_grad()
 def ablation_cam(
-    activations: Tensor, tail: Score, *, chunk: int | None = None, progress: Progress | None = None
+    activations: Tensor, tail: Score, progress: Progress | None = None, *, chunk: int | None = None
 ) -> Tensor:
     """Channels weighted by the share of the score that is lost without them.
 
     Args:
         activations: A at the cut, (B, C, H, W).
         tail: Scores of activations.
-        chunk: Number of ablated copies the tail gets at once; None chooses by size and free memory.
         progress: Called after every chunk.
+        chunk: Number of ablated copies the tail gets at once; None chooses by size and free memory.
 
     Returns:
         sum_k w_k A_k with w_k = (y - y without channel k) / abs(y), (B, H, W), or (B, K, H, W) for K scores.
@@ -63,35 +49,40 @@ def ablation_cam(
         Where the score y is zero the plain difference is taken.
     """
     batch, channels = activations.shape[:2]
-    run = _Run(tail, batch, 1 + channels, activations[0], chunk, progress, copies=8)
+    run = ChunkedScores(tail, batch, 1 + channels, activations[0], chunk, progress, copies=8)
 
     weights = []
     for image in range(batch):
         whole = run(image, activations[image : image + 1])  # (1,K)
-        lost = whole - _edited(run, image, activations[image], channels, lambda k: (k,), 0.0)  # (C,K)
+        lost = whole - scores_of_edited(run, image, activations[image], channels, lambda k: (k,), 0.0)  # (C,K)
         weights.append(lost / torch.where(whole == 0, torch.ones_like(whole), whole.abs()))
     return run.shaped(torch.einsum("bck,bchw->bkhw", torch.stack(weights), working(activations)))
 
 
+@method(
+    "Activation occlusion", kind="perturbation", source="after Zeiler and Fergus, ECCV 2014",
+    link="https://arxiv.org/abs/1311.2901",
+    advice="What the score loses without each position: the most literal map, cheap at late layers.",
+)  # fmt: skip
 @torch.no_grad()
 def activation_occlusion(
     activations: Tensor,
     tail: Score,
+    progress: Progress | None = None,
     *,
     window: int = 1,
     stride: int = 1,
     chunk: int | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """What the score loses when the positions under a sliding window are zeroed in all channels at the cut.
 
     Args:
         activations: A at the cut, (B, C, H, W).
         tail: Scores of activations.
+        progress: Called after every chunk.
         window: Side of the square window, in positions.
         stride: Step of the window, in positions, at most `window`.
         chunk: Number of occluded copies the tail gets at once; None chooses by size and free memory.
-        progress: Called after every chunk.
 
     Returns:
         Mean of y - y(occluded) over the windows that cover a position, (B, H, W), or (B, K, H, W) for K scores.
@@ -108,15 +99,20 @@ def activation_occlusion(
 # ---------------------------------------------------------------------------------------------- from masked images
 
 
+@method(
+    "Score-CAM", kind="perturbation", source="Wang et al., CVPR Workshops 2020",
+    link="https://arxiv.org/abs/1910.01279",
+    advice="No gradients, but one forward pass a channel; channels=64 is much faster and close to it.",
+)  # fmt: skip
 @torch.no_grad()
 def score_cam(
     activations: Tensor,
     images: Tensor,
     score: Score,
+    progress: Progress | None = None,
     *,
     channels: int | None = None,
     chunk: int | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Channels weighted by the score of the image seen through them.
 
@@ -124,10 +120,10 @@ def score_cam(
         activations: A at the cut, (B, C, H, W).
         images: Model inputs, (B, c, h, w).
         score: Scores of images.
+        progress: Called after every chunk.
         channels: How many channels to use, those whose activation varies most over the picture (standard deviation);
             None uses all.
         chunk: Number of masked images the network gets at once; None chooses by size and free memory.
-        progress: Called after every chunk.
 
     Returns:
         sum_k w_k A_k with w = softmax_k y(x * M_k), M_k the channel resized to the image and scaled to 0..1,
@@ -144,18 +140,22 @@ def score_cam(
     return _masked(activations, images, score, [_as_it_is], channels, chunk, progress)
 
 
+@method(
+    "SS-CAM", kind="perturbation", source="Wang et al., 2020", link="https://arxiv.org/abs/2006.14255",
+    advice="Score-CAM with noise averaged away; slow.",
+)  # fmt: skip
 @torch.no_grad()
 def ss_cam(
     activations: Tensor,
     images: Tensor,
     score: Score,
+    progress: Progress | None = None,
     *,
     samples: int = 10,
     noise: float = 2.0,
     seed: int = 0,
     channels: int | None = 64,
     chunk: int | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Score-CAM with the scores averaged over noisy masks.
 
@@ -163,12 +163,12 @@ def ss_cam(
         activations: A at the cut, (B, C, H, W).
         images: Model inputs, (B, c, h, w).
         score: Scores of images.
+        progress: Called after every chunk.
         samples: Number n of noisy copies of every mask.
         noise: Standard deviation of the noise d added to the masks, whose values lie in 0..1.
         seed: Seed of the noise, drawn from a generator of its own.
         channels: How many channels to use (see `score_cam`); None uses all.
         chunk: Number of masked images the network gets at once; None chooses by size and free memory.
-        progress: Called after every chunk.
 
     Returns:
         sum_k w_k A_k with w = softmax_k of mean_i y(x * (M_k + d_i)), (B, H, W), or (B, K, H, W) for K scores.
@@ -190,16 +190,20 @@ def ss_cam(
     return _masked(activations, images, score, changes, channels, chunk, progress)
 
 
+@method(
+    "IS-CAM", kind="perturbation", source="Naidu et al., 2020", link="https://arxiv.org/abs/2010.03023",
+    advice="Score-CAM averaged over growing masks, for saturated scores; slow.",
+)  # fmt: skip
 @torch.no_grad()
 def is_cam(
     activations: Tensor,
     images: Tensor,
     score: Score,
+    progress: Progress | None = None,
     *,
     steps: int = 10,
     channels: int | None = 64,
     chunk: int | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Score-CAM with the scores averaged while the masks grow from zero to what they are.
 
@@ -207,10 +211,10 @@ def is_cam(
         activations: A at the cut, (B, C, H, W).
         images: Model inputs, (B, c, h, w).
         score: Scores of images.
+        progress: Called after every chunk.
         steps: Number n of points on the way.
         channels: How many channels to use (see `score_cam`); None uses all.
         chunk: Number of masked images the network gets at once; None chooses by size and free memory.
-        progress: Called after every chunk.
 
     Returns:
         sum_k w_k A_k with w = softmax_k of mean_i y(x * M_k * i/n), i = 1..n, (B, H, W), or (B, K, H, W) for K
@@ -225,27 +229,31 @@ def is_cam(
     return _masked(activations, images, score, changes, channels, chunk, progress)
 
 
+@method(
+    "Occlusion", kind="perturbation", source="Zeiler and Fergus, ECCV 2014", link="https://arxiv.org/abs/1311.2901",
+    advice="Covers the picture square by square: easy to explain to anyone, a check on the other methods.",
+)  # fmt: skip
 @torch.no_grad()
 def occlusion(
     images: Tensor,
     score: Score,
+    progress: Progress | None = None,
     *,
     window: int | None = None,
     stride: int | None = None,
     fill: float = 0.0,
     chunk: int | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """What the score loses when a square of the image is covered.
 
     Args:
         images: Model inputs, (B, c, h, w).
         score: Scores of images.
+        progress: Called after every chunk.
         window: Side of the square in pixels; by default a seventh of the image's shorter side.
         stride: Step of the square in pixels, at most `window`; by default half of it.
         fill: Value of the square in the model's input units; 0 is the mean colour of most models.
         chunk: Number of covered images the network gets at once; None chooses by size and free memory.
-        progress: Called after every chunk.
 
     Returns:
         Mean of y - y(covered) over the squares that cover a pixel, (B, h, w), or (B, K, h, w) for K scores.
@@ -255,32 +263,36 @@ def occlusion(
     """
     window = max(1, min(images.shape[-2:]) // 7) if window is None else window
     stride = max(1, window // 2) if stride is None else stride
-    return _sliding(images, score, window, stride, fill, chunk, progress, copies=_COPIES)
+    return _sliding(images, score, window, stride, fill, chunk, progress, copies=COPIES)
 
 
+@method(
+    "RISE", kind="perturbation", source="Petsiuk et al., BMVC 2018", link="https://arxiv.org/abs/1806.07421",
+    advice="Needs scores only; best with a probability as target, noisy with few masks.",
+)  # fmt: skip
 @torch.no_grad()
 def rise(
     images: Tensor,
     score: Score,
+    progress: Progress | None = None,
     *,
     masks: int = 1000,
     cells: int = 7,
     keep: float = 0.5,
     seed: int = 0,
     chunk: int | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Random masks, averaged with the scores of the images seen through them.
 
     Args:
         images: Model inputs, (B, c, h, w).
         score: Scores of images, best a probability.
+        progress: Called after every chunk.
         masks: Number N of random masks; the noise of the map falls with its root.
         cells: Number of cells along each side of the coarse random grid.
         keep: Probability p that a cell is left visible.
         seed: Seed of the masks, drawn from a generator of its own; all images see the same ones.
         chunk: Number of masked images the network gets at once; None chooses by size and free memory.
-        progress: Called after every chunk.
 
     Returns:
         sum_i y(x * M_i) M_i / (N p), (B, h, w), or (B, K, h, w) for K scores.
@@ -296,7 +308,7 @@ def rise(
     ch, cw = -(-height // cells), -(-width // cells)  # a cell in pixels
     shifts = (torch.rand(masks, 2, generator=generator) * torch.tensor([ch, cw])).long().tolist()
     like = working(images)
-    run = _Run(score, batch, masks, images[0], chunk, progress)
+    run = ChunkedScores(score, batch, masks, images[0], chunk, progress)
     maps: Tensor | None = None
     for image in range(batch):
         for part in run.parts(masks):
@@ -314,115 +326,6 @@ def rise(
     return run.shaped(maps / (masks * keep))
 
 
-# ------------------------------------------------------------------------------------------------------- machinery
-
-
-class _Run:
-    """Scores perturbed copies chunk by chunk: chooses the chunk, reports progress, survives a lack of memory."""
-
-    def __init__(
-        self, score: Score, batch: int, copies_each: int, one: Tensor, chunk: int | None, progress: Progress | None,
-        copies: int = _COPIES,
-    ) -> None:  # fmt: skip
-        if chunk is not None and (not is_index(chunk) or chunk < 1):
-            raise ValueError(f"chunk={chunk!r} is no number of copies: use 1 or more, or None to have it chosen")
-        self.score, self.progress, self.several = score, progress, False
-        self.chunk = _chunk(one, copies) if chunk is None else int(chunk)
-        # On a CPU convolutions run about 1.5 times as fast with the channels last, and other layers no slower.
-        self.format = torch.channels_last if one.device.type == "cpu" and one.ndim == 3 else torch.contiguous_format
-        self.done, self.total = 0, batch * copies_each
-
-    def parts(self, count: int) -> Iterator[slice]:
-        """Cuts `count` copies into chunks of the current size."""
-        start = 0
-        while start < count:
-            stop = min(count, start + self.chunk)
-            yield slice(start, stop)
-            start = stop
-
-    def __call__(self, image: int, perturbed: Tensor) -> Tensor:
-        """Scores (n, K) of perturbed copies (n, ...) of one image."""
-        scores = self._scored(image, perturbed)
-        if not bool(torch.isfinite(scores).all()):
-            raise MethodError(
-                f"the score of a perturbed copy of image {image} is NaN or infinite; check the precision and range of "
-                "the input"
-            )
-        self.done += len(perturbed)
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-        return scores
-
-    def _scored(self, image: int, perturbed: Tensor) -> Tensor:
-        index = torch.full((len(perturbed),), image, device=perturbed.device)
-        again = scores = None
-        try:
-            scores = self.score(perturbed.contiguous(memory_format=self.format), index)
-        except RuntimeError as error:
-            again = self._remedy(error, len(perturbed))
-            if again is None:
-                raise
-        if again == "format":
-            self.format = torch.contiguous_format
-            return self._scored(image, perturbed)
-        if scores is None:  # outside of the handler, whose traceback holds on to the memory
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self.chunk = min(self.chunk, max(1, len(perturbed) // 2))
-            return torch.cat([self._scored(image, perturbed[part]) for part in self.parts(len(perturbed))])
-        if scores.ndim not in (1, 2) or len(scores) != len(perturbed):
-            raise ValueError(
-                f"the score function returned {tuple(scores.shape)} for {len(perturbed)} copies; it has to return one "
-                f"score each, ({len(perturbed)},) or ({len(perturbed)}, K)"
-            )
-        self.several = scores.ndim == 2
-        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
-        return scores.detach().to(wide, copy=True).reshape(len(perturbed), -1)  # a copy: the buffer is used again
-
-    def _remedy(self, error: RuntimeError, rows: int) -> str | None:
-        """What can be tried after an error: another memory format for a model that uses `view`, or fewer rows."""
-        if "view size is not compatible" in str(error) and self.format is torch.channels_last:
-            return "format"
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error).lower()
-        return "rows" if out_of_memory and rows > 1 else None
-
-    def skip(self, copies: int) -> None:
-        """Counts copies as done that need no scoring."""
-        self.done += copies
-        if self.progress is not None and copies:
-            self.progress(self.done, self.total)
-
-    def shaped(self, maps: Tensor) -> Tensor:
-        """Drops the axis of scores if the score function has one score only."""
-        return maps if self.several else maps[:, 0]
-
-
-def _edited(
-    run: _Run, image: int, one: Tensor, count: int, place: Callable[[int], tuple[Any, ...]], fill: float
-) -> Tensor:
-    """Scores (count, K) of copies of `one` that are overwritten with `fill` at one place each.
-
-    One buffer holds the copies of a chunk; before the next chunk only the overwritten places are put back, unless the
-    score function wrote into the buffer itself.
-    """
-    buffer = one.new_empty((0, *one.shape))
-    version, scores = -1, []
-    before: list[tuple[Any, ...]] = []
-    for part in run.parts(count):
-        length = part.stop - part.start
-        if length > len(buffer) or buffer._version != version or not buffer.is_contiguous(memory_format=run.format):
-            buffer = one.expand(max(length, len(buffer)), *one.shape).clone(memory_format=run.format)
-        else:
-            for row, where in zip(buffer, before, strict=False):
-                row[where] = one[where]
-        before = [place(i) for i in range(part.start, part.stop)]
-        for row, where in zip(buffer, before, strict=False):
-            row[where] = fill
-        version = buffer._version
-        scores.append(run(image, buffer[:length]))
-    return torch.cat(scores)
-
-
 def _sliding(
     inputs: Tensor, score: Score, window: int, stride: int, fill: float, chunk: int | None,
     progress: Progress | None, copies: int,
@@ -434,7 +337,7 @@ def _sliding(
             f"{max(height, width)}"
         )
     spots = [(y, x) for y in _starts(height, window, stride) for x in _starts(width, window, stride)]
-    run = _Run(score, batch, 1 + len(spots), inputs[0], chunk, progress, copies)
+    run = ChunkedScores(score, batch, 1 + len(spots), inputs[0], chunk, progress, copies)
     covered = torch.zeros(height, width, device=inputs.device)
     for y, x in spots:
         covered[y : y + window, x : x + window] += 1
@@ -446,7 +349,7 @@ def _sliding(
     maps = []
     for image in range(batch):
         whole = run(image, inputs[image : image + 1])  # (1,K)
-        lost = whole - _edited(run, image, inputs[image], len(spots), place, fill)  # (spots,K)
+        lost = whole - scores_of_edited(run, image, inputs[image], len(spots), place, fill)  # (spots,K)
         total = lost.new_zeros(lost.shape[1], height, width)
         for (y, x), loss in zip(spots, lost, strict=True):
             total[:, y : y + window, x : x + window] += loss[:, None, None]
@@ -477,7 +380,7 @@ def _masked(
         raise ValueError(f"{len(activations)} activations do not belong to {len(images)} images")
     used = min(count, channels or count)
     activations, size = working(activations), (images.shape[-2], images.shape[-1])
-    run = _Run(score, len(images), used * len(changes), images[0], chunk, progress)
+    run = ChunkedScores(score, len(images), used * len(changes), images[0], chunk, progress)
     maps = []
     for image, (one, picture) in enumerate(zip(activations, working(images), strict=True)):
         spread = one.flatten(1).std(1, unbiased=False)  # (C,)
@@ -506,117 +409,3 @@ def _masked(
         weights = scores.softmax(0)  # (C,K)
         maps.append(torch.einsum("ck,chw->khw", weights.to(one.dtype), one))
     return run.shaped(torch.stack(maps))
-
-
-# ---------------------------------------------------------------------------------------------------------- memory
-
-
-def _chunk(one: Tensor, copies: int) -> int:
-    """How many copies of `one` to score at once, when scoring takes the memory of `copies` inputs each."""
-    size = max(1, one.numel() * one.element_size())
-    budget: float = _WORKSPACE
-    limit = _ROWS.get(one.device.type, 128)
-    free = free_memory(one.device)
-    if one.device.type != "cpu":
-        budget *= 8
-    elif copies < _COPIES:
-        limit = max(8, min(limit, _SMALL // size))
-    if free is not None:
-        budget = min(budget, free / 4)
-    return int(max(1, min(limit, budget // (size * copies))))
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a device, as far as the system tells.
-
-    Args:
-        device: Where.
-
-    Returns:
-        Free bytes: what CUDA reports, or what the operating system calls available, within the limit of a container.
-        None where nothing is known.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type != "cpu":
-        return None
-    known = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = (int(pathlib.Path(f"/sys/fs/cgroup/memory.{n}").read_text()) for n in ("max", "current"))
-        known.append(max(0, limit - used))
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        if not known:
-            known.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(known) if known else None
-
-
-ENTRIES: dict[str, dict[str, Any]] = {
-    "ablation_cam": {
-        "title": "Ablation-CAM",
-        "function": ablation_cam,
-        "kind": "perturbation",
-        "needs": "tail",  # function(activations, tail)
-        "source": "Desai and Ramaswamy, WACV 2020",
-        "link": "https://doi.org/10.1109/WACV45572.2020.9093360",
-        "advice": "No gradients: what the score loses without each channel; fast at late layers.",
-    },
-    "activation_occlusion": {
-        "title": "Activation occlusion",
-        "function": activation_occlusion,
-        "kind": "perturbation",
-        "needs": "tail",  # function(activations, tail)
-        "source": "after Zeiler and Fergus, ECCV 2014",
-        "link": "https://arxiv.org/abs/1311.2901",
-        "advice": "What the score loses without each position: the most literal map, cheap at late layers.",
-    },
-    "score_cam": {
-        "title": "Score-CAM",
-        "function": score_cam,
-        "kind": "perturbation",
-        "needs": "score",  # function(activations, images, score)
-        "source": "Wang et al., CVPR Workshops 2020",
-        "link": "https://arxiv.org/abs/1910.01279",
-        "advice": "No gradients, but one forward pass a channel; channels=64 is much faster and close to it.",
-    },
-    "ss_cam": {
-        "title": "SS-CAM",
-        "function": ss_cam,
-        "kind": "perturbation",
-        "needs": "score",  # function(activations, images, score)
-        "source": "Wang et al., 2020",
-        "link": "https://arxiv.org/abs/2006.14255",
-        "advice": "Score-CAM with noise averaged away; slow.",
-    },
-    "is_cam": {
-        "title": "IS-CAM",
-        "function": is_cam,
-        "kind": "perturbation",
-        "needs": "score",  # function(activations, images, score)
-        "source": "Naidu et al., 2020",
-        "link": "https://arxiv.org/abs/2010.03023",
-        "advice": "Score-CAM averaged over growing masks, for saturated scores; slow.",
-    },
-    "occlusion": {
-        "title": "Occlusion",
-        "function": occlusion,
-        "kind": "perturbation",
-        "needs": "images",  # function(images, score)
-        "source": "Zeiler and Fergus, ECCV 2014",
-        "link": "https://arxiv.org/abs/1311.2901",
-        "advice": "Covers the picture square by square: easy to explain to anyone, a check on the other methods.",
-    },
-    "rise": {
-        "title": "RISE",
-        "function": rise,
-        "kind": "perturbation",
-        "needs": "images",  # function(images, score)
-        "source": "Petsiuk et al., BMVC 2018",
-        "link": "https://arxiv.org/abs/1806.07421",
-        "advice": "Needs scores only; best with a probability as target, noisy with few masks.",
-    },
-}
-"""What the registry needs to know of each method here, the keyword arguments of a `Method` besides its name."""

@@ -27,7 +27,8 @@ class StageInfo:
     """One line of the printed chain: a stage and what leaves it.
 
     Attributes:
-        layer_idx: Number of stages after it (what `split` and `GradCAM` call `layer_idx`).
+        layer_idx: Number of stages after it (what `split` and `GradCAM` call `layer_idx`); None in the table of a sweep
+            where the stage is none of the top-level chain's.
         name: Module path of the stage; a stage that ends after a module says so (``blk + add``).
         type: Class of the module.
         shape: Shape at the cut after the stage, without the batch.
@@ -37,7 +38,7 @@ class StageInfo:
             experiment, "undecided" (what the model declares is kept), or "".
     """
 
-    layer_idx: int
+    layer_idx: int | None
     name: str
     type: str
     shape: tuple[int, ...]

@@ -1,14 +1,12 @@
-"""From raw maps to pictures: heatmaps, colours, overlays and figures.
+"""Figures: panels, comparisons, sweeps and raw maps.
 
-Arrays go in; arrays, PIL pictures or matplotlib figures come out. Nothing is shown, and only `save` and `animation`
-write a file. Figures are made without pyplot, so no global state is touched and several threads can draw at once.
-matplotlib is imported when the first figure is made: pictures in the default colours do not need it.
+Figures are made without pyplot, so no global state is touched and several threads can draw at once. matplotlib is
+imported when the first figure is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import io
 import itertools
@@ -21,250 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from .arguments import as_number, check_fraction
+from . import files
+from .colors import ALPHA, COLORMAP, colorize, overlay, palette
+from .colors import as_heat as _heat
+from .colors import as_pixels as _pixels
+from .heatmaps import as_maps as _maps
+from .heatmaps import describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-ALPHA = 0.6
-"""Default opacity of the hottest spot of an overlay."""
-
-COLORMAP = "bgr"
-"""Default colours: blue for low, green for medium, red for high."""
-
-_STOPS = (
-    (0.00, "#1d2680"),
-    (0.20, "#1e66c0"),
-    (0.38, "#18a0b8"),
-    (0.54, "#3db55f"),
-    (0.70, "#dcd43a"),
-    (0.84, "#f5852a"),
-    (0.95, "#d9232a"),
-    (1.00, "#b80f1f"),
-)
-
-
-# --- from maps to heatmaps -------------------------------------------------------------------------------------------
-
-
-def default_smoothing(size: tuple[int, int]) -> float:
-    """Returns a smoothing that suits a picture: 5 pixels where the shorter side is 224, in proportion elsewhere.
-
-    Enough to soften the creases of bilinear interpolation in a 7x7 map, little enough to leave the detail of a 28x28
-    map standing.
-
-    Args:
-        size: Height and width of the shown picture in pixels.
-    """
-    return 5 * min(_size(size)) / 224
-
-
-def heatmap(
-    maps: ArrayLike, size: tuple[int, int], threshold: float = 0.0, smoothing: float = 0.0
-) -> NDArray[np.float32]:
-    """Turns raw maps into heatmaps: what is shown, from 0 (nothing) to 1 (the map's strongest evidence).
-
-    The raw, signed map is resized to the picture first (bilinear, half-pixel centres) and smoothed; only then is
-    everything under the floor cut off and the rest scaled. Cutting after resizing keeps the border between evidence for
-    and evidence against where the interpolated map crosses zero.
-
-    Args:
-        maps: Raw signed maps (..., h, w), array or tensor.
-        size: Height and width (H, W) of the shown picture in pixels.
-        threshold: Floor as a fraction of the maximum, in [0, 1). 0 keeps all that is positive (ReLU).
-        smoothing: Sigma of a Gaussian in pixels of the shown picture; 0 for none. The picture is continued beyond its
-            edges by reflection, the kernel ends at four sigma.
-
-    Returns:
-        Heatmaps (..., H, W) in 0..1; all zero where a map is nowhere positive.
-
-    Raises:
-        ValueError: If a map holds NaN or infinite values or has no two axes, or if a setting is out of range.
-    """
-    raw = _maps(maps)
-    height, width = _size(size)
-    threshold = check_fraction(threshold, "threshold", below_one=True)
-    smoothing = as_number(
-        smoothing, "smoothing", 0, max(height, width), what=f"a sigma in pixels for a picture of {height}x{width}",
-        remedy=f"give a number from 0 (none) to {max(height, width)}",
-    )  # fmt: skip
-    rows = _blurred(_bilinear(raw.shape[-2], height), smoothing)  # (H, h)
-    columns = _blurred(_bilinear(raw.shape[-1], width), smoothing)  # (W, w)
-
-    heat = np.zeros((*raw.shape[:-2], height, width), np.float32)  # (..., H, W)
-    for index in np.ndindex(raw.shape[:-2]):
-        one = raw[index]  # (h, w)
-        scale = np.abs(one).max()
-        if scale == 0:
-            continue
-        # Resizing and smoothing are linear and separable: both together are one small matrix on either side.
-        shown = rows @ (one / scale) @ columns.T  # (H, W)
-        top = shown.max()
-        if top > 0:
-            floor = threshold * top
-            heat[index] = (np.maximum(shown, floor) - floor) / (top - floor)
-    return heat
-
-
-def describe(map: ArrayLike) -> str | None:
-    """Says what is unusual about a raw map, in words fit for a title and a warning.
-
-    Args:
-        map: One raw signed map (h, w).
-
-    Returns:
-        "all zero", "all negative", "nowhere positive" (zero at best), "the same everywhere", or None for an ordinary
-        map.
-
-    Raises:
-        ValueError: If the map holds NaN or infinite values or has no two axes.
-    """
-    raw = _maps(map)
-    low, high = raw.min(), raw.max()
-    if low == high == 0:
-        return "all zero"
-    if high < 0:
-        return "all negative"
-    if high == 0:
-        return "nowhere positive"
-    if low == high and raw.size > 1:
-        return "the same everywhere"
-    return None
-
-
-def _bilinear(source: int, target: int) -> NDArray[np.float64]:
-    """The matrix (target, source) of linear interpolation between pixel centres, constant beyond the outer ones."""
-    place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    left = np.minimum(place.astype(int), max(source - 2, 0))
-    matrix = np.zeros((target, source))
-    matrix[np.arange(target), left] = 1 - (place - left)
-    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += place - left
-    return matrix
-
-
-def _blurred(matrix: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """Smooths the columns of a matrix (H, h) by a Gaussian that is cut at four sigma and reflected at both ends."""
-    radius = math.ceil(4 * sigma)
-    if radius == 0:
-        return matrix
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    weights /= weights.sum()
-    padded = np.pad(matrix, ((radius, radius), (0, 0)), mode="symmetric")
-    return sum(weight * padded[shift : shift + len(matrix)] for shift, weight in enumerate(weights))
-
-
-# --- colours ---------------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=32)
-def palette(colormap: str = COLORMAP) -> NDArray[np.uint8]:
-    """Returns the 256 colours of a colormap, from low to high.
-
-    "bgr" runs from blue over green and yellow to red. It is interpolated in a perceptual colour space, so no step
-    stands out, and gets lighter up to yellow, then darker to red.
-
-    Args:
-        colormap: "bgr" or the name of a matplotlib colormap.
-
-    Returns:
-        Colours (256, 3), read-only.
-
-    Raises:
-        ValueError: If there is no such colormap; the message offers the closest names.
-    """
-    if colormap == COLORMAP:
-        colours = _interpolated(_STOPS)
-    else:
-        import matplotlib
-
-        known = matplotlib.colormaps
-        if colormap not in known:
-            names = [COLORMAP, *known]
-            folded = {name.lower(): name for name in reversed(names)}
-            close = [folded[name] for name in difflib.get_close_matches(str(colormap).lower(), folded, n=3, cutoff=0.5)]
-            hint = f"did you mean {' or '.join(close)}?" if close else f"try {COLORMAP}, viridis, inferno or turbo"
-            raise ValueError(f"no colormap is called {colormap!r}: {hint}")
-        colours = np.rint(known[colormap](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
-    colours.flags.writeable = False
-    return colours
-
-
-def colorize(heatmap: ArrayLike, colormap: str = COLORMAP) -> NDArray[np.uint8]:
-    """Gives every value of a heatmap its colour.
-
-    Args:
-        heatmap: Heatmap (H, W) in 0..1; values outside are shown as the nearest end.
-        colormap: "bgr" or the name of a matplotlib colormap.
-
-    Returns:
-        Colours (H, W, 3).
-    """
-    return palette(colormap)[_levels(_heat(heatmap))]
-
-
-def opacity(heatmap: ArrayLike, alpha: float = ALPHA) -> NDArray[np.float32]:
-    """Says how opaque the colours of an overlay are: `alpha * (1 - (1 - h)^2)` at heat h.
-
-    Args:
-        heatmap: Heat in 0..1, any shape.
-        alpha: Opacity of the hottest spot, 0..1.
-    """
-    alpha = as_number(
-        alpha, "alpha", 0, 1, what="an opacity", remedy="give a number from 0 (picture only) to 1 (colours only)"
-    )
-    cold = 1 - np.clip(np.asarray(heatmap, np.float32), 0, 1)
-    return np.float32(alpha) * (1 - cold * cold)
-
-
-def overlay(
-    picture: Image.Image | ArrayLike, heatmap: ArrayLike, *, alpha: float = ALPHA, colormap: str = COLORMAP
-) -> Image.Image:
-    """Lays the colours of a heatmap over a picture.
-
-    The colours are the more opaque the hotter the spot (see `opacity`): where there is no heat the picture is
-    untouched, without the veil of blue that a constant opacity leaves. Blending is done in floating point and rounded
-    once.
-
-    Args:
-        picture: The picture (H, W): PIL, or an array (H, W, 3) of bytes.
-        heatmap: Heatmap (H, W) in 0..1, of the picture's size.
-        alpha: Opacity of the hottest spot, 0 (picture only) to 1 (colours only).
-        colormap: "bgr" or the name of a matplotlib colormap.
-
-    Returns:
-        An RGB picture of the same size.
-
-    Raises:
-        ValueError: If the sizes differ or a setting is out of range.
-    """
-    below = _pixels(picture)  # (H, W, 3)
-    heat = _heat(heatmap, below.shape[:2])
-    strength = opacity(heat, alpha)[..., None]  # (H, W, 1)
-    blend = below + strength * (colorize(heat, colormap).astype(np.float32) - below)
-    return Image.fromarray(np.rint(blend).clip(0, 255).astype(np.uint8))
-
-
-def _interpolated(stops: Sequence[tuple[float, str]]) -> NDArray[np.uint8]:
-    """256 colours through the given ones, in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/)."""
-    to_lms = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
-                       [0.0883024619, 0.2817188376, 0.6299787005]])  # fmt: skip
-    to_lab = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
-                       [0.0259040371, 0.7827717662, -0.8086757660]])  # fmt: skip
-    bytes_ = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for _, code in stops]) / 255
-    linear = np.where(bytes_ <= 0.04045, bytes_ / 12.92, ((bytes_ + 0.055) / 1.055) ** 2.4)
-    lab = np.cbrt(linear @ to_lms.T) @ to_lab.T  # (stops, 3)
-    at, place = np.linspace(0, 1, 256), [position for position, _ in stops]
-    lab = np.stack([np.interp(at, place, lab[:, axis]) for axis in range(3)], axis=1)  # (256, 3)
-    inner = np.pad(lab, ((8, 8), (0, 0)), mode="reflect", reflect_type="odd")
-    lab = np.stack([inner[i : i + 256] for i in range(17)]).mean(0)  # rounds the bends at the stops
-    linear = (lab @ np.linalg.inv(to_lab).T) ** 3 @ np.linalg.inv(to_lms).T
-    linear = np.clip(linear, 0, 1)
-    bytes_ = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(bytes_ * 255).astype(np.uint8)
-
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
@@ -414,7 +180,9 @@ def png_bytes(figure: Figure, dpi: float | None = None) -> bytes:
     return _encoded(figure, "png", dpi)
 
 
-def save(picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: float | None = None) -> pathlib.Path:
+def save(
+    picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: float | None = None, force: bool = True
+) -> pathlib.Path:
     """Writes a figure or a picture; the suffix of the path says in which format.
 
     The file is written once it is complete in memory, so a format that fails leaves an existing file as it was.
@@ -423,6 +191,7 @@ def save(picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: fl
         picture: The figure or picture.
         path: Where to; a folder that is not there is made.
         dpi: Pixels per inch of a figure; its own (150) by default.
+        force: Replace a file that exists.
 
     Returns:
         The path.
@@ -440,16 +209,7 @@ def save(picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: fl
         raise ValueError(
             f"cannot tell a picture format from {path.name!r}: end the name in one of .{', .'.join(known)}"
         )
-    return _written(path, _encoded(picture, kind, dpi))
-
-
-def _written(path: pathlib.Path, content: bytes) -> pathlib.Path:
-    """Writes a file, and makes its folder if there is none."""
-    if path.parent.exists() and not path.parent.is_dir():
-        raise NotADirectoryError(f"{str(path.parent)!r} is a file, not a folder: choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+    return files.write(path, _encoded(picture, kind, dpi), force=force)
 
 
 def _encoded(picture: Figure | Image.Image, kind: str, dpi: float | None) -> bytes:
@@ -787,170 +547,8 @@ def _number(value: float) -> str:
     return (digits + (f"e{int(exponent)}" if exponent else "")).replace("-", "−")
 
 
-# --- moving pictures -------------------------------------------------------------------------------------------------
-
-
-def captioned(
-    picture: Image.Image, text: str, detail: str = "", *, progress: float | None = None, width: int | None = None
-) -> Image.Image:
-    """Sets a caption under a picture: a frame of an animation.
-
-    Args:
-        picture: The picture.
-        text: What is shown; shortened when it is too long.
-        detail: Set in grey at the right, when there is room.
-        progress: How far the animation has come, 0..1, drawn as a line between picture and caption.
-        width: Width in pixels the picture is resized to first.
-
-    Returns:
-        An RGB picture, taller by the caption.
-    """
-    if progress is not None and not 0 <= progress <= 1:
-        raise ValueError(f"progress={progress} is not a fraction: give a number from 0 to 1")
-    picture = picture.convert("RGB")
-    if width is not None:
-        height = max(round(picture.height * width / picture.width), 1)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    size = max(round(picture.width * 0.042), 11)
-    line, pad = max(size // 5, 2), round(size * 0.75)
-    frame = Image.new("RGB", (picture.width, picture.height + line + 2 * pad + round(size * 1.1)), "white")
-    frame.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(frame)
-    if progress is not None:
-        draw.rectangle((0, picture.height, frame.width - 1, picture.height + line - 1), fill=_FRAME)
-        if round(frame.width * progress):
-            end = round(frame.width * progress) - 1
-            draw.rectangle((0, picture.height, end, picture.height + line - 1), fill=_LINE)
-    font = _truetype(size)
-
-    def measure(words: str, _: float) -> float:
-        return font.getlength(words)
-
-    room = frame.width - 2 * pad
-    base = picture.height + line + pad + round(size * 0.9)
-    text, detail = _shortened(_clean(text), room, size, measure), _clean(detail)
-    draw.text((pad, base), text, _INK, font, anchor="ls")
-    if detail and font.getlength(text) + font.getlength(detail) + size <= room:
-        draw.text((frame.width - pad, base), detail, _QUIET, font, anchor="rs")
-    return frame
-
-
-def animation(
-    frames: Sequence[Image.Image], path: str | os.PathLike[str], duration_ms: int | Sequence[int] = 600
-) -> pathlib.Path:
-    """Writes frames as an endless animation, a GIF or a WebP.
-
-    Args:
-        frames: Pictures of one size.
-        path: Where to, ending in .gif or .webp; a folder that is not there is made.
-        duration_ms: How long each frame is shown, in milliseconds: one number for all or one for each; at least 20,
-            below which viewers play a GIF slowly.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: If there is no frame, the sizes differ, a duration is too short, or the suffix is another.
-    """
-    path = pathlib.Path(path)
-    kind = path.suffix.lower()
-    if kind not in (".gif", ".webp"):
-        raise ValueError(f"cannot write an animation to {path.name!r}: end the name in .gif or .webp")
-    if not frames:
-        raise ValueError("an animation needs at least one frame, got none")
-    sizes = {frame.size for frame in frames}
-    if len(sizes) > 1:
-        given = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
-        raise ValueError(f"the frames have different sizes ({given}): resize them to one")
-    durations = [duration_ms] * len(frames) if isinstance(duration_ms, int) else list(duration_ms)
-    if len(durations) != len(frames):
-        raise ValueError(f"{len(durations)} durations for {len(frames)} frames: give one for each, or a single number")
-    if min(durations) < 20:
-        raise ValueError(f"duration_ms={min(durations)} is too short: give at least 20 milliseconds")
-    frames = [frame.convert("RGB") for frame in frames]
-    buffer = io.BytesIO()
-    if kind == ".gif":
-        frames = [frame.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
-        options: dict[str, Any] = {"optimize": False}
-    else:
-        options = {"quality": 88, "method": 4}
-    frames[0].save(
-        buffer, kind[1:].upper(), save_all=True, append_images=frames[1:], duration=durations, loop=0, **options
-    )
-    return _written(path, buffer.getvalue())
-
-
-@functools.lru_cache(maxsize=8)
-def _truetype(size: int) -> ImageFont.FreeTypeFont:
-    from matplotlib import font_manager
-
-    return ImageFont.truetype(font_manager.findfont(_families()[0]), size)
-
-
-# --- what comes in ---------------------------------------------------------------------------------------------------
-
-
-def _array(values: Any) -> NDArray[Any]:
-    """An array or a tensor of any device and dtype as numpy, without importing torch."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.double().numpy() if values.is_floating_point() else values.numpy()
-    return np.asarray(values)
-
-
-def _maps(maps: ArrayLike) -> NDArray[np.float64]:
-    """Raw maps as numbers (..., h, w), finite and not empty."""
-    raw = _array(maps)
-    if raw.dtype.kind not in "buif":
-        raise TypeError(f"a map is made of real numbers, got {raw.dtype}: give a float array or tensor (..., h, w)")
-    raw = raw.astype(np.float64, copy=False)
-    if raw.ndim < 2 or 0 in raw.shape:
-        raise ValueError(f"a map has a height and a width, got shape {raw.shape}: give (..., h, w)")
-    bad = raw.size - np.count_nonzero(np.isfinite(raw))
-    if bad:
-        raise ValueError(
-            f"{bad} of {raw.size} values of the map are NaN or infinite: look for them in the model's weights, "
-            "the input, or a computation in half precision"
-        )
-    return raw
-
-
-def _size(size: tuple[int, int]) -> tuple[int, int]:
-    height, width = size
-    if height < 1 or width < 1 or int(height) != height or int(width) != width:
-        raise ValueError(f"size={tuple(size)} is not a height and a width in pixels: give two whole numbers over 0")
-    return int(height), int(width)
-
-
-def _heat(heatmap: ArrayLike, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-    """A heatmap (H, W) as numbers in 0..1."""
-    heat = _array(heatmap).astype(np.float32, copy=False)
-    if heat.ndim != 2:
-        raise ValueError(f"a heatmap has shape (H, W), got {heat.shape}: take one of the batch")
-    if size is not None and heat.shape != tuple(size):
-        raise ValueError(
-            f"the heatmap is {heat.shape[0]}x{heat.shape[1]}, the picture {size[0]}x{size[1]}: make the heatmap at the "
-            "picture's size (see heatmap(maps, size))"
-        )
-    if np.isnan(heat).any():
-        raise ValueError("the heatmap holds NaN: make it with heatmap(maps, size)")
-    return heat.clip(0, 1)
-
-
 def _levels(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(heat * 255).astype(np.uint8)
-
-
-def _pixels(picture: Image.Image | ArrayLike) -> NDArray[np.uint8]:
-    """A picture as bytes (H, W, 3)."""
-    if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
-    pixels = np.asarray(picture)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(
-            f"a picture is a PIL image or bytes (H, W, 3), got {pixels.dtype} {pixels.shape}: convert it first"
-        )
-    return pixels
 
 
 def _reduced(pixels: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:

@@ -1,0 +1,248 @@
+"""What the command line, the notebook explorer and the web page share: words, file names, predictions, opened models.
+
+torch and the rest of the package are imported when a model is opened: the command line answers `--help` without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import refuse_existing
+
+if TYPE_CHECKING:
+    import os
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from .. import Chain
+    from ..images import Preprocessing
+
+__all__ = [
+    "LayerChoice", "LayerTable", "Opened", "Prediction",
+    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+
+
+def percentage(probability: float) -> str:
+    """A probability as people read it; 0 % and 100 % only where they are exact."""
+    text = f"{100 * probability:.0f} %"
+    if text == "0 %" and probability > 0:
+        return "< 1 %"
+    return "> 99 %" if text == "100 %" and probability < 1 else text
+
+
+def slug(text: str, length: int = 80) -> str:
+    """A text as part of a file name: letters of any script, digits, `_` and `.`, and hyphens for everything else."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")[:length].rstrip("-.") or "image"
+
+
+def unique_slugs(texts: Sequence[str]) -> list[str]:
+    """A slug for each text; the second of the same name gets a 2, whatever the case."""
+    taken: set[str] = set()
+    slugs = []
+    for text in texts:
+        name, count = slug(text), 1
+        while (found := name if count == 1 else f"{name}-{count}").casefold() in taken:
+            count += 1
+        taken.add(found.casefold())
+        slugs.append(found)
+    return slugs
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; an unexpected kind of error is named."""
+    message = " ".join(str(error).split())
+    expected = isinstance(error, (ValueError, TypeError, OSError, ImportError)) and not isinstance(error, UnicodeError)
+    if expected and message:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------------------- predictions
+
+
+class Prediction(NamedTuple):
+    """One row of a list of predictions."""
+
+    index: int
+    label: str
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.label} {percentage(self.probability)}"
+
+
+def probabilities(logits: Any) -> NDArray[np.float64]:
+    """Probabilities of the classes of one image: softmax, of a single output the sigmoid; empty for anything else.
+
+    Args:
+        logits: (classes,), tensor or array.
+    """
+    import numpy as np
+
+    values = logits.detach().float().cpu().numpy() if hasattr(logits, "detach") else logits
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1:
+        return np.empty(0)
+    if len(values) == 1:
+        return 0.5 * (1 + np.tanh(values / 2))  # the sigmoid, without overflow
+    powers = np.exp(values - values.max(initial=-np.inf))
+    return powers / powers.sum()
+
+
+def predictions(logits: Any, labels: Sequence[str] | None = None, count: int = 5) -> list[Prediction]:
+    """The likeliest classes of one image, the likeliest first.
+
+    Args:
+        logits: (classes,), tensor or array.
+        labels: Names of the classes, if known.
+        count: Number of rows at most.
+    """
+    chances = probabilities(logits)
+    best = (-chances).argsort(kind="stable")[:count].tolist()
+    return [Prediction(k, _label(labels, k), float(chances[k])) for k in best]
+
+
+def _label(labels: Sequence[str] | None, index: int) -> str:
+    return labels[index] if labels and 0 <= index < len(labels) else f"class {index}"
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+class LayerChoice(NamedTuple):
+    """A layer one can choose: its module path, type, grid, and its layer_idx if a top-level stage ends there."""
+
+    name: str
+    type: str
+    grid: tuple[int, int]
+    layer_idx: int | None
+
+    @property
+    def size(self) -> str:
+        """Height and width of its map."""
+        return f"{self.grid[0]} × {self.grid[1]}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerTable:
+    """The layers of a chain, to choose one from.
+
+    Attributes:
+        chain: The chain.
+        choices: The layers that carry a map, from the picture to the logits.
+        skipped: The names of the others, each with the reason.
+        default: Position in `choices` of the layer to begin with; 0 if there is none.
+    """
+
+    chain: Chain
+    choices: tuple[LayerChoice, ...]
+    skipped: tuple[tuple[str, str], ...]
+    default: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """A model ready to explain pictures.
+
+    Attributes:
+        name: The name it was opened by.
+        model: The model.
+        prepare: How it wants its pictures.
+        labels: Names of its classes, if known.
+    """
+
+    name: str
+    model: nn.Module
+    prepare: Preprocessing
+    labels: list[str] | None
+    _chains: dict[int, Chain] = dataclasses.field(default_factory=dict, repr=False)
+
+    def label(self, index: int) -> str:
+        """Name of a class."""
+        return _label(self.labels, index)
+
+    def chain(self, depth: int = 1) -> Chain:
+        """The model as a chain at its input size, made once for each depth."""
+        from .. import chain
+
+        if depth not in self._chains:
+            self._chains[depth] = chain(self.model, self.prepare.size, depth)
+        return self._chains[depth]
+
+    def layers(self, depth: int = 1) -> LayerTable:
+        """The layers of the chain of a depth."""
+        links = self.chain(depth)
+        ends = _ends(self.chain().stages, links.names)
+        choices: list[LayerChoice] = []
+        skipped: list[tuple[str, str]] = []
+        for stage in links.stages[:-1]:
+            if stage.layout is None or stage.note:
+                skipped.append((stage.name, stage.note or "no map"))
+            elif choices and stage.type in ("Identity", "Dropout"):
+                skipped.append((stage.name, f"the same as after {choices[-1].name}"))
+            else:
+                choices.append(LayerChoice(stage.name, stage.type, stage.layout.grid, ends.get(stage.name)))
+        names = [choice.name for choice in choices]
+        default = links.default_split().name if choices else ""
+        start = names.index(default) if default in names else max(0, len(names) - 1)
+        return LayerTable(links, tuple(choices), tuple(skipped), start)
+
+
+def _ends(stages: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+    """The layer_idx of the layers of an opened chain at which a top-level stage ends."""
+    inside = {s.layer_idx: [n for n in names if n == s.name or n.startswith(f"{s.name}.")] for s in stages}
+    return {found[-1]: layer_idx for layer_idx, found in inside.items() if found}
+
+
+def open_model(
+    model: str | nn.Module,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+    pretrained: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Opened:
+    """Loads a model, or takes one, with all that is needed to explain pictures with it.
+
+    Args:
+        model: A name for `zoo.load`, a model, or a chain of one.
+        input_size: Another input size than its own: pixels, or (height, width).
+        pretrained: As for `zoo.load`; a checkpoint takes the place of the published weights.
+        checkpoint: As for `zoo.load`.
+        class_names: Names of its classes instead of those that are known.
+        device: Where to compute, such as "cuda"; where the model is by default.
+        dtype: Name of a floating type, such as "bfloat16"; the model's own by default.
+
+    Raises:
+        ValueError: There is no such model or device, or the names do not fit the classes.
+    """
+    import torch
+
+    from .. import Chain, zoo
+    from ..images import preprocessing
+
+    if isinstance(model, str):
+        name, found = model, zoo.load(model, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
+    else:
+        found = model.model if isinstance(model, Chain) else model
+        name = type(found).__name__
+    if class_names is not None:
+        found.class_names = list(class_names)  # type: ignore[assignment]
+    if device is not None or dtype is not None:
+        try:
+            found = found.to(device=device, dtype=None if dtype is None else getattr(torch, dtype))
+        except (RuntimeError, AssertionError) as error:
+            reason = one_line(error).partition(": ")[2].partition(". ")[0]
+            raise ValueError(f"{name} cannot be moved to the device {device!r}: {reason}") from None
+    return Opened(name, found, preprocessing(found, input_size), zoo.labels(found))

@@ -1,0 +1,200 @@
+"""Heatmaps: raw signed maps brought to the size of the picture, floored and scaled. numpy is all this needs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..arguments import ArgumentTypeError, as_number, check_fraction
+from ..errors import GradCamError
+
+View = Literal["positive", "signed"]
+
+
+class Heat(NamedTuple):
+    """A heatmap and the numbers it stands for.
+
+    Attributes:
+        values: (H, W) in 0..1; in -1..1 in the signed view.
+        low: What the lowest value shown stands for, in units of the score.
+        high: What 1 stands for.
+    """
+
+    values: NDArray[np.float32]
+    low: float
+    high: float
+
+
+def default_smoothing(size: tuple[int, int]) -> float:
+    """Returns a smoothing that suits a picture: 5 pixels where the shorter side is 224, in proportion elsewhere.
+
+    Enough to soften the creases of bilinear interpolation in a 7x7 map, little enough to leave the detail of a 28x28
+    map standing.
+
+    Args:
+        size: Height and width of the shown picture in pixels.
+    """
+    return 5 * min(_size(size)) / 224
+
+
+def heatmap(
+    maps: ArrayLike,
+    size: tuple[int, int],
+    threshold: float = 0.0,
+    smoothing: float = 0.0,
+    view: View = "positive",
+) -> NDArray[np.float32]:
+    """Turns raw maps into heatmaps: what is shown, from 0 (nothing) to 1 (the map's strongest evidence).
+
+    The raw, signed map is resized to the picture first (bilinear, half-pixel centres) and smoothed; only then is
+    everything under the floor cut off and the rest scaled. Cutting after resizing keeps the border between evidence for
+    and evidence against where the interpolated map crosses zero.
+
+    Args:
+        maps: Raw signed maps (..., h, w), array or tensor.
+        size: Height and width (H, W) of the shown picture in pixels.
+        threshold: Floor as a fraction of the maximum, in [0, 1). 0 keeps all that is positive (ReLU).
+        smoothing: Sigma of a Gaussian in pixels of the shown picture; 0 for none. The picture is continued beyond its
+            edges by reflection, the kernel ends at four sigma.
+        view: "positive", or "signed": values from -1 to 1, where 1 is the largest magnitude of either sign and
+            magnitudes under the floor are 0.
+
+    Returns:
+        Heatmaps (..., H, W) in 0..1, all zero where a map is nowhere positive; in -1..1 in the signed view.
+
+    Raises:
+        ValueError: If a map holds NaN or infinite values or has no two axes, or if a setting is out of range.
+    """
+    raw = as_maps(maps)
+    heats = np.zeros((*raw.shape[:-2], *_size(size)), np.float32)  # (..., H, W)
+    resize = _resizer(raw.shape[-2:], size, smoothing)
+    threshold = check_fraction(threshold, "threshold", below_one=True)
+    for index in np.ndindex(raw.shape[:-2]):
+        heats[index] = _stretched(resize, raw[index], threshold, view).values
+    return heats
+
+
+def heat(map: ArrayLike, size: tuple[int, int], threshold: float, smoothing: float, view: View = "positive") -> Heat:
+    """Turns one raw map (h, w) into a heatmap as `heatmap` does, and keeps the numbers its ends stand for."""
+    raw = as_maps(map)
+    if raw.ndim != 2:
+        raise GradCamError("a figure shows one map (h, w)", f"shape {raw.shape}", "draw them one by one")
+    threshold = check_fraction(threshold, "threshold", below_one=True)
+    return _stretched(_resizer((raw.shape[0], raw.shape[1]), size, smoothing), raw, threshold, view)
+
+
+def describe(map: ArrayLike) -> str | None:
+    """Says what is unusual about a raw map, in words fit for a title and a warning.
+
+    Args:
+        map: One raw signed map (h, w).
+
+    Returns:
+        "all zero", "all negative", "nowhere positive" (zero at best), "the same everywhere", or None for an ordinary
+        map.
+
+    Raises:
+        ValueError: If the map holds NaN or infinite values or has no two axes.
+    """
+    raw = as_maps(map)
+    low, high = raw.min(), raw.max()
+    if low == high == 0:
+        return "all zero"
+    if high < 0:
+        return "all negative"
+    if high == 0:
+        return "nowhere positive"
+    if low == high and raw.size > 1:
+        return "the same everywhere"
+    return None
+
+
+def as_maps(maps: Any) -> NDArray[np.float64]:
+    """Reads raw maps (..., h, w), arrays or tensors of any device and dtype: finite and not empty."""
+    raw = as_array(maps)
+    if raw.dtype.kind not in "buif":
+        raise ArgumentTypeError(
+            "a map is made of real numbers", str(raw.dtype), "give a float array or tensor (..., h, w)"
+        )
+    raw = raw.astype(np.float64, copy=False)
+    if raw.ndim < 2 or 0 in raw.shape:
+        raise GradCamError("a map has a height and a width", f"got shape {raw.shape}", "give (..., h, w)")
+    bad = raw.size - np.count_nonzero(np.isfinite(raw))
+    if bad:
+        raise GradCamError(
+            f"{bad} of {raw.size} values of the map are NaN or infinite",
+            remedy="look for them in the model's weights, the input, or a computation in half precision",
+        )
+    return raw
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Returns an array or a tensor of any device and dtype as numpy, without importing torch."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.double().numpy() if values.is_floating_point() else values.numpy()
+    return np.asarray(values)
+
+
+def _size(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = size
+    if height < 1 or width < 1 or int(height) != height or int(width) != width:
+        raise GradCamError(
+            f"size={tuple(size)} is not a height and a width in pixels", remedy="give two whole numbers over 0"
+        )
+    return int(height), int(width)
+
+
+class _Resizer(NamedTuple):
+    """Resizing and smoothing are linear and separable: both together are one small matrix on either side."""
+
+    rows: NDArray[np.float64]  # (H, h)
+    columns: NDArray[np.float64]  # (W, w)
+
+
+def _resizer(grid: tuple[int, ...], size: tuple[int, int], smoothing: float) -> _Resizer:
+    height, width = _size(size)
+    smoothing = as_number(
+        smoothing, "smoothing", 0, max(height, width), what=f"a sigma in pixels for a picture of {height}x{width}",
+        remedy=f"give a number from 0 (none) to {max(height, width)}",
+    )  # fmt: skip
+    return _Resizer(_blurred(_bilinear(grid[0], height), smoothing), _blurred(_bilinear(grid[1], width), smoothing))
+
+
+def _stretched(resize: _Resizer, raw: NDArray[np.float64], threshold: float, view: View) -> Heat:
+    """Resizes one map (h, w), cuts what is under the floor, and scales the rest to 1."""
+    scale = np.abs(raw).max() or 1.0
+    shown = resize.rows @ (raw / scale) @ resize.columns.T  # (H, W)
+    strength = np.abs(shown) if view == "signed" else shown
+    top = strength.max()
+    if top <= 0:
+        return Heat(np.zeros(shown.shape, np.float32), 0.0, 0.0)
+    floor = threshold * top
+    values = (np.maximum(strength, floor) - floor) / (top - floor)
+    if view == "signed":
+        return Heat((np.sign(shown) * values).astype(np.float32), -float(top * scale), float(top * scale))
+    return Heat(values.astype(np.float32), float(floor * scale), float(top * scale))
+
+
+def _bilinear(source: int, target: int) -> NDArray[np.float64]:
+    """The matrix (target, source) of linear interpolation between pixel centres, constant beyond the outer ones."""
+    place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    left = np.minimum(place.astype(int), max(source - 2, 0))
+    matrix = np.zeros((target, source))
+    matrix[np.arange(target), left] = 1 - (place - left)
+    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += place - left
+    return matrix
+
+
+def _blurred(matrix: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Smooths the columns of a matrix (H, h) by a Gaussian that is cut at four sigma and reflected at both ends."""
+    radius = math.ceil(4 * sigma)
+    if radius == 0:
+        return matrix
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    padded = np.pad(matrix, ((radius, radius), (0, 0)), mode="symmetric")
+    return sum(weight * padded[shift : shift + len(matrix)] for shift, weight in enumerate(weights))

@@ -1,0 +1,124 @@
+"""What the interfaces share: words, file names, predictions and opened models."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import grad_cam
+from grad_cam.errors import GradCamError
+from grad_cam.interfaces import common
+
+from .conftest import TinyNet
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0, "0 %"), (0.0049, "< 1 %"), (0.005, "< 1 %"), (0.006, "1 %"), (0.5, "50 %"), (0.9949, "99 %"),
+     (0.9951, "> 99 %"), (1, "100 %")],
+)  # fmt: skip
+def test_percentage(probability: float, text: str) -> None:
+    """Only what is 0 or 1 reads as 0 % or 100 %."""
+    assert common.percentage(probability) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("tabby, tabby cat", "tabby-tabby-cat"), ("Gnu/Wildebeest", "Gnu-Wildebeest"), ("../../etc", "etc"),
+     ("läufer 3", "läufer-3"), ("layer3.1", "layer3.1"), ("///", "image"), ("x" * 200, "x" * 80)],
+)  # fmt: skip
+def test_slug(text: str, expected: str) -> None:
+    """Any text becomes a tame part of a file name."""
+    assert common.slug(text) == expected
+
+
+def test_unique_slugs() -> None:
+    """Equal names are numbered, also where only the case differs or a number is taken."""
+    assert common.unique_slugs(["cat", "Cat", "cat-2", "cat"]) == ["cat", "Cat-2", "cat-2-2", "cat-3"]
+
+
+def test_one_line() -> None:
+    """Expected errors speak for themselves, others are named, and the message is one line."""
+    assert common.one_line(GradCamError("two\nlines", "x", "remedy")) == "two lines (x); remedy"
+    assert common.one_line(KeyError("x")) == "KeyError: 'x'"
+    assert common.one_line(RuntimeError()) == "RuntimeError"
+    assert common.one_line(ValueError()) == "ValueError"
+
+
+def test_probabilities() -> None:
+    """Softmax, a sigmoid for one output, nothing for what is no list of classes; large logits do not overflow."""
+    logits = torch.randn(7) * 300
+    np.testing.assert_allclose(common.probabilities(logits), logits.double().softmax(0), rtol=1e-6, atol=1e-12)
+    assert common.probabilities(torch.tensor([1.5]))[0] == pytest.approx(float(torch.tensor(1.5).sigmoid()))
+    assert common.probabilities(np.array([-2000.0])).tolist() == [0]
+    assert len(common.probabilities(torch.zeros(3, 4))) == len(common.probabilities(torch.zeros(0))) == 0
+    assert common.probabilities(torch.zeros(4, dtype=torch.bfloat16)).tolist() == [0.25] * 4
+
+
+def test_predictions() -> None:
+    """The likeliest first, ties by index, with names as far as they are known."""
+    rows = common.predictions(torch.tensor([1.0, 3.0, 1.0]), ["ant", "bee"], count=5)
+    assert [(row.index, row.label) for row in rows] == [(1, "bee"), (0, "ant"), (2, "class 2")]
+    assert str(rows[0]) == "bee 79 %"
+    assert len(common.predictions(torch.zeros(9), count=2)) == 2
+
+
+def test_refuse_existing(tmp_path: pathlib.Path) -> None:
+    """Files that exist are named, the first three of many, unless overwriting is asked for."""
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    common.refuse_existing(paths)
+    paths[1].touch()
+    with pytest.raises(FileExistsError, match=r"1\.png exists already.*--force"):
+        common.refuse_existing(paths)
+    for path in paths:
+        path.touch()
+    with pytest.raises(FileExistsError, match=r"2\.png and 2 more exist already"):
+        common.refuse_existing(paths)
+    common.refuse_existing(paths, force=True)
+
+
+def test_open_model() -> None:
+    """A model is opened with size, type and class names of the caller's choice."""
+    torch.manual_seed(0)
+    opened = common.open_model(TinyNet().eval(), input_size=64, class_names=list("abcdefg"), dtype="float64")
+    assert (opened.name, opened.prepare.size, opened.label(1), opened.label(9)) == ("TinyNet", (64, 64), "b", "class 9")
+    assert next(opened.model.parameters()).dtype == torch.float64
+    assert opened.chain() is opened.chain()
+    with pytest.raises(ValueError, match="7"):
+        common.open_model(TinyNet(), class_names=["a"])
+
+
+def test_unknown_device() -> None:
+    """A device that is not there is an error that names it."""
+    with pytest.raises(ValueError, match="'cuda:99'"):
+        common.open_model(TinyNet(), device="cuda:99")
+
+
+def test_layers_count_in_the_top_level_chain() -> None:
+    """A block has a layer_idx only where it ends a top-level stage; the default is that of the chain."""
+    opened = common.open_model(TinyNet().eval(), input_size=64)
+    stages, blocks = opened.layers(1), opened.layers(2)
+    by_name = {choice.name: choice.layer_idx for choice in stages.choices}
+    ends = [choice for choice in blocks.choices if choice.layer_idx is not None]
+    assert by_name.keys() >= {"layer1", "layer2"}
+    assert any(choice.layer_idx is None for choice in blocks.choices)
+    assert {choice.layer_idx for choice in ends} <= {s.layer_idx for s in grad_cam.chain(opened.model, 64).stages}
+    for table in (stages, blocks):
+        assert table.choices[table.default].name == table.chain.default_split().name
+        names = {c.name for c in table.choices} | {name for name, _ in table.skipped}
+        assert names == set(table.chain.names[:-1])
+    assert stages.choices[0].size == " × ".join(map(str, stages.choices[0].grid))
+
+
+def test_common_is_light() -> None:
+    """Importing it loads neither torch nor numpy."""
+    code = "import sys, grad_cam.interfaces.common; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "timm", "matplotlib"} & set(done.stdout.split())
