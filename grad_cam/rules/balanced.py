@@ -30,7 +30,6 @@ class Entry(NamedTuple):
         name: Of the operation.
         context: Whether what was added is a tensor that depends on the images (see `Balanced`).
         values: (B,), in float64; None where rows and images could not be matched.
-        total: Over the batch.
     """
 
     number: int
@@ -101,17 +100,18 @@ class Balanced(TorchFunctionMode):
             return None
         if not torch.is_grad_enabled() or not (any_live(args) or (kwargs and any_live(kwargs.values()))):
             return self._untouched(func, args, kwargs)
-        out = self._ruled(func, args, kwargs)
-        return func(*args, **kwargs) if out is OWN else out
+        return self._ruled(func, args, kwargs)
 
     def _ruled(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What an operation on tensors that require grad returns."""
         if func in RULES:
-            return RULES[func](self, func, args, kwargs)
+            out = RULES[func](self, func, args, kwargs)
+            return func(*args, **kwargs) if out is OWN else out
         if func in IN_PLACE:
             return self._in_place(func, args, kwargs)
-        body = _body(func)
+        body = body_of(func)
         if body is None:
-            return OWN
+            return func(*args, **kwargs)
         with self:
             return body(*args, **kwargs)
 
@@ -124,6 +124,11 @@ class Balanced(TorchFunctionMode):
         out = RULES[plain](self, plain, args, kwargs)
         if out is OWN:
             return func(target, *args[1:], **kwargs)
+        return self._written(target, out)
+
+    @staticmethod
+    def _written(target: Tensor, out: Tensor) -> Tensor:
+        """A tensor with a result written into it."""
         if out.requires_grad:
             return target.copy_(out)
         with torch.no_grad():
@@ -162,7 +167,7 @@ def _tensors(value: Any) -> list[Tensor]:
 _BODIES: dict[Any, Any] = {}
 
 
-def _body(func: Any) -> Any:
+def body_of(func: Any) -> Any:
     """A function of `torch.nn.functional` as what it is written in, whose operations the mode sees; else None.
 
     Each of them begins by handing itself to the mode that is active; in the copy that question is answered with no.

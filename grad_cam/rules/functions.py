@@ -63,7 +63,7 @@ def weighted(channel_axis: int | None) -> Rule:
 
 
 def matrix_plus_product(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """addmm, baddbmm, addcmul, y = c + a b: as the product of a and b, and the constant is c if it is none of theirs."""
+    """For addmm, baddbmm, addcmul, y = c + a b: as the product of a and b, and the constant is c if it is none of theirs."""
     names = ("batch1", "batch2") if "bmm" in func.__name__ else ("mat1", "mat2")
     names = ("tensor1", "tensor2") if "addc" in func.__name__ else names
     factors = [argument(args, kwargs, i + 1, name) for i, name in enumerate(names)]
@@ -101,7 +101,7 @@ def einsum(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def division(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """y = a / b: g_a = g / b; a divisor counts as a constant."""
+    """For y = a / b: g_a = g / b; a divisor counts as a constant."""
     divisor = argument(args, kwargs, 1, "other")
     if not live(divisor):
         return OWN
@@ -113,7 +113,7 @@ def division(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def addition(sign: float, turned: bool = False) -> Rule:
-    """y = a + b: both get g; a constant operand is the constant; with `residual`, see `residual_gradients`.
+    """For y = a + b: both get g; a constant operand is the constant; with `residual`, see `residual_gradients`.
 
     Args:
         sign: Of the second operand.
@@ -195,7 +195,7 @@ def through_zero(limit: float) -> Rule:
 
 
 def power(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """x ** p: with a positive p as `through_zero`, else a constant."""
+    """Powers, x ** p: with a positive p as `through_zero`, else a constant."""
     exponent = argument(args, kwargs, 1, "exponent")
     if live(exponent) or not live(args[0]):
         return constant(mode, func, args, kwargs)
@@ -206,7 +206,7 @@ def power(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def clamped(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """clamp, hardtanh: ReLU's gradient, `through_zero` if the range holds 0, else values outside are constants."""
+    """Clamping, hardtanh: ReLU's gradient, `through_zero` if the range holds 0, else values outside are constants."""
     low = argument(args, kwargs, 1, "min", kwargs.get("min_val"))
     high = argument(args, kwargs, 2, "max", kwargs.get("max_val"))
     if func.__name__.startswith("hardtanh"):
@@ -231,7 +231,7 @@ def _outside(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def larger(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """maximum, minimum: PyTorch's own; where a constant wins it is the constant."""
+    """Maximum, minimum: PyTorch's own; where a constant wins it is the constant."""
     one, two = args[0], argument(args, kwargs, 1, "other")
     if live(one) and live(two):
         return OWN
@@ -255,163 +255,15 @@ def gated_unit(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def constant(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """softmax, sigmoid, norms, roots, exponentials: what weighs or scales counts as a constant, g_x = 0."""
+    """Softmax, sigmoid, norms, roots, exponentials: what weighs or scales counts as a constant, g_x = 0."""
     args, kwargs = map_tensors((args, kwargs), Tensor.detach)
     return func(*args, **kwargs)
 
 
 def variance_and_mean(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """var_mean, std_mean: the spread is a constant, the mean is linear."""
+    """Variance and mean at once: the spread is a constant, the mean is linear."""
     spread, mean = func(*args, **kwargs)
     return spread.detach(), mean
-
-
-# ----------------------------------------------------------------------------------------------------------------- norms
-
-
-def layer_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """y = w (x - mean) / std + b: g_x = (w g - mean(w g)) / std; std counts as a constant, b is the constant."""
-    shape = argument(args, kwargs, 1, "normalized_shape")
-    weight, bias = (_fixed(argument(args, kwargs, i, n)) for i, n in ((2, "weight"), (3, "bias")))
-    eps = argument(args, kwargs, 4, "eps", 1e-5)
-    count = len(shape)
-
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        if torch.is_autocast_enabled(x.device.type):
-            out = func(x, shape, weight, bias, eps)
-            mean, scale = _spread(x, tuple(range(-count, 0)), eps)
-        else:
-            out, mean, scale = torch.native_layer_norm(x, shape, weight, bias, eps)
-        del mean
-
-        def back(g: Tensor) -> tuple[Tensor, ...]:
-            wide = _working(g if weight is None else g * weight)
-            wide = wide - wide.mean(tuple(range(-count, 0)), keepdim=True)
-            return ((wide * scale).to(x.dtype),)
-
-        return out, back
-
-    out = Linearised.apply(run, args[0])
-    if bias is not None:
-        mode.constant(out, bias, func)
-    return out
-
-
-def group_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """As `layer_norm`, over groups of channels."""
-    groups = argument(args, kwargs, 1, "num_groups")
-    weight, bias = (_fixed(argument(args, kwargs, i, n)) for i, n in ((2, "weight"), (3, "bias")))
-    eps = argument(args, kwargs, 4, "eps", 1e-5)
-    return _by_channels(mode, func, args, kwargs, weight, bias, groups, eps)
-
-
-def instance_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """As `layer_norm`, over the positions of each channel; as `batch_norm` with running statistics."""
-    weight, bias, mean, variance = (_fixed(a) for a in args[1:5])
-    if not args[5]:
-        return _by_statistics(mode, func, args, weight, bias, mean, variance, args[7])
-    return _by_channels(mode, func, args, kwargs, weight, bias, args[0].shape[1], args[7])
-
-
-def _by_channels(
-    mode: Balanced, func: Any, args: Args, kwargs: Options, weight: Tensor | None, bias: Tensor | None, groups: int,
-    eps: float,
-) -> Any:  # fmt: skip
-    columns = [-1, *[1] * (args[0].ndim - 2)]
-    weight = None if weight is None else weight.reshape(columns)
-
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        grouped = (len(x), groups, -1)
-        scale = _spread(x.reshape(grouped), (-1,), eps)[1]
-
-        def back(g: Tensor) -> tuple[Tensor, ...]:
-            wide = _working(g if weight is None else g * weight).reshape(grouped)
-            wide = (wide - wide.mean(-1, keepdim=True)) * scale
-            return (wide.reshape(x.shape).to(x.dtype),)
-
-        return func(x, *args[1:], **kwargs), back
-
-    out = Linearised.apply(run, args[0])
-    if bias is not None:
-        mode.constant(out, bias.reshape(columns), func)
-    return out
-
-
-def rms_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """y = w x / rms: g_x = w g / rms; the root mean square counts as a constant."""
-    shape = argument(args, kwargs, 1, "normalized_shape")
-    weight, eps = _fixed(argument(args, kwargs, 2, "weight")), argument(args, kwargs, 3, "eps")
-    axes = tuple(range(-len(shape), 0))
-
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        small = torch.finfo(x.dtype).eps if eps is None else eps
-        scale = (_working(x).square().mean(axes, keepdim=True) + small).rsqrt()
-
-        def back(g: Tensor) -> tuple[Tensor, ...]:
-            return ((_working(g if weight is None else g * weight) * scale).to(x.dtype),)
-
-        return func(x, shape, weight, eps), back
-
-    return Linearised.apply(run, args[0])
-
-
-def batch_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """With running statistics y = w (x - m) / s + b: g_x = g w / s; the constant is b - w m / s.
-
-    Without them, as `layer_norm` over batch and positions.
-    """
-    _, weight, bias, mean, variance, training = (_fixed(a) for a in args[:6])
-    eps = args[7]
-    if not training:
-        return _by_statistics(mode, func, args, weight, bias, mean, variance, eps)
-    columns = [-1, *[1] * (args[0].ndim - 2)]
-    axes = (0, *range(2, args[0].ndim))
-
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        scale = _spread(x, axes, eps)[1]
-
-        def back(g: Tensor) -> tuple[Tensor, ...]:
-            wide = _working(g if weight is None else g * weight.reshape(columns))
-            return (((wide - wide.mean(axes, keepdim=True)) * scale).to(x.dtype),)
-
-        return func(x, *args[1:]), back
-
-    out = Linearised.apply(run, args[0])
-    if bias is not None:
-        mode.constant(out, bias.reshape(columns), func)
-    return out
-
-
-def _by_statistics(
-    mode: Balanced, func: Any, args: Args, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor,
-    eps: float,
-) -> Any:  # fmt: skip
-    columns = [-1, *[1] * (args[0].ndim - 2)]
-    scale = (variance.double() + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    factor = scale.to(_working(args[0]).dtype).reshape(columns)
-
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        return func(x, *args[1:]), lambda g: ((g * factor).to(x.dtype),)
-
-    out = Linearised.apply(run, args[0])
-    mode.constant(out, shift.to(factor.dtype).reshape(columns), func)
-    return out
-
-
-def _fixed(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-def _working(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def _spread(x: Tensor, axes: Sequence[int], eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / std."""
-    variance, mean = torch.var_mean(_working(x), tuple(axes), correction=0, keepdim=True)
-    return mean, (variance + eps).rsqrt()
 
 
 # ------------------------------------------------------------------------------------------- attention and what is affine
@@ -428,7 +280,7 @@ def attention(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def sampled(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """grid_sample: linear in the picture; where it is read counts as a constant."""
+    """Grid sampling: linear in the picture; where it is read counts as a constant."""
     grid = argument(args, kwargs, 1, "grid")
     if not live(grid):
         return OWN
@@ -448,23 +300,23 @@ def affine(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def joined(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """cat, stack: as `affine` where a part is constant."""
+    """Cat, stack: as `affine` where a part is constant."""
     parts = argument(args, kwargs, 0, "tensors")
     return OWN if all(live(p) for p in parts) else affine(mode, func, args, kwargs)
 
 
 def padded(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """pad: as `affine` where it is not with zeros."""
+    """Padding: as `affine` where it is not with zeros."""
     return affine(mode, func, args, kwargs) if argument(args, kwargs, 3, "value") else OWN
 
 
 def chosen(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """where: as `affine` where one of the two is a constant."""
+    """Choosing by `where`: as `affine` where one of the two is a constant."""
     return OWN if sum(live(a) for a in (*args, *kwargs.values())) == 2 else affine(mode, func, args, kwargs)
 
 
 def interpolated(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """lerp, a + w (b - a): linear in a and b; the weight counts as a constant."""
+    """Interpolation, a + w (b - a): linear in a and b; the weight counts as a constant."""
     weight = argument(args, kwargs, 2, "weight")
     if live(weight):
         args, kwargs = replaced(args, kwargs, 2, "weight", weight.detach())

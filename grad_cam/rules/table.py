@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import functions as rules
+from . import norms
 from .functions import Rule
 
 _PLACES = (torch, Tensor, functional, torch._C._nn, torch.special, torch.linalg)
@@ -21,11 +22,11 @@ _PLACES = (torch, Tensor, functional, torch._C._nn, torch.special, torch.linalg)
 NAMES: dict[Rule, str] = {
     rules.weighted(-1): "linear",
     rules.weighted(None): "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
-    rules.batch_norm: "batch_norm",
-    rules.layer_norm: "layer_norm",
-    rules.group_norm: "group_norm",
-    rules.instance_norm: "instance_norm",
-    rules.rms_norm: "rms_norm",
+    norms.batch_norm: "batch_norm",
+    norms.layer_norm: "layer_norm",
+    norms.group_norm: "group_norm",
+    norms.instance_norm: "instance_norm",
+    norms.rms_norm: "rms_norm",
     rules.attention: "scaled_dot_product_attention",
     rules.product(0, 1): "mul multiply matmul mm bmm mv dot outer __mul__ __rmul__ __matmul__ __rmatmul__ inner vdot",
     rules.product(0, 1, 2): "bilinear",
@@ -48,7 +49,10 @@ NAMES: dict[Rule, str] = {
     rules.joined: "cat concat concatenate stack hstack vstack dstack",
     rules.padded: "pad",
     rules.chosen: "where",
-    rules.affine: "masked_fill scatter index_copy index_fill masked_scatter index_put scatter_add index_add select_scatter slice_scatter",
+    rules.affine: (
+        "masked_fill scatter index_copy index_fill masked_scatter index_put scatter_add index_add select_scatter "
+        "slice_scatter"
+    ),
     rules.sampled: "grid_sample grid_sampler",
     rules.constant: (
         "softmax log_softmax softmin sigmoid logsigmoid log_sigmoid hardsigmoid softplus exp exp2 log log2 log10 cos "
@@ -59,7 +63,9 @@ NAMES: dict[Rule, str] = {
 """The table: names of operations by rule."""
 
 _WRITES = "__setitem__ index_copy_ index_fill_ index_put_ masked_scatter_ scatter_ scatter_add_ index_add_ fill_ zero_"
-_IN_PLACE = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div", "__idiv__": "div", "__ipow__": "pow"}
+_IN_PLACE = {
+    "__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div", "__idiv__": "div", "__ipow__": "pow"
+}  # fmt: skip
 
 
 def _all(names: str) -> list[Any]:
