@@ -18,7 +18,6 @@ from . import metrics, rendering
 from .errors import refuse_existing
 from .methods import METHODS
 from .rendering import Display
-from .rendering.files import refuse_existing
 from .splitting import StageInfo
 
 if TYPE_CHECKING:

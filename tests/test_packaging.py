@@ -34,9 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "results": {"arguments", "errors", "rendering", "metrics", "methods", "splitting"},
+    "ingredients": {"errors", "layouts", "targets", "methods", "splitting"},
     "engine": {
         "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "methods", "splitting",
-        "results", "zoo",
+        "ingredients", "results", "zoo",
     },
     "explanation": {"engine", "results"},  # an old name, for one release
     "gradcam": {"arguments", "errors", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},

@@ -5,14 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable
 
-
-def refuse_existing(paths: Iterable[pathlib.Path], force: bool) -> None:
-    """Raises FileExistsError if any of the files exists, unless `force`."""
-    there = [str(path) for path in paths if path.exists()]
-    if there and not force:
-        raise FileExistsError(f"{', '.join(there)} exists already; choose another name or pass force=True (--force)")
+from ..errors import refuse_existing
 
 
 def write(path: str | os.PathLike[str], content: bytes | str, *, force: bool = False) -> pathlib.Path:
