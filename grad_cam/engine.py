@@ -36,6 +36,8 @@ from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
 from .results import Explanation, Layer, Sweep
+from .rules.balanced import Rules
+from .rules.ledger import warn_of_gap
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
@@ -69,14 +71,18 @@ class _Request:
     aug_smooth: bool
     eigen_smooth: bool
     progress: Progress | None
+    rules: Rules | None
     options: dict[str, Any]
 
     @classmethod
     def of(
         cls, function: str, method: AnyMethod, target: Target, layout: Reshape, fuse: Fusion | None, aug_smooth: bool,
-        eigen_smooth: bool, progress: Progress | None, options: dict[str, Any],
+        eigen_smooth: bool, progress: Progress | None, rules: Rules | None, options: dict[str, Any],
     ) -> _Request:  # fmt: skip
         found = find(method)
+        if rules is not None and found.no_rules:
+            fits = ", ".join(m.name for m in METHODS.values() if not m.no_rules)
+            raise MethodError(f"rules mean nothing to {found.name}: {found.no_rules}", remedy=f"they fit {fits}")
         for asked, allowed, name in (
             (aug_smooth, found.aug_smooth, "aug_smooth"),
             (eigen_smooth, found.channelwise, "eigen_smooth"),
@@ -92,7 +98,7 @@ class _Request:
         for name in missing:
             if name not in options:
                 raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
-        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, options)
+        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, rules, options)
 
     @property
     def function(self) -> Callable[..., Tensor | Factorization]:
@@ -102,7 +108,8 @@ class _Request:
     @property
     def name(self) -> str:
         """The method and what is wrapped around it."""
-        return self.method.name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
+        name = self.method.name if self.rules is None else f"{self.method.name} + {self.rules}"
+        return name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
 
 
 _ELSEWHERE = {
@@ -167,20 +174,21 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) 
 def explain(
     model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | list[AnyLayer] | tuple[AnyLayer, ...] | None = None,
     target: Target = None, method: AnyMethod = "grad_cam", reshape_transform: Reshape = None,
     fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None,
-    progress: Progress | None = None, **options: Any,
+    rules: str | None = None, residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Sequence[AnyLayer] | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None,
-    **options: Any,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Explanation | list[Explanation]:  # fmt: skip
     """Explains what a model saw in a batch of images.
 
@@ -201,6 +209,12 @@ def explain(
         eigen_smooth: First principal component of the method's terms instead of their sum.
         output: Which part of what the model returns are the logits, where that is not plain: a key or attribute, an
             index, or a callable from what the model returns to the logits.
+        rules: "balanced" takes the gradient by rules under which maps add up: at every cut the HiResCAM map and
+            the ledger (`Explanation.ledger`) sum to the score. For methods that read gradients at a cut, and FullGrad.
+            None takes PyTorch's own.
+        residual: With rules: strength of the rule for residual additions, under which branches that cancel pass on
+            little; 0 is the plain sum, 1.0 is what is recommended. At a cut inside a residual branch the other branch
+            is a constant of the map, so that the rule does not act on the addition that joins them.
         progress: Called by perturbation methods as (done, total), in perturbed copies scored.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
@@ -213,7 +227,8 @@ def explain(
         SplitError: The model cannot be cut exactly there.
     """
     request = _Request.of(
-        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, options
+        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress,
+        Rules.of(rules, residual), options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
@@ -253,22 +268,33 @@ def _explained(cutter: Cutter, cuts: Sequence[Cut], request: _Request) -> list[E
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
     pictures = _pictures(cutter.model, cutter.images)
-    groups = _groups(cuts, request.method)
+    groups = _groups(cuts, request)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
         results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, pictures))
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
+    if request.rules is not None:
+        _warn_of_gaps(explanations)
     return explanations if request.fuse is None else [_fused(explanations, request.fuse)]
 
 
-def _groups(cuts: Sequence[Cut], method: Method) -> list[list[int]]:
+def _groups(cuts: Sequence[Cut], request: _Request) -> list[list[int]]:
     """The numbers of the cuts that one forward pass serves: all of them, as far as method and model allow."""
-    if not method.one_pass or method.gives != "map":
+    if not request.method.one_pass or request.method.gives != "map":
         return [[n] for n in range(len(cuts))] or [[]]
-    alone = [[n] for n, cut in enumerate(cuts) if cut.point is None]
-    together = [n for n, cut in enumerate(cuts) if cut.point is not None]
-    return [together, *alone] if together else alone
+    # a ledger books what crosses a cut beside the activation as constant, which in another cut's graph it is not
+    alone = [n for n, cut in enumerate(cuts) if cut.point is None or (request.rules is not None and cut.context)]
+    together = [n for n in range(len(cuts)) if n not in alone]
+    return [*([together] if together else []), *([n] for n in alone)]
+
+
+def _warn_of_gaps(explanations: Sequence[Explanation]) -> None:
+    """Warns of the explanation whose ledger misses most, if one does."""
+    off = [e for e in explanations if e.balance is not None and not e.balance.closes(e.logits.dtype)]
+    if off:
+        worst = max(off, key=lambda e: float(e.balance.gap.abs().nan_to_num(torch.inf).max()))  # type: ignore[union-attr]
+        warn_of_gap(worst.balance, f"'{worst.layer.name}'")  # type: ignore[arg-type]
 
 
 def _of_one_run(cutter: Cutter, cuts: list[Cut], request: _Request, pictures: NDArray[np.uint8]) -> list[Explanation]:
@@ -276,7 +302,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: _Request, pictures: ND
     method = request.method
     names = class_names(cutter.model)
     target = _indexed(request.target, cutter.model)
-    forward = Forward(cutter, cuts, method, lambda z: targets.resolve(target, z, names), request.layout)
+    forward = Forward(cutter, cuts, method, lambda z: targets.resolve(target, z, names), request.layout, request.rules)
     places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
     def maps_of(run: Forward) -> list[Tensor | Factorization]:
@@ -299,7 +325,10 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: _Request, pictures: ND
             require_finite(maps, f"the map at '{place.name}'", cutter)
             maps = maps if resolved.several else maps[:, 0]
         made.append(
-            Explanation(maps.detach(), logits, words, classes, place, request.name, cutter.images, pictures)
+            Explanation(
+                maps.detach(), logits, words, classes, place, request.name, cutter.images, pictures,
+                Pass(forward, n).ledger() if cuts and request.rules is not None else None,
+            )
         )  # fmt: skip
     return made
 
@@ -314,7 +343,8 @@ def _concept_names(run: Pass, found: Factorization, names: list[str] | None) -> 
 def _fused(each: list[Explanation], how: Fusion) -> Explanation:
     name = "+".join(e.layer.name for e in each)
     joined = _fuse([e.map for e in each], how)
-    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=f"{each[-1].method}, {how}")
+    method = f"{each[-1].method}, {how}"
+    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None)
 
 
 def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
@@ -358,19 +388,21 @@ def _pictures(model: nn.Module, images: Tensor) -> NDArray[np.uint8]:
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> Sweep: ...  # fmt: skip
 @overload
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None,
-    **options: Any,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Sweep | Explanation:  # fmt: skip
     """Explains a model at many cuts, in one forward and one backward pass.
 
@@ -390,6 +422,8 @@ def sweep(
         aug_smooth: As for `explain`.
         eigen_smooth: As for `explain`.
         output: As for `explain`.
+        rules: As for `explain`; one backward pass serves the ledgers of all layers.
+        residual: As for `explain`.
         progress: As for `explain`, over all layers.
         **options: The method's own settings.
 
@@ -400,7 +434,8 @@ def sweep(
         ValueError: No cut carries a map, or as for `explain`.
     """
     request = _Request.of(
-        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, options
+        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress,
+        Rules.of(rules, residual), options,
     )  # fmt: skip
     if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import metrics, rendering
-from .errors import refuse_existing
+from .errors import GradCamError, refuse_existing
 from .methods import METHODS
 from .rendering import Display
+from .rules.ledger import Ledger
 from .splitting import StageInfo
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Explanation:
         method: Name of the method.
         images: The model's input (B, C, H, W).
         pictures: What the model saw, for display, uint8 (B, H, W, 3).
+        balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
     """
 
     map: Tensor = dataclasses.field(repr=False)
@@ -58,6 +60,22 @@ class Explanation:
     method: str
     images: Tensor = dataclasses.field(repr=False)
     pictures: NDArray[np.uint8] = dataclasses.field(repr=False)
+    balance: Ledger | None = dataclasses.field(default=None, repr=False)
+
+    def ledger(self) -> Ledger:
+        """What the score is made of at this cut: map + prefix tokens + context + constants, each in its units.
+
+        Whatever the method, "map" is the sum of activation times gradient over the grid, the sum of the HiResCAM map.
+
+        Raises:
+            GradCamError: The gradient was not taken by rules, or not at one cut.
+        """
+        if self.balance is None:
+            raise GradCamError(
+                "this explanation has no ledger", f"{self.method} at {self.layer}",
+                'give rules="balanced" and one layer',
+            )  # fmt: skip
+        return self.balance
 
     def heatmap(self, display: Display | None = None, **changes: Any) -> NDArray[np.float32]:
         """Returns what is shown of the maps, at image size.

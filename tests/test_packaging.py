@@ -33,11 +33,12 @@ ALLOWED: dict[str, set[str]] = {
     "methods": {"arguments", "batchnorm", "errors"},
     "zoo": {"arguments", "errors", "introspection"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"arguments", "errors", "rendering", "metrics", "methods", "splitting"},
-    "ingredients": {"errors", "layouts", "targets", "methods", "splitting"},
+    "results": {"arguments", "errors", "rendering", "metrics", "methods", "rules", "splitting"},
+    "ingredients": {"errors", "layouts", "targets", "methods", "rules", "splitting"},
+    "rules": {"arguments", "batchnorm", "errors", "introspection", "outputs", "splitting", "targets"},
     "engine": {
         "arguments", "errors", "introspection", "outputs", "layouts", "targets", "images", "methods", "splitting",
-        "ingredients", "results", "zoo",
+        "ingredients", "results", "rules", "zoo",
     },
     "explanation": {"engine", "results"},  # an old name, for one release
     "gradcam": {"arguments", "errors", "introspection", "images", "rendering", "splitting", "engine", "results", "zoo"},

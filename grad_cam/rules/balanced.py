@@ -7,6 +7,8 @@ is taken.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import types
 from typing import Any, NamedTuple
 
@@ -15,11 +17,34 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..errors import GradCamError
 from .functions import OWN
 from .linear import any_live, by_image
 from .table import IN_PLACE, RULES
 
 _HOOKS = (Tensor.register_hook, Tensor.retain_grad)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """The choice of a caller: `rules="balanced"` and the strength of the residual rule."""
+
+    residual: float = 0.0
+
+    @classmethod
+    def of(cls, rules: str | None, residual: float) -> Rules | None:
+        """Checks the arguments `rules` and `residual`."""
+        if rules is None and not residual:
+            return None
+        if rules != "balanced":
+            given = f"residual={residual!r}" if rules is None else f"rules={rules!r}"
+            raise GradCamError("there is one set of rules", given, 'give rules="balanced"')
+        if isinstance(residual, bool) or not isinstance(residual, (int, float)) or not 0 <= residual < math.inf:
+            raise GradCamError("residual is a strength", f"residual={residual!r}", "give 0.0 (off) or 1.0")
+        return cls(float(residual))
+
+    def __str__(self) -> str:
+        return "balanced" + (f", residual {self.residual:g}" if self.residual else "")
 
 
 class Entry(NamedTuple):

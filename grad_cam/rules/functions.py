@@ -7,13 +7,13 @@ gradient on the result y; a rule is *balanced* if what it passes on adds up: sum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .linear import Linearised, Shared, live, map_tensors
+from .linear import Back, Linearised, Shared, live, map_tensors
 
 if TYPE_CHECKING:
     from .balanced import Balanced
@@ -63,7 +63,7 @@ def weighted(channel_axis: int | None) -> Rule:
 
 
 def matrix_plus_product(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """For addmm, baddbmm, addcmul, y = c + a b: as the product of a and b, and the constant is c if it is none of theirs."""
+    """For addmm, baddbmm, addcmul, y = c + a b: as the product of a and b; c is the constant, if it is one."""
     names = ("batch1", "batch2") if "bmm" in func.__name__ else ("mat1", "mat2")
     names = ("tensor1", "tensor2") if "addc" in func.__name__ else names
     factors = [argument(args, kwargs, i + 1, name) for i, name in enumerate(names)]
@@ -163,7 +163,7 @@ def residual_factors(one: Tensor, two: Tensor, gamma: float) -> tuple[Tensor, Te
 
 
 def _residual(gamma: float, func: Any, args: Args, kwargs: Options, signs: tuple[float, float]) -> Tensor:
-    def run(one: Tensor, two: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def run(one: Tensor, two: Tensor) -> tuple[Tensor, Back]:
         out = func(one, two, **kwargs)
         signed = [t if s == 1 else t * s for t, s in zip((one, two), signs, strict=True)]
         working = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in signed]
@@ -173,7 +173,7 @@ def _residual(gamma: float, func: Any, args: Args, kwargs: Options, signs: tuple
     return Linearised.apply(run, args[0], argument(args, kwargs, 1, "other"))
 
 
-# ----------------------------------------------------------------------------------------------------------- activations
+# ---------------------------------------------------------------------------------------------------------- activations
 
 
 def through_zero(limit: float) -> Rule:
@@ -184,7 +184,7 @@ def through_zero(limit: float) -> Rule:
     """
 
     def rule(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-        def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+        def run(x: Tensor) -> tuple[Tensor, Back]:
             out = func(x, *args[1:], **kwargs)
             ratio = torch.nan_to_num_(out / x, nan=limit, posinf=limit, neginf=limit)
             return out, lambda g: (g * ratio,)
@@ -247,7 +247,7 @@ def gated_unit(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     """Gated linear unit, y = a sigmoid(b): g_a = g sigmoid(b); the gate counts as a constant."""
     axis = argument(args, kwargs, 1, "dim", -1)
 
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def run(x: Tensor) -> tuple[Tensor, Back]:
         gate = x.chunk(2, axis)[1].sigmoid()
         return func(x, axis), lambda g: (torch.cat([g * gate, torch.zeros_like(g)], axis),)
 
@@ -266,7 +266,7 @@ def variance_and_mean(mode: Balanced, func: Any, args: Args, kwargs: Options) ->
     return spread.detach(), mean
 
 
-# ------------------------------------------------------------------------------------------- attention and what is affine
+# ------------------------------------------------------------------------------------------- attention, what is affine
 
 
 def attention(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:

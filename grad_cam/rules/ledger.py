@@ -54,6 +54,12 @@ class Ledger:
         size = torch.stack([self.score.abs(), *(getattr(self, name).abs() for name in PARTS)]).amax(0).clamp(min=1)
         return bool((self.gap.abs() <= (30 if half else 3000) * torch.finfo(dtype).eps * size).all())
 
+    def closes_in_sum(self, dtype: torch.dtype) -> bool:
+        """Whether nothing is missing over the batch, or what is cannot be said by image."""
+        if bool(self.gap.isnan().any()):
+            return True
+        return Ledger(*(getattr(self, f.name).sum(0, keepdim=True) for f in dataclasses.fields(self))).closes(dtype)
+
     @staticmethod
     def _one(values: Tensor, image: int, target: int) -> float:
         return float(values[image, target] if values.ndim == 2 else values[image])
@@ -121,7 +127,7 @@ def warn_of_gap(ledger: Ledger, where: str) -> None:
     """Warns that a ledger does not close."""
     off, score = float(ledger.gap.abs().max()), float(ledger.score.abs().max())
     warnings.warn(
-        f"the map at {where} and the ledger miss the score by {off:.2g} (score {score:.3g}): an operation of this model "
-        "has no balanced rule; grad_cam.audit(model, images) names it",
+        f"the map at {where} and the ledger miss the score by {off:.2g} (score {score:.3g}): an operation of this "
+        "model has no balanced rule; grad_cam.audit(model, images) names it",
         stacklevel=2,
     )

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+Back: TypeAlias = "Callable[[Tensor], tuple[Tensor, ...]]"
+"""From the gradient on a result to those on the inputs."""
+
+Run: TypeAlias = "Callable[..., tuple[Tensor, Back]]"
+"""From inputs to a result and its backward."""
 
 
 def live(value: Any) -> bool:
@@ -49,7 +55,7 @@ class Linearised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, run: Callable[..., tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]], *inputs: Tensor) -> Any:
+    def forward(ctx: Any, run: Run, *inputs: Tensor) -> Any:
         """The result of the operation."""
         out, ctx.back = run(*inputs)
         return out
@@ -88,7 +94,8 @@ def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
     """
     if gradient.ndim == 0:
         gradient = gradient[None]
-    axis = 0 if gradient.shape[0] % images == 0 else next((i for i, n in enumerate(gradient.shape) if n == images), None)
+    sizes = list(gradient.shape)
+    axis = 0 if sizes[0] % images == 0 else (sizes.index(images) if images in sizes else None)
     if axis is None:
         return None
     if gradient.dtype in (torch.float16, torch.bfloat16):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .linear import Linearised
 from .functions import Args, Options, argument
+from .linear import Back, Linearised
 
 if TYPE_CHECKING:
     from .balanced import Balanced
@@ -22,7 +22,7 @@ def layer_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     eps = argument(args, kwargs, 4, "eps", 1e-5)
     count = len(shape)
 
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def run(x: Tensor) -> tuple[Tensor, Back]:
         if torch.is_autocast_enabled(x.device.type):
             out = func(x, shape, weight, bias, eps)
             mean, scale = _spread(x, tuple(range(-count, 0)), eps)
@@ -66,7 +66,7 @@ def _by_channels(
     columns = [-1, *[1] * (args[0].ndim - 2)]
     weight = None if weight is None else weight.reshape(columns)
 
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def run(x: Tensor) -> tuple[Tensor, Back]:
         grouped = (len(x), groups, -1)
         scale = _spread(x.reshape(grouped), (-1,), eps)[1]
 
@@ -89,7 +89,7 @@ def rms_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     weight, eps = _fixed(argument(args, kwargs, 2, "weight")), argument(args, kwargs, 3, "eps")
     axes = tuple(range(-len(shape), 0))
 
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def run(x: Tensor) -> tuple[Tensor, Back]:
         small = torch.finfo(x.dtype).eps if eps is None else eps
         scale = (_working(x).square().mean(axes, keepdim=True) + small).rsqrt()
 
@@ -113,7 +113,7 @@ def batch_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     columns = [-1, *[1] * (args[0].ndim - 2)]
     axes = (0, *range(2, args[0].ndim))
 
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def run(x: Tensor) -> tuple[Tensor, Back]:
         scale = _spread(x, axes, eps)[1]
 
         def back(g: Tensor) -> tuple[Tensor, ...]:
@@ -138,7 +138,7 @@ def _by_statistics(
     shift = -mean * scale if bias is None else bias - mean * scale
     factor = scale.to(_working(args[0]).dtype).reshape(columns)
 
-    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def run(x: Tensor) -> tuple[Tensor, Back]:
         return func(x, *args[1:]), lambda g: ((g * factor).to(x.dtype),)
 
     out = Linearised.apply(run, args[0])
