@@ -6,7 +6,7 @@ Run it as `python test.py` (the sample cat and the demo model, no network) or as
 import sys
 
 import grad_cam
-from grad_cam import zoo
+from grad_cam import loading as zoo
 
 picture = sys.argv[1] if len(sys.argv) > 1 else zoo.samples()["cat"]
 try:

@@ -251,8 +251,8 @@ def score(given: argparse.Namespace, device: str) -> None:
 
 def correlation(device: str) -> None:
     """How close the map of the 64 most active channels is to the full one, on a trained model and two photos."""
-    from grad_cam import zoo
-    from grad_cam.images import preprocessing
+    from grad_cam import loading as zoo
+    from grad_cam.loading import preprocessing
 
     try:
         model = zoo.load("demo").to(device)

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from . import targets
     from .engine import explain, sweep
     from .gradcam import GradCAM
-    from .methods import METHODS
+    from .methods import METHODS, register
     from .results import Explanation, Sweep
     from .rules import audit
     from .splitting import Chain, Split, SplitError, chain, split, verify
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "explain", "explore", "split", "sweep", "targets", "verify",
+    "audit", "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 _HOMES = {
     "engine": ("explain", "sweep"),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
-    "methods": ("METHODS",),
+    "methods": ("METHODS", "register"),
     "rules": ("audit",),
     "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),
 }

@@ -199,7 +199,7 @@ def check_model(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         remedy = "give the network itself"
         if isinstance(model, str):
-            remedy = f"build it first, for example with grad_cam.zoo.load({model!r})"
+            remedy = f"build it first, for example with grad_cam.loading.load({model!r})"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             remedy = f"make one: {model.__name__}(...)"
         elif isinstance(model, dict):

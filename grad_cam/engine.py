@@ -16,17 +16,15 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import targets, zoo
+from . import targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .errors import LayerError
-from .images import normalisation_note, preprocessing
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
+from .loading import class_names, normalisation_note, preprocessing
 from .methods import METHODS, Method, MethodError, find
 from .methods import aug_smooth as _aug_smooth
 from .methods import eigen_smooth as _eigen_smooth
@@ -35,7 +33,7 @@ from .methods.chunks import Progress
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
-from .results import Explanation, Layer, Sweep
+from .results import Explanation, Layer, Seen, Sweep
 from .rules.balanced import Rules
 from .rules.ledger import warn_of_gap
 from .splitting import Chain, StageInfo
@@ -61,7 +59,7 @@ Reshape = str | Callable[[Tensor], Tensor] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
+class Request:
     """Validated arguments."""
 
     method: Method
@@ -71,14 +69,17 @@ class _Request:
     aug_smooth: bool
     eigen_smooth: bool
     progress: Progress | None
+    output: Output
     rules: Rules | None
     options: dict[str, Any]
 
     @classmethod
     def of(
-        cls, function: str, method: AnyMethod, target: Target, layout: Reshape, fuse: Fusion | None, aug_smooth: bool,
-        eigen_smooth: bool, progress: Progress | None, rules: Rules | None, options: dict[str, Any],
-    ) -> _Request:  # fmt: skip
+        cls, function: str, method: AnyMethod, target: Target = None, layout: Reshape = None,
+        fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False,
+        progress: Progress | None = None, output: Output = None, rules: Rules | None = None, **options: Any,
+    ) -> Request:  # fmt: skip
+        """Validates the arguments of a function of the public screen, by its name."""
         found = find(method)
         if rules is not None and found.no_rules:
             fits = ", ".join(m.name for m in METHODS.values() if not m.no_rules)
@@ -94,11 +95,10 @@ class _Request:
         for name in options:
             if name not in known:
                 raise _unknown_argument(function, name, found)
-        missing = [name for name, default in known.items() if default is inspect.Parameter.empty]
-        for name in missing:
-            if name not in options:
+        for name, default in known.items():
+            if default is inspect.Parameter.empty and name not in options:
                 raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
-        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, rules, options)
+        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, rules, options)
 
     @property
     def function(self) -> Callable[..., Tensor | Factorization]:
@@ -112,22 +112,25 @@ class _Request:
         return name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
 
 
-_ELSEWHERE = {
-    "targets": "target", "target_category": "target", "category": "target", "class_idx": "target",
-    "target_layers": "layer", "target_layer": "layer", "layer_idx": "layer", "layers": "layer", "layer": "layer",
-    "input_tensor": "images", "inputs": "images", "img_path": "images",
-}  # fmt: skip
-"""Names that arguments have in other libraries and in `GradCAM`."""
+_HABITS = {
+    "target": ("targets", "target", "target_category", "category", "class_idx"),
+    "layer": ("target_layers", "target_layer", "layers", "layer", "layer_idx"),
+    "images": ("input_tensor", "inputs", "images", "image", "img_path"),
+}
+"""Names that arguments have in other libraries, or in another function of this one."""
+_OURS = {
+    "explain": {"target": "target=...", "layer": "layer=...", "images": ""},
+    "sweep": {"target": "target=...", "layer": "layers=[...]", "images": ""},
+    "GradCAM": {"target": "class_idx=...", "layer": "layer_idx=...", "images": ""},
+}
 
 
 def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeError:
-    ours = _ELSEWHERE.get(name)
-    if ours is not None:
-        ours = "layers" if (function, ours) == ("sweep", "layer") else ours
-        return ArgumentTypeError(
-            f"{function} has no argument {name}=", remedy=f"write {function}(model, images, {ours}=...)"
-            if ours != "images" else f"write {function}(model, images) with a tensor (B, C, H, W)",
-        )  # fmt: skip
+    meant = next((ours for ours, names in _HABITS.items() if name in names), None)
+    if meant is not None:
+        picture = '"cat.jpg"' if function == "GradCAM" else "images"
+        call = ", ".join(filter(None, ["model", picture, _OURS[function][meant]]))
+        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
     takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
     return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
 
@@ -152,9 +155,8 @@ def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
 
 def _warn_of_range(model: nn.Module, images: Tensor) -> None:
     """Warns where images do not seem to be normalised as the model expects."""
-    low, high = (float(value) for value in images.aminmax())
-    if low < 0 and max(-low, high) < 4:  # no mean and deviation within 0..1 make such values too bright
-        return
+    if float(images.amin()) < 0 and float(images.abs().flatten(1).mean(1).amax()) < 4:
+        return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
         warnings.warn(note, stacklevel=4)
@@ -226,9 +228,9 @@ def explain(
             does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
-    request = _Request.of(
-        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress,
-        Rules.of(rules, residual), options,
+    request = Request.of(
+        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
+        Rules.of(rules, residual), **options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
@@ -264,14 +266,14 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 # ------------------------------------------------------------------------------------------------------ the shared path
 
 
-def _explained(cutter: Cutter, cuts: Sequence[Cut], request: _Request) -> list[Explanation]:
+def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
-    pictures = _pictures(cutter.model, cutter.images)
+    seen = _seen(cutter.model, cutter.images)
     groups = _groups(cuts, request)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
-        results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, pictures))
+        results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, seen))
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
     if request.rules is not None:
@@ -297,12 +299,13 @@ def _warn_of_gaps(explanations: Sequence[Explanation]) -> None:
         warn_of_gap(worst.balance, f"'{worst.layer.name}'")  # type: ignore[arg-type]
 
 
-def _of_one_run(cutter: Cutter, cuts: list[Cut], request: _Request, pictures: NDArray[np.uint8]) -> list[Explanation]:
+def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -> list[Explanation]:
     """The explanations of cuts that one forward pass serves."""
     method = request.method
     names = class_names(cutter.model)
-    target = _indexed(request.target, cutter.model)
-    forward = Forward(cutter, cuts, method, lambda z: targets.resolve(target, z, names), request.layout, request.rules)
+    forward = Forward(
+        cutter, cuts, method, lambda z: targets.resolve(request.target, z, names), request.layout, request.rules
+    )
     places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
     def maps_of(run: Forward) -> list[Tensor | Factorization]:
@@ -326,7 +329,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: _Request, pictures: ND
             maps = maps if resolved.several else maps[:, 0]
         made.append(
             Explanation(
-                maps.detach(), logits, words, classes, place, request.name, cutter.images, pictures,
+                maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
             )
         )  # fmt: skip
@@ -354,31 +357,17 @@ def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | Non
     return lambda done, total: progress(part * total + done, parts * total)
 
 
-def class_names(model: nn.Module) -> list[str] | None:
-    """The names of a model's classes if they are known (see `zoo.labels`)."""
-    return zoo.labels(model)
-
-
-def _indexed(target: Target, model: nn.Module) -> Target:
-    """Class names, also in lists, as indices: synonyms count; for an unknown name the closest are offered."""
-    if isinstance(target, str):
-        return zoo.class_index(model, target)
-    if isinstance(target, (list, tuple)):
-        return [_indexed(each, model) for each in target]
-    return target
-
-
 _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def _pictures(model: nn.Module, images: Tensor) -> NDArray[np.uint8]:
-    """What the model saw, for display; how it was normalised is worked out once per model and size."""
+def _seen(model: nn.Module, images: Tensor) -> Seen:
+    """What the model sees, safe from later changes; how it was normalised is worked out once per model and size."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
     known = _PREPARED.setdefault(model, {})
     key = (size, id(getattr(model, "preprocessing", None)), id(getattr(model, "image_processor", None)))
     if key not in known:
         known[key] = preprocessing(model, size)
-    return known[key].pictures(images.float().cpu())
+    return Seen(images.clone(), known[key])
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep
@@ -433,9 +422,9 @@ def sweep(
     Raises:
         ValueError: No cut carries a map, or as for `explain`.
     """
-    request = _Request.of(
-        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress,
-        Rules.of(rules, residual), options,
+    request = Request.of(
+        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
+        Rules.of(rules, residual), **options,
     )  # fmt: skip
     if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')

@@ -46,6 +46,10 @@ class LayoutError(LayerError):
     """An activation cannot be read as a grid of positions."""
 
 
+class ModelError(GradCamError):
+    """A model, a checkpoint or a class that does not exist; the message says what does."""
+
+
 def refuse_existing(paths: Sequence[pathlib.Path], force: bool = False) -> None:
     """Raises FileExistsError if any of the files exists, unless `force`."""
     there = [] if force else [str(path) for path in paths if path.exists()]

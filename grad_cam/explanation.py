@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from .engine import Target, class_names, explain, sweep
+from .engine import Target, explain, sweep
+from .loading import class_names
 from .results import Explanation, Layer, Sweep, refuse_existing
 
 __all__ = ["Explanation", "Layer", "Sweep", "Target", "class_names", "explain", "refuse_existing", "sweep"]

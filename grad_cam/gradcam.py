@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from . import rendering
-from .arguments import as_layer, check_fraction, check_model
-from .engine import class_names, explain
+from .arguments import ArgumentTypeError, as_layer, check_model
+from .engine import AnyMethod, Request, Reshape, explain
 from .errors import refuse_existing
-from .images import load_image, preprocessing
 from .introspection import unwrap
+from .loading import class_names, preprocessing
+from .methods import find
+from .rendering import Display
 from .results import Explanation
 from .splitting import Chain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_DISPLAY = tuple(field.name for field in dataclasses.fields(Display))
+_QUESTION = ("model", "layer_idx", "class_idx", "method")
 
 
 class GradCAM:
@@ -37,8 +43,8 @@ class GradCAM:
         cam.origin_cam_visualization()     # the map at the layer's own size
         cam.imposing_visualization()       # image, overlay, heatmap, colormap
 
-    `threshold`, `smoothing`, `colormap` and `alpha` only concern what is shown; change them at any time, nothing is
-    computed again. A new `layer_idx`, `class_idx` or `method` is seen, too: the map is then computed anew.
+    `threshold`, `smoothing`, `colormap`, `alpha` and `view` only concern what is shown; change them at any time,
+    nothing is computed again. A new `layer_idx`, `class_idx` or `method` is seen, too: the map is computed anew.
 
     Args:
         model: Any image classifier (or a `Chain`); explained in eval mode and left exactly as found.
@@ -50,58 +56,96 @@ class GradCAM:
         class_idx: Class to explain: index, name, or any target of `explain`; None is the predicted class.
         threshold: Fraction of the maximum under which the heatmap is floored; 0 is ReLU.
         smoothing: Gaussian sigma in pixels of the shown picture; None takes what suits its size (5 at 224).
-        method: A name from `METHODS`.
+        method: A name or title from `METHODS`, or a function of ingredients, as for `explain`.
         colormap: "bgr" (blue, green, red) or any matplotlib colormap.
         alpha: Opacity of the hottest spot of the overlay.
+        view: "positive", or "signed" to show also what speaks against the class.
         reshape_transform: As for `explain`.
-        **options: The method's own settings.
+        **options: The method's own settings, and the others of `explain`, such as `aug_smooth`.
 
     Raises:
         ImageError: The picture cannot be read.
         ValueError: A setting is out of range.
     """
 
+    model: nn.Module
+    layer_idx: int | str | nn.Module | None
+    class_idx: Any
+    method: AnyMethod
+    threshold: float
+    smoothing: float | None
+    colormap: str
+    alpha: float
+    view: rendering.View
+
     def __init__(
         self,
         model: nn.Module,
-        img_path: str | os.PathLike[str] | Image.Image | NDArray[Any],
+        img_path: str | os.PathLike[str] | Image.Image | NDArray[Any] | None = None,
         layer_idx: int | str | nn.Module | None = None,
         input_size: int | tuple[int, int] | None = None,
         *,
         class_idx: Any = None,
         threshold: float = 1 / 8,
         smoothing: float | None = None,
-        method: str = "grad_cam",
+        method: AnyMethod = "grad_cam",
         colormap: str = rendering.COLORMAP,
         alpha: float = rendering.ALPHA,
-        reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
+        view: rendering.View = "positive",
+        reshape_transform: Reshape = None,
         input_shape: int | tuple[int, int] | None = None,
         **options: Any,
     ) -> None:
         if input_size is not None and input_shape is not None:
             raise TypeError("input_shape is an alias of input_size; give one of them")
+        _check_order(model, img_path)
         check_model(model)
-        check_fraction(threshold, "threshold", below_one=True)
-        check_fraction(alpha, "alpha")
-        rendering.palette(colormap)
-        self.model, self.layer_idx = model, as_layer(layer_idx, "layer_idx")
-        self.class_idx, self.method = class_idx, method
-        self.threshold, self.smoothing, self.colormap, self.alpha = threshold, smoothing, colormap, alpha
+        Request.of("GradCAM", method, class_idx, reshape_transform, **options)
+        if img_path is None:
+            raise ArgumentTypeError("GradCAM explains a picture", remedy='write GradCAM(model, "cat.jpg")')
+        self.display = Display(threshold, smoothing, alpha, colormap, view)
+        self.model, self.layer_idx, self.class_idx, self.method = model, layer_idx, class_idx, method
         inner = unwrap(model.model if isinstance(model, Chain) else model)
         prepare = preprocessing(inner, input_size if input_size is not None else input_shape)
-        self.picture = prepare.view(load_image(img_path))
-        self._tensor = prepare.tensor(self.picture)
+        self._tensor, self._picture = prepare(img_path)
         self._reshape, self._options = reshape_transform, options
         self._explanation: Explanation | None = None
         self._explained: tuple[Any, ...] | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets a setting, checked at once; others are refused, with the closest name."""
+        if name in _DISPLAY and name in self.__dict__:
+            value = getattr(Display.of(self.display, **{name: value}), name)
+        elif name == "layer_idx":
+            value = as_layer(value, "layer_idx")
+        elif name == "method":
+            find(value)
+        elif name == "model":
+            check_model(value)
+        elif name not in (*_DISPLAY, *_QUESTION) and not (name.startswith("_") or hasattr(type(self), name)):
+            close = difflib.get_close_matches(name, [*_DISPLAY, *_QUESTION], n=1, cutoff=0.5)
+            fixed = name in ("img_path", "input_size", "input_shape", *self._options)
+            hint = "make a new GradCAM for another one" if fixed else f"did you mean {close[0]}?" if close else ""
+            settings = ", ".join([*_QUESTION, *_DISPLAY])
+            raise AttributeError(f"GradCAM has no setting {name!r} to change: {hint or f'it has {settings}'}")
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self._size))
+        found = "" if self._explanation is None else f", map {'x'.join(map(str, self._explanation.map.shape[-2:]))}"
+        name = type(self.model.model if isinstance(self.model, Chain) else self.model).__name__
+        layer = type(self.layer_idx).__name__ if isinstance(self.layer_idx, nn.Module) else repr(self.layer_idx)
+        return (
+            f"GradCAM({name}, picture {size}, layer_idx={layer}, class_idx={self.class_idx!r}, "
+            f"method={find(self.method).name!r}{found})"
+        )
+
     def __call__(self) -> NDArray[np.float32]:
-        """Computes the map and returns the heatmap, float32 (H, W) in 0..1."""
+        """Computes the map and returns the heatmap, float32 (H, W) in 0..1 (in -1..1 in the signed view)."""
         result = explain(
-            self.model, self._tensor, layer=as_layer(self.layer_idx, "layer_idx"), target=self.class_idx,
-            method=self.method, reshape_transform=self._reshape, **self._options,
+            self.model, self._tensor, layer=self.layer_idx, target=self.class_idx, method=self.method,
+            reshape_transform=self._reshape, **self._options,
         )  # fmt: skip
-        assert isinstance(result, Explanation)
         self._explanation, self._explained = result, self._question
         note = result.note()
         if note is not None:
@@ -118,8 +162,23 @@ class GradCAM:
 
     @property
     def heatmap(self) -> NDArray[np.float32]:
-        """The heatmap with the present threshold and smoothing, float32 (H, W) in 0..1."""
-        return rendering.heatmap(self._map(), self._size, self.threshold, self._sigma)
+        """The heatmap with the present settings, float32 (H, W) in 0..1 (in -1..1 in the signed view)."""
+        heat = self.explanation.heatmap(self.display)
+        return heat[0, 0] if heat.ndim == 4 else heat[0]
+
+    @property
+    def display(self) -> Display:
+        """The settings that only concern what is shown."""
+        return Display(**{name: self.__dict__[name] for name in _DISPLAY})
+
+    @display.setter
+    def display(self, display: Display) -> None:
+        self.__dict__.update(dataclasses.asdict(Display.of(display)))
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture as the model sees it."""
+        return self._picture
 
     @property
     def classes(self) -> list[str] | None:
@@ -138,10 +197,9 @@ class GradCAM:
         Returns:
             The matplotlib figure; in a notebook it is displayed instead, and None is returned.
         """
-        figure = rendering.map_figure(self._map(), title=self.explanation.title(), colormap=self.colormap)
+        figure = self.explanation.map_figure(display=self.display)
         if save_path is not None:
-            refuse_existing([pathlib.Path(save_path)], force)
-            rendering.save(figure, save_path)
+            rendering.save(figure, save_path, force=force)
         return _shown(figure)
 
     def imposing_visualization(
@@ -160,43 +218,43 @@ class GradCAM:
         Raises:
             FileExistsError: A file is there already and `force` is False; nothing is written.
         """
-        heat = self.heatmap
-        figure = rendering.panels(
-            self.picture, heat, title=self.explanation.title(), alpha=self.alpha, colormap=self.colormap,
-            note=self.explanation.note(),
-        )  # fmt: skip
+        figure = self.explanation.figure(display=self.display)
         if save_path is not None:
-            path = pathlib.Path(save_path)
+            path, heat = pathlib.Path(save_path), self.heatmap
+            settings = {"colormap": self.colormap, "view": self.view}
             pictures = {
                 "origin": self.picture,
-                "overlapped": rendering.overlay(self.picture, heat, alpha=self.alpha, colormap=self.colormap),
-                "heatmap": Image.fromarray(np.rint(heat * 255).astype(np.uint8)),
-                "colormap": Image.fromarray(rendering.colorize(heat, self.colormap)),
+                "overlapped": rendering.overlay(self.picture, heat, alpha=self.alpha, **settings),
+                "heatmap": Image.fromarray(np.rint(np.abs(heat) * 255).astype(np.uint8)),
+                "colormap": Image.fromarray(rendering.colorize(heat, **settings)),
             }
             raster = path.suffix if path.suffix.lower() not in (".pdf", ".svg") else ".png"
             files = {path.with_name(f"{path.stem}-{name}{raster}"): picture for name, picture in pictures.items()}
             refuse_existing([path, *files], force)
-            rendering.save(figure, path)
-            for file, picture in files.items():
-                rendering.save(picture, file)
+            for file, picture in {path: figure, **files}.items():
+                rendering.save(picture, file, force=force)
         return _shown(figure)
 
     @property
     def _question(self) -> tuple[Any, ...]:
         """The attributes that the map depends on."""
-        return self.model, self.layer_idx, self.class_idx, self.method
-
-    @property
-    def _sigma(self) -> float:
-        return rendering.default_smoothing(self._size) if self.smoothing is None else self.smoothing
+        return tuple(getattr(self, name) for name in _QUESTION)
 
     @property
     def _size(self) -> tuple[int, int]:
-        return self.picture.height, self.picture.width
+        return self._picture.height, self._picture.width
 
-    def _map(self) -> NDArray[np.float32]:
-        maps = self.explanation.map
-        return (maps[0, 0] if maps.ndim == 4 else maps[0]).float().cpu().numpy()  # (h,w)
+
+def _check_order(model: Any, img_path: Any) -> None:
+    """Raises ArgumentTypeError for arguments in the order other libraries have them."""
+    if isinstance(img_path, nn.Module) and not isinstance(model, nn.Module):
+        raise ArgumentTypeError("model and img_path are swapped", remedy='write GradCAM(model, "cat.jpg")')
+    listed = img_path if isinstance(img_path, (list, tuple)) else [img_path]
+    if any(isinstance(one, nn.Module) for one in listed):
+        raise ArgumentTypeError(
+            "the second argument is the picture, not a layer", type(img_path).__name__,
+            'write GradCAM(model, "cat.jpg", layer_idx=model.layer4)',
+        )  # fmt: skip
 
 
 def _shown(figure: Figure) -> Figure | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import GradCamError, refuse_existing
+from .loading.preprocess import Preprocessing
 from .methods import METHODS
 from .rendering import Display
 from .rules.ledger import Ledger
@@ -37,6 +41,24 @@ class Layer(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """A batch as the model sees it, shared by its explanations.
+
+    Attributes:
+        images: (B, C, H, W).
+        preprocessing: How the pictures were made into images.
+    """
+
+    images: Tensor = dataclasses.field(repr=False)
+    preprocessing: Preprocessing
+
+    @functools.cached_property
+    def pictures(self) -> NDArray[np.uint8]:
+        """The batch for display, uint8 (B, H, W, 3)."""
+        return self.preprocessing.pictures(self.images.float().cpu())
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """The result of `explain`; nothing changes it, display settings are given when it is shown.
 
@@ -47,20 +69,35 @@ class Explanation:
         classes: Class indices (B, K), or None if the target is not a class.
         layer: Name and layer_idx of the cut.
         method: Name of the method.
-        images: The model's input (B, C, H, W).
-        pictures: What the model saw, for display, uint8 (B, H, W, 3).
+        seen: What the model saw.
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
     """
 
-    map: Tensor = dataclasses.field(repr=False)
-    logits: Tensor = dataclasses.field(repr=False)
+    map: Tensor
+    logits: Tensor
     target: tuple[tuple[str, ...], ...]
     classes: Tensor | None
     layer: Layer
     method: str
-    images: Tensor = dataclasses.field(repr=False)
-    pictures: NDArray[np.uint8] = dataclasses.field(repr=False)
-    balance: Ledger | None = dataclasses.field(default=None, repr=False)
+    seen: Seen
+    balance: Ledger | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """The model's input, (B, C, H, W)."""
+        return self.seen.images
+
+    @property
+    def pictures(self) -> NDArray[np.uint8]:
+        """What the model saw, for display, uint8 (B, H, W, 3)."""
+        return self.seen.pictures
+
+    def __repr__(self) -> str:
+        words = list(dict.fromkeys(word for each in self.target for word in each))
+        of = f"{words[0]!r}" + (f" and {len(words) - 1} more" if len(words) > 1 else "")
+        return (
+            f"Explanation({self.method} of {of} at {self.layer}, map {_sizes(self.map)}, logits {_sizes(self.logits)})"
+        )
 
     def ledger(self) -> Ledger:
         """What the score is made of at this cut: map + prefix tokens + context + constants, each in its units.
@@ -103,20 +140,48 @@ class Explanation:
         self._warn_of_nothing(image, target, display)
         return display.overlay(self.pictures[image], self._one(image, target))
 
-    def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
-        """The four panels: image, overlay, heatmap, colormap; settings as for `heatmap`."""
+    def figure(
+        self, image: int | None = None, target: int | None = None, *, display: Display | None = None, **changes: Any
+    ) -> Figure:
+        """Draws one map in four panels (image, overlay, heatmap, colormap), or the overlays of several.
+
+        A single map that is nowhere positive is shown in the signed view, where there is something to see.
+
+        Args:
+            image: Which image; None shows all, one a row.
+            target: Which target; None shows all of them.
+            display: Settings, as for `heatmap`.
+            **changes: Single settings.
+        """
         display = Display.of(display, **changes)
-        self._warn_of_nothing(image, target, display)
+        images = range(len(self.map)) if image is None else [image]
+        targets = range(self._per_image) if target is None else [target]
+        for b, k in itertools.product(images, targets):
+            self._warn_of_nothing(b, k, display)
+        if len(images) == len(targets) == 1:
+            return self._panels(images[0], targets[0], display)
+        heats = [[display.heat(self._one(b, k), self._size) for k in targets] for b in images]
+        return rendering.overview(
+            [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
+            [[f"{self.target[b][k]}{self._confidence(b, k)}" for k in targets] for b in images],
+            title=f"{_title(self.method)} at {self.layer}", notes=[[self.note(b, k) for k in targets] for b in images],
+            scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
+        )  # fmt: skip
+
+    def _panels(self, image: int, target: int, display: Display) -> Figure:
+        note = self.note(image, target)
+        if note in ("all negative", "nowhere positive") and display.view == "positive":
+            display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
         heat = display.heat(self._one(image, target), self._size)
         return rendering.panels(
-            self.pictures[image], heat.values, title=self.title(image, target), alpha=display.alpha,
-            colormap=display.colormap, note=self.note(image, target),
+            self.pictures[image], heat.values, title=self.title(image, target), note=note,
+            scale=(heat.low, heat.high), display=display,
         )  # fmt: skip
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""
-        colormap = Display.of(display, **changes).colormap
-        return rendering.map_figure(self._one(image, target), title=self.title(image, target), colormap=colormap)
+        display = Display.of(display, **changes)
+        return rendering.map_figure(self._one(image, target), title=self.title(image, target), display=display)
 
     def title(self, image: int = 0, target: int = 0) -> str:
         """What a figure of this explanation says above the picture."""
@@ -190,13 +255,24 @@ _COMPARING = (" rather than ", "against ", "probability of ", "what sets ", "con
 """Words of targets that are about more than one class's score: their title carries no probability."""
 
 
+_MEANING = {
+    "focus": "how small a part of the picture the evidence is on: 0 the whole of it, 1 a single spot",
+    "agreement with the last": "rank correlation with the deepest map: 1 alike, 0 unrelated, −1 opposite",
+}
+"""What the curves of a sweep mean, as the figure says it."""
+
+
 def _title(method: str) -> str:
     """A method's name as figures show it; what wraps or fuses it stays as it is."""
-    name = next((n for n in sorted(METHODS, key=len, reverse=True) if method.startswith(n)), "")
-    return METHODS[name].title + method[len(name) :] if name else method
+    name = re.split(r"\W", method, maxsplit=1)[0]
+    return METHODS[name].title + method[len(name) :] if name in METHODS else method
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def _sizes(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sweep(Sequence[Explanation]):
     """An explanation for every cut that carries a map, from the picture towards the logits.
 
@@ -211,22 +287,33 @@ class Sweep(Sequence[Explanation]):
     explanations: tuple[Explanation, ...]
     skipped: tuple[tuple[Layer, str], ...]
     model: str
-    stages: tuple[StageInfo, ...] = dataclasses.field(repr=False)
-    labels: Sequence[str] | None = dataclasses.field(default=None, repr=False)
+    stages: tuple[StageInfo, ...]
+    labels: Sequence[str] | None = None
+
+    def __repr__(self) -> str:
+        first, last = self.explanations[0], self.explanations[-1]
+        where = first.layer.name if len(self) == 1 else f"{first.layer.name} to {last.layer.name}"
+        maps = " to ".join(dict.fromkeys(_sizes(e.map) for e in (first, last)))
+        return f"Sweep({self.model}, {first.method}, {len(self)} of {where}, maps {maps}, {len(self.skipped)} skipped)"
 
     def __len__(self) -> int:
         return len(self.explanations)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Explanation: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Explanation, ...]: ...
+    def __getitem__(self, index: int | slice) -> Explanation | tuple[Explanation, ...]:
         return self.explanations[index]
 
     def curves(self, image: int = 0, target: int = 0) -> dict[str, list[float]]:
-        """Per-layer summaries of the maps: how focused each is, and how far it agrees with the deepest one."""
+        """Per-layer summaries of the maps: how focused each is, and how far it agrees with the deepest one.
+
+        A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
+        """
         maps = [e._one(image, target) for e in self.explanations]
-        return {
-            "focus": [metrics.focus(m) for m in maps],
-            "agreement with the last": [metrics.agreement(m, maps[-1]) for m in maps],
-        }
+        agreement = [metrics.agreement(m, maps[-1]) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
+        return {"focus": [metrics.focus(m) for m in maps], "agreement with the last": agreement}
 
     def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The grid of overlays, shallow to deep, with the summary curves under it.
@@ -239,11 +326,13 @@ class Sweep(Sequence[Explanation]):
         """
         display = Display.of(display, **changes)
         first = self.explanations[0]
+        heats = [display.heat(e._one(image, target), e._size) for e in self.explanations]
         return rendering.sweep_figure(
-            first.pictures[image], [display.heat(e._one(image, target), e._size).values for e in self.explanations],
-            self._titles(), self.curves(image, target),
+            first.pictures[image], [heat.values for heat in heats], self._titles(),
+            {f"{name}\n{_MEANING[name]}": values for name, values in self.curves(image, target).items()},
             title=f"{first.target[image][target]}, {_title(first.method)}",
-            notes=[e.note(image, target) for e in self.explanations], alpha=display.alpha, colormap=display.colormap,
+            notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
+            display=display,
         )  # fmt: skip
 
     def animate(
@@ -288,16 +377,14 @@ class Sweep(Sequence[Explanation]):
             names: What to call the images; their numbers by default.
             force: Overwrite a file that exists.
             display: Settings the page opens with; `Display()` by default.
-            **changes: Single settings: threshold, smoothing, alpha, colormap.
+            **changes: Single settings.
 
         Returns:
             The path.
         """
-        from .interfaces.report import report_of, write_report  # the only step upwards, taken when it is asked for
+        from .rendering.report import report_of, write_report
 
-        display = Display.of(display, **changes)
-        settings = {name: getattr(display, name) for name in ("threshold", "smoothing", "alpha", "colormap")}
-        return write_report(report_of(self, names=names, **settings), path, force)
+        return write_report(report_of(self, names=names, display=Display.of(display, **changes)), path, force)
 
     def _titles(self) -> list[str]:
         titles = []

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 import grad_cam
 from grad_cam import rendering
-from grad_cam.images import ImageError
 from grad_cam.interfaces import app
 from grad_cam.interfaces.app import AppError, Asked, Display, Limits, Models, View, answer, look, open_model, read
+from grad_cam.loading import ImageError
 
 # ---------------------------------------------------------------------------------------------------- without a browser
 
@@ -396,7 +396,7 @@ def test_messages_name_files_without_their_folders(said: str, shown: str | None)
 
 
 def test_unknown_model_is_answered_with_the_closest_names(asked: Asked, opened: app.Opened) -> None:
-    """The message of `zoo.load` reaches the page, and the control goes back to the model that is shown."""
+    """The message of `loading.load` reaches the page, and the control goes back to the model that is shown."""
     now = answer(None, asked, Display(), Models(opened))["view"]
     found = answer(now, now.asked._replace(model="resnet_18"), Display(), Models(opened))
     assert "resnet18" in found.pop("notice") and found == {"model": {"value": opened.name}}

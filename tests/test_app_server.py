@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from grad_cam import zoo
+from grad_cam import loading as zoo
 from grad_cam.interfaces import app
 from grad_cam.interfaces.app import AppError, Limits
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grad_cam.methods import attention
+from grad_cam.methods import METHODS, attention
+from grad_cam.methods import capture as capturing
 from grad_cam.methods.common import MethodError
 from grad_cam.outputs import find_logits as logits_of
 from grad_cam.splitting import chain
@@ -30,9 +30,14 @@ def images(side: int = 32) -> Tensor:
 def captured(model: nn.Module, grid: tuple[int, int] = GRID, x: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
     """Logits and attentions of a model."""
     x = images() if x is None else x
-    with torch.enable_grad(), attention.Capture(len(x), grid[0] * grid[1]) as capture:
+    with torch.enable_grad(), capturing.Capture(len(x), grid[0] * grid[1]) as capture:
         logits = logits_of(EvalCopy(model).root(x))
     return logits, capture.attentions()
+
+
+def rollout(found: list[Tensor], gradients: list[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Attention rollout, read where the gradients say that the head reads."""
+    return attention.attention_rollout(found, attention.tokens_read(gradients), grid)
 
 
 def of_blocks(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -40,7 +45,7 @@ def of_blocks(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     for depth in range(1, 6):
         stages = list(chain(EvalCopy(model).root, images(), depth=depth))
         try:
-            found, (gradients,) = attention.block_gradients(stages, images(), [lambda y: y[:, CLASS]], 16)
+            found, (gradients,) = capturing.block_gradients(stages, images(), [lambda y: y[:, CLASS]], 16)
             return found, gradients
         except MethodError as error:
             if "cut the model deeper" not in str(error):
@@ -104,7 +109,7 @@ def test_capture_finds_what_the_blocks_computed() -> None:
     wanted, wanted_gradients, wanted_logits = by_hand()
     logits, found = captured(plain())
     torch.testing.assert_close(logits.detach(), wanted_logits)
-    gradients = attention.gradients(logits[:, CLASS], found)
+    gradients = capturing.gradients(logits[:, CLASS], found)
     assert found[0].is_leaf
     for got, want in zip([*found, *gradients], [*wanted, *wanted_gradients], strict=True):
         torch.testing.assert_close(got.detach(), want)
@@ -113,7 +118,7 @@ def test_capture_finds_what_the_blocks_computed() -> None:
 def test_attention_rollout_is_its_loop() -> None:
     """Head means, half identity, rows that sum to one, multiplied block by block; the class token's row."""
     found, gradients, _ = by_hand()
-    got = attention.attention_rollout(found, gradients, GRID)
+    got = attention.attention_rollout(found, attention.tokens_read(gradients), GRID)
     for b in range(BATCH):
         flow = torch.eye(17)
         for a in found:
@@ -164,15 +169,15 @@ def test_several_scores_are_one_run_each() -> None:
     """K scores at once give the gradients of K runs, for the whole model and block by block."""
     stages = list(chain(EvalCopy(plain()).root, images(), depth=2))
     scores: list[Callable[[Tensor], Tensor]] = [lambda y: y[:, 0], lambda y: y[:, 3].exp()]
-    together = attention.block_gradients(stages, images(), scores, 16)[1]
+    together = capturing.block_gradients(stages, images(), scores, 16)[1]
     logits, found = captured(plain())
     for k, score in enumerate(scores):
-        alone = attention.block_gradients(stages, images(), [score], 16)[1][0]
+        alone = capturing.block_gradients(stages, images(), [score], 16)[1][0]
         for got, want in zip(together[k], alone, strict=True):
             torch.testing.assert_close(got, want)
-        kept = attention.gradients(score(logits), found, keep_graph=True)
+        kept = capturing.gradients(score(logits), found, keep_graph=True)
         again_logits, again = captured(plain())
-        for got, want in zip(kept, attention.gradients(score(again_logits), again), strict=True):
+        for got, want in zip(kept, capturing.gradients(score(again_logits), again), strict=True):
             torch.testing.assert_close(got, want)
 
 
@@ -180,7 +185,7 @@ def test_several_scores_are_one_run_each() -> None:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad(), attention.Capture(len(q), k.shape[-2]) as capture:
+    with torch.enable_grad(), capturing.Capture(len(q), k.shape[-2]) as capture:
         out = functional.scaled_dot_product_attention(q, k, v, **options)
     return out.detach(), capture.found[0]
 
@@ -233,12 +238,12 @@ def test_multihead_attention_is_written_out_exactly(
         call = functools.partial(call, key_padding_mask=padding)
     with torch.no_grad():
         wanted, wanted_weights = call()
-    with torch.enable_grad(), attention.Capture(3, 5) as capture:
+    with torch.enable_grad(), capturing.Capture(3, 5) as capture:
         out, out_weights = call()
     torch.testing.assert_close(out.detach(), wanted)
     (found,) = capture.attentions()
     assert found.shape == (3, 2, 5, 5)
-    assert attention.gradients(out.sum((1, 2)) if batch_first else out.sum((0, 2)), [found])[0].abs().max() > 0
+    assert capturing.gradients(out.sum((1, 2)) if batch_first else out.sum((0, 2)), [found])[0].abs().max() > 0
     if weights:
         torch.testing.assert_close(out_weights.detach(), wanted_weights)
         torch.testing.assert_close(found.detach().mean(1), wanted_weights)
@@ -250,12 +255,12 @@ def test_capture_is_of_its_thread_and_its_time() -> None:
 
     q = torch.randn(2, 1, 4, 4)
     call = functools.partial(functional.scaled_dot_product_attention, q, q, q)
-    with attention.Capture(2, 4) as capture:
+    with capturing.Capture(2, 4) as capture:
         thread = threading.Thread(target=call)
         thread.start()
         thread.join()
         assert not capture.found
-    with pytest.raises(RuntimeError), attention.Capture(2, 4) as capture:
+    with pytest.raises(RuntimeError), capturing.Capture(2, 4) as capture:
         functional.linear(q, torch.zeros(3, 3))
     call()
     assert not capture.found
@@ -264,7 +269,7 @@ def test_capture_is_of_its_thread_and_its_time() -> None:
 def test_a_mixture_of_softmaxes_is_the_attention() -> None:
     """Two softmaxes mixed before the product (ConViT) count once, as their mixture; the next block counts by itself."""
     q, v = torch.randn(2, 2, 4, 4), torch.randn(2, 2, 4, 3)
-    with torch.enable_grad(), attention.Capture(2, 4) as capture:
+    with torch.enable_grad(), capturing.Capture(2, 4) as capture:
         mixed = 0.3 * q.softmax(-1) + 0.7 * torch.zeros(2, 2, 4, 4).softmax(-1)
         x = mixed @ v
         torch.bmm((q.flatten(0, 1) * x.mean()).softmax(-1), v.flatten(0, 1))
@@ -366,12 +371,12 @@ def test_every_transformer(name: str, fused: bool) -> None:
     assert max(a.shape[-1] for a in found) == 16 + prefix
     for a in found:
         torch.testing.assert_close(a.detach().sum(-1), torch.ones(a.shape[:-1]), rtol=1e-4, atol=1e-4)
-    gradients = attention.gradients(logits[:, CLASS], found)
+    gradients = capturing.gradients(logits[:, CLASS], found)
     assert all(g.abs().max() > 0 for g in gradients)
     if read:
-        reading = attention._read(gradients, 16 + prefix)
+        reading = attention.tokens_read(gradients)
         assert ((reading > 0).sum(1) == read).all()
-    for method in (attention.attention_rollout, attention.gradient_rollout):
+    for method in (rollout, attention.gradient_rollout):
         found_map = method(found, gradients, GRID)
         assert found_map.shape == (BATCH, *GRID)
         assert found_map.std() > 0
@@ -392,11 +397,11 @@ def test_every_transformer(name: str, fused: bool) -> None:
 def test_batch_is_one_by_one(name: str) -> None:
     """The second image of a batch gets the maps it gets alone."""
     model = MODELS[name][0]()
-    for method in (attention.attention_rollout, attention.gradient_rollout):
+    for method in (rollout, attention.gradient_rollout):
         maps = []
         for x in (images(), images()[1:]):
             logits, found = captured(model, x=x)
-            maps.append(method(found, attention.gradients(logits[:, CLASS], found), GRID)[-1])
+            maps.append(method(found, capturing.gradients(logits[:, CLASS], found), GRID)[-1])
         torch.testing.assert_close(maps[0], maps[1], rtol=1e-3, atol=1e-7)
 
 
@@ -404,7 +409,7 @@ def test_grid_need_not_be_square() -> None:
     """A picture of 32x48 gives a map of 4x6."""
     model = tiny_timm("vit_tiny_patch16_224", img_size=(32, 48))
     logits, found = captured(model, (4, 6), torch.randn(2, 3, 32, 48))
-    gradients = attention.gradients(logits[:, CLASS], found)
+    gradients = capturing.gradients(logits[:, CLASS], found)
     assert attention.gradient_rollout(found, gradients, (4, 6)).shape == (2, 4, 6)
 
 
@@ -413,7 +418,7 @@ def test_class_attention_updates_the_class_token_only() -> None:
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand(1, 2, 4, 4, generator=generator).softmax(-1)
     row = torch.rand(1, 2, 1, 5, generator=generator).softmax(-1)
-    got = attention.attention_rollout([patches, row], [torch.ones_like(patches), torch.ones_like(row)], (2, 2))
+    got = rollout([patches, row], [torch.ones_like(patches), torch.ones_like(row)], (2, 2))
     flow = torch.eye(5)
     flow[1:, 1:] = (patches[0].mean(0) + torch.eye(4)) / 2
     step = torch.eye(5)
@@ -443,7 +448,7 @@ def test_models_without_attention_are_told_what_fits() -> None:
 def test_cross_attention_between_branches_is_refused() -> None:
     """An attention that reads out tokens before the last block is no pooling."""
     q = torch.randn(2, 1, 4, 4)
-    with attention.Capture(2, 4) as capture:
+    with capturing.Capture(2, 4) as capture:
         functional.scaled_dot_product_attention(q, q.clone(), q.clone())
         functional.scaled_dot_product_attention(q[:, :, :1], q.clone(), q.clone())
         functional.scaled_dot_product_attention(q, q.clone(), q.clone())
@@ -454,7 +459,7 @@ def test_cross_attention_between_branches_is_refused() -> None:
 def test_differential_attention_is_refused_where_it_is_fused() -> None:
     """Two fused attentions over the same values are one difference, not two blocks."""
     q = torch.randn(2, 1, 4, 4)
-    with attention.Capture(2, 4) as capture:
+    with capturing.Capture(2, 4) as capture:
         functional.scaled_dot_product_attention(q, q, q)
         functional.scaled_dot_product_attention(-q, q, q)
     with pytest.raises(MethodError, match="differential"):
@@ -465,18 +470,18 @@ def test_block_gradients_wants_one_block_a_stage() -> None:
     """Stages with several blocks, and heads that cannot read a block, are named."""
     model = EvalCopy(plain()).root
     with pytest.raises(MethodError, match="stage 0 of 1 holds several blocks"):
-        attention.block_gradients([model], images(), [lambda y: y[:, 0]], 16)
+        capturing.block_gradients([model], images(), [lambda y: y[:, 0]], 16)
 
 
 def test_inputs_that_do_not_fit_are_named() -> None:
     """No attention, too large a grid, a score without a graph."""
     a = torch.ones(1, 1, 4, 4) / 4
     with pytest.raises(MethodError, match="no attention to follow"):
-        attention.attention_rollout([], [], (2, 2))
+        attention.attention_rollout([], torch.ones(1, 4) / 4, (2, 2))
     with pytest.raises(MethodError, match="4 tokens, too few for a grid of 3x3"):
         attention.gradient_rollout([a], [a], (3, 3))
     with pytest.raises(MethodError, match="does not depend"):
-        attention.gradients(torch.zeros(1), [a])
+        capturing.gradients(torch.zeros(1), [a])
 
 
 def test_constant_score_gives_zeros_not_nan() -> None:
@@ -484,22 +489,25 @@ def test_constant_score_gives_zeros_not_nan() -> None:
     a, g = torch.ones(1, 1, 5, 5) / 5, torch.zeros(1, 1, 5, 5)
     assert attention.gradient_rollout([a], [g], (2, 2)).abs().max() == 0
     assert attention.le_grad([a], [g], (2, 2)).abs().max() == 0
-    assert math.isfinite(float(attention.attention_rollout([a], [g], (2, 2)).sum()))
+    assert math.isfinite(float(rollout([a], [g], (2, 2)).sum()))
 
 
 def test_model_is_left_as_found() -> None:
     """The model keeps its mode, its gradients and its attention implementation."""
     model = tiny_timm("vit_tiny_patch16_224").train()
     logits, found = captured(model)
-    attention.gradients(logits[:, CLASS], found)
+    capturing.gradients(logits[:, CLASS], found)
     assert model.training
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_entries_are_the_functions_of_the_module() -> None:
-    """Every method has an entry; all three take attentions, gradients and grid."""
-    assert set(attention.ENTRIES) == {"attention_rollout", "gradient_rollout", "le_grad"}
-    for name, entry in attention.ENTRIES.items():
-        assert entry["function"].__name__ == name
-        assert list(inspect.signature(entry["function"]).parameters) == ["attentions", "gradients", "grid"]
+def test_the_registered_methods_are_these() -> None:
+    """The methods of this kind read attention, as the tests above give it, and the grid."""
+    read = {m.name: m.ingredients for m in METHODS.values() if m.kind == "attention"}
+    assert read == {
+        "attention_rollout": ("attention", "attention_reading", "grid"),
+        "gradient_rollout": ("attention", "attention_gradients", "grid"),
+        "le_grad": ("block_attention", "block_gradients", "grid"),
+    }
+    assert not METHODS["attention_rollout"].class_specific

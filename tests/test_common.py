@@ -13,6 +13,7 @@ import torch
 import grad_cam
 from grad_cam.errors import GradCamError
 from grad_cam.interfaces import common
+from grad_cam.methods import find
 
 from .conftest import TinyNet
 
@@ -115,6 +116,19 @@ def test_layers_count_in_the_top_level_chain() -> None:
         names = {c.name for c in table.choices} | {name for name, _ in table.skipped}
         assert names == set(table.chain.names[:-1])
     assert stages.choices[0].size == " × ".join(map(str, stages.choices[0].grid))
+
+
+def test_names_of_the_methods() -> None:
+    """The names read from the source are those of the table, and the same spellings are accepted."""
+    assert common.method_names() == {name: method.title for name, method in grad_cam.METHODS.items()}
+    for name in ("grad_cam", "HiRes-CAM", "Grad-CAM++", "deep feature factorization"):
+        common.check_method_name(name)
+        assert find(name)
+    for name in ("grad_camm", "hires", "xyz", ""):
+        with pytest.raises(GradCamError):
+            find(name)
+        with pytest.raises(GradCamError, match=f"there is no method {name!r}"):
+            common.check_method_name(name)
 
 
 def test_common_is_light() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import grad_cam
 from grad_cam import GradCAM, rendering
-from grad_cam.images import ImageError, preprocessing
+from grad_cam.loading import ImageError, preprocessing
 
 from .conftest import TinyNet
 
@@ -276,7 +276,7 @@ def test_bad_sources(cnn: nn.Module, source: Any) -> None:
         ({"class_idx": 7}, "7"),
         ({"class_idx": -1}, "-1"),
         ({"class_idx": "bee"}, "bee"),
-        ({"method": "gradcam"}, "grad_cam"),
+        ({"method": "gradcm"}, "grad_cam"),
         ({"method": "grad_cam", "chunk": 3}, "chunk"),
         ({"input_size": 0}, "0"),
         ({"input_size": (64, -1)}, "-1"),

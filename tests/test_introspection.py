@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from grad_cam import introspection
-from grad_cam.images import Preprocessing, preprocessing
 from grad_cam.introspection import (
     as_size,
     class_count,
     declared_channels,
+    declared_class_count,
     declared_size,
     device_and_dtype,
     input_channels,
@@ -26,6 +26,7 @@ from grad_cam.introspection import (
     torchvision_weights,
     unwrap,
 )
+from grad_cam.loading import Preprocessing, preprocessing
 
 
 def made(name: str, **settings: object) -> nn.Module:
@@ -259,7 +260,7 @@ def test_unusual_modules() -> None:
         (nn.Sequential(torch.ao.nn.quantized.Conv2d(4, 5, 3)), 4),
     ):
         assert input_size(model) == (224, 224) and input_channels(model) == channels
-        assert prefix_tokens(model) is None and class_count(model) is None and unwrap(model) is model
+        assert prefix_tokens(model) is None and declared_class_count(model) is None and unwrap(model) is model
         assert device_and_dtype(model) == (torch.device("cpu"), torch.float32)
 
 
@@ -382,20 +383,28 @@ def test_prefix_tokens_of_torchvision_and_own_models() -> None:
     assert prefix_tokens(own) == 5
 
 
-def test_class_count(cnn: nn.Module) -> None:
+def test_declared_class_count(cnn: nn.Module) -> None:
     """Only what a model declares counts; no classifier is 0."""
-    assert class_count(made("resnet18", num_classes=7)) == 7
-    assert class_count(nn.DataParallel(made("resnet18", num_classes=0))) == 0
-    assert class_count(torchvision_model("vit_b_32", num_classes=6)) == 6
-    assert class_count(cnn) is None
+    assert declared_class_count(made("resnet18", num_classes=7)) == 7
+    assert declared_class_count(nn.DataParallel(made("resnet18", num_classes=0))) == 0
+    assert declared_class_count(torchvision_model("vit_b_32", num_classes=6)) == 6
+    assert declared_class_count(cnn) is None
 
 
-def test_class_count_of_hugging_face_models() -> None:
+def test_declared_class_count_of_hugging_face_models() -> None:
     """`num_labels` counts for a classifier, not for a network without one, whose configuration says 2."""
     transformers = pytest.importorskip("transformers")
-    assert class_count(hugging_face("ViT", num_labels=9)) == 9
+    assert declared_class_count(hugging_face("ViT", num_labels=9)) == 9
     with torch.device("meta"):
-        assert class_count(transformers.ViTModel(transformers.ViTConfig())) is None
+        assert declared_class_count(transformers.ViTModel(transformers.ViTConfig())) is None
+
+
+def test_class_count_where_none_is_declared(cnn: nn.Module) -> None:
+    """The outputs of the last layer count where nothing is declared; a model without a classifier has none."""
+    assert class_count(nn.DataParallel(cnn)) == cnn(torch.zeros(1, 3, 32, 32)).shape[1]
+    assert class_count(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())) == 4
+    assert class_count(made("resnet18", num_classes=7)) == 7
+    assert class_count(made("resnet18", num_classes=0)) is None and class_count(nn.Identity()) is None
 
 
 # --------------------------------------------------------------------------------------------------------------- place

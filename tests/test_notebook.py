@@ -317,7 +317,7 @@ def test_class_search(cnn, photo):
     assert sorted(value for _, value in explorer.target.options) == [0, 1, 6]
     assert explorer.target.value is None and explorer.picture.value == before and not explorer.busy
     explorer.layer.value = explorer.layer.options[0]
-    assert explorer.wait(LIMIT) and explorer.explanation.target == [["dog"]]
+    assert explorer.wait(LIMIT) and explorer.explanation.target == (("dog",),)
     explorer.target.value = 6
     assert explorer.wait(LIMIT) and explorer.explanation.target == [["catfish"]]
     explorer.search.value = "3"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grad_cam.methods import perturbation
+from grad_cam.methods import METHODS as REGISTERED
+from grad_cam.methods import chunks, perturbation
 from grad_cam.methods.common import MethodError
 
 CLASS = 2
@@ -379,7 +379,7 @@ def test_masks_are_never_all_in_memory() -> None:
 
     a = torch.rand(1, 300, 4, 4)
     perturbation.score_cam(a, torch.rand(1, 3, 512, 512), watching)
-    assert max(large) <= perturbation._WORKSPACE // 8
+    assert max(large) <= chunks._WORKSPACE // 8
 
 
 # ------------------------------------------------------------------------------------------------- bad input
@@ -414,14 +414,11 @@ def test_scores_that_are_not_finite_are_named() -> None:
         perturbation.ablation_cam(activations(), lambda v, i: tail(v, i) / (1 - i))
 
 
-def test_entries_are_the_functions_of_the_module() -> None:
-    """Every method of the module has an entry, whose first arguments are what it needs."""
-    images_first = ["images", "score"]
-    first = {"tail": ["activations", "tail"], "score": ["activations", *images_first], "images": images_first}
-    assert set(perturbation.ENTRIES) == set(METHODS)
-    for name, entry in perturbation.ENTRIES.items():
-        assert entry["function"].__name__ == name
-        parameters = inspect.signature(entry["function"]).parameters
-        given = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        assert given == first[entry["needs"]]
-        assert {"chunk", "progress"} <= set(parameters)
+def test_the_registered_methods_are_these() -> None:
+    """The methods of this kind are the ones tested here; all of them report progress and take a chunk."""
+    found = {m.name: m for m in REGISTERED.values() if m.kind == "perturbation"}
+    assert set(found) == set(METHODS)
+    for method in found.values():
+        assert set(method.ingredients) & {"tail", "score"}
+        assert method.ingredients[-1] == "progress"
+        assert method.options["chunk"] is None

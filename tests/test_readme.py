@@ -11,7 +11,7 @@ import timm
 from matplotlib.figure import Figure
 
 import grad_cam
-from grad_cam import zoo
+from grad_cam import loading as zoo
 from grad_cam.interfaces.cli import app, methods_table
 
 ROOT = pathlib.Path(__file__).parents[1]

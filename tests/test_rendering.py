@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 from grad_cam import rendering
@@ -325,15 +326,25 @@ def test_heat_outside_the_range_is_shown_as_the_nearest_end():
 # --- figures
 
 
+def _shown_texts(figure) -> list[Text]:
+    """All texts that can be seen, those of the figure first."""
+    inside = {id(text) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)}
+    ticks = {
+        id(tick.label1) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()
+    }
+    found = figure.findobj(lambda a: isinstance(a, Text) and bool(a.get_text()) and a.get_visible())
+    return [text for text in found if id(text) not in inside or id(text) in ticks]
+
+
 def _texts(figure) -> list[str]:
-    return [text.get_text() for text in figure.texts]
+    return [text.get_text() for text in _shown_texts(figure)]
 
 
 def _check_layout(figure) -> None:
     """No text leaves the figure, none lies on another or on a panel, and no panel on another."""
     renderer = figure._get_renderer()
     page = figure.bbox
-    texts = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.texts if t.get_text()]
+    texts = [(t.get_text(), t.get_window_extent(renderer)) for t in _shown_texts(figure)]
     panels = [(f"panel {i}", axes.get_window_extent(renderer)) for i, axes in enumerate(figure.axes)]
     for name, box in texts + panels:
         inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.width and box.y1 <= page.height
@@ -369,7 +380,10 @@ def test_sweeps_fit_any_number_of_layers(count, size):
     heats = [_heat(*size, seed=i) for i in range(count)]
     figure = rendering.sweep_figure(_picture(*size), heats, names, curves, title=LONG, notes=notes)
     _check_layout(figure)
-    assert {"focus", "agreement", "low", "high", "all zero"} <= set(_texts(figure))
+    texts = set(_texts(figure))
+    assert {"focus", "low", "high", "all zero"} <= texts
+    assert ("agreement" in texts) == (count > 1)  # a curve without a value is left out
+    assert ("Every panel has a scale of its own." in texts) == (count > 1)
     _check_layout(rendering.comparison(_picture(*size), heats, names, title="methods", notes=notes))
     _check_layout(rendering.comparison(_picture(*size), heats, names, columns=2))
 
@@ -413,7 +427,7 @@ def test_map_figure_shows_the_signed_values(map, labels):
 def test_names_are_shown_as_they_are():
     """Dollar signs are no formulas, line ends in names of one line, control characters and half characters no crash."""
     figure = rendering.panels(_picture(), _heat(), title="$x_1$ \\frac \x00\x1b \udcff.jpg")
-    assert _texts(figure)[0] == "$x_1$ \\frac ?.jpg"
+    assert figure.texts[0].get_text() == "$x_1$ \\frac ?.jpg"
     rendering.png_bytes(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import pathlib
@@ -16,15 +17,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from grad_cam import rendering, sweep
-from grad_cam.interfaces import report as module
-from grad_cam.interfaces.report import (
+from grad_cam import sweep
+from grad_cam.errors import GradCamError
+from grad_cam.rendering import Display
+from grad_cam.rendering import report as module
+from grad_cam.rendering.report import (
     Report,
     ReportError,
     ReportImage,
     ReportLayer,
     ReportPrediction,
     report_html,
+    report_of,
     write_report,
 )
 
@@ -34,6 +38,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 H, W = 48, 64
+SETTINGS = [field.name for field in dataclasses.fields(Display)]
 
 
 def _layers() -> list[ReportLayer]:
@@ -63,7 +68,9 @@ def _report(**changes: Any) -> Report:
         "model": "tiny", "method": "Grad-CAM", "layers": _layers(), "images": images, "call": "grad_cam.sweep(model)",
         "versions": {"torch": "2.0"},
     }  # fmt: skip
-    return Report(**{**settings, **changes})
+    shown = {"threshold": 0.0, "colormap": "bgr"}
+    shown |= {name: changes.pop(name) for name in SETTINGS if name in changes}
+    return Report(**{**settings, "display": Display(**shown), **changes})
 
 
 def _data(text: str) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def test_file_is_self_contained() -> None:
     assert "{{" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r"""(src|href)="(?!data:)""", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL))
     assert "http://" not in text and "https://" not in text
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in html.unescape(text)
 
 
 @pytest.mark.parametrize(("bits", "tolerance"), [(16, 2e-5), (8, 5e-3)])
@@ -118,13 +125,13 @@ def test_size(side: int) -> None:
         )
     text = report_html(Report("model", "Grad-CAM", layers, images))
     assert len(text.encode()) < 5_000_000
-    storage = _data(text)["storage"]
+    storage = re.search(r'<p id="storage">(.*?)</p>', text)[1]
     assert ("16 bits" in storage) == (side == 14)
     assert ("averaged" in storage) == (side > 14)
 
 
 def test_write(tmp_path: pathlib.Path) -> None:
-    """A file that exists is kept unless `force`; a folder and a missing folder are errors that say so."""
+    """A file that exists is kept unless `force`; a folder in its place is an error; a missing folder is made."""
     path = write_report(_report(), tmp_path / "a.html")
     assert path.read_text(encoding="utf-8") == report_html(_report())
     path.write_text("mine", encoding="utf-8")
@@ -133,10 +140,9 @@ def test_write(tmp_path: pathlib.Path) -> None:
     assert path.read_text(encoding="utf-8") == "mine"
     write_report(_report(), path, force=True)
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
-    with pytest.raises(ReportError, match="is a folder"):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
         write_report(_report(), tmp_path, force=True)
-    with pytest.raises(ReportError, match="no folder"):
-        write_report(_report(), tmp_path / "none" / "a.html")
+    assert write_report(_report(), tmp_path / "none" / "a.html").is_file()
 
 
 def test_names_of_any_bytes(tmp_path: pathlib.Path) -> None:
@@ -160,7 +166,7 @@ def test_names_of_any_bytes(tmp_path: pathlib.Path) -> None:
 )
 def test_bad_reports(changes: dict[str, Any], words: str) -> None:
     """Parts that do not fit each other and settings out of range are named."""
-    with pytest.raises(ReportError, match=re.escape(words)):
+    with pytest.raises(GradCamError, match=re.escape(words)):
         _report(**changes)
 
 
@@ -271,10 +277,10 @@ def open_report(browser: Any, tmp_path: pathlib.Path) -> Iterator[Any]:
 
 
 def _expected(report: Report, image: int, target: int, layer: int, *, threshold: float, smoothing: float,
-              alpha: float, colormap: str = "bgr") -> NDArray[np.int64]:  # fmt: skip
+              alpha: float, colormap: str = "bgr", view: str = "positive") -> NDArray[np.int64]:  # fmt: skip
     shown = report.images[image]
-    heat = rendering.heatmap(shown.maps[target][layer], (H, W), threshold, smoothing)
-    return np.asarray(rendering.overlay(shown.picture, heat, alpha=alpha, colormap=colormap)).astype(int)
+    display = Display(threshold, smoothing, alpha, colormap, view)
+    return np.asarray(display.overlay(shown.picture, shown.maps[target][layer])).astype(int)
 
 
 def _same(found: NDArray[np.uint8], expected: NDArray[np.int64]) -> None:
@@ -310,6 +316,54 @@ def test_canvas_is_the_python_picture(open_report: Any) -> None:
     _same(page.pixels(), _expected(report, 1, 1, 0, threshold=0, smoothing=0, alpha=0.6))
     page.set("opacity", 0)
     _same(page.pixels(), np.full((H, W, 3), 40))
+
+
+def test_signed_view(open_report: Any) -> None:
+    """The signed view gives the pixels of `Display(view="signed")`, and a map that is all negative is shown there."""
+    negative = -np.random.default_rng(3).uniform(0.1, 1, (3, 4))
+    image = dataclasses.replace(_report().images[0], maps=[[*_maps(1)[:2], negative, None], _maps(2)])
+    report = _report(images=[image], smoothing=0.0, threshold=0.25)
+    page = open_report(report)
+    page.set("layer", 2)
+    page.pixels()
+    assert "only against it" in page.text("message")
+    page.page.locator("#views label", has_text="for and against").click()
+    settings: dict[str, Any] = {"threshold": 0.25, "smoothing": 0, "alpha": 0.6, "view": "signed"}
+    _same(page.pixels(), _expected(report, 0, 0, 2, **settings))
+    assert not page.page.locator("#message").is_visible()
+    assert "against" in page.text("scale-low") and "for" in page.text("scale-high")
+    page.set("layer", 1)
+    _same(page.pixels(), _expected(report, 0, 0, 1, **settings))
+    page.page.locator("#reset").click()
+    _same(page.pixels(), _expected(report, 0, 0, 1, **{**settings, "view": "positive"}))
+    opened = open_report(_report(view="signed", smoothing=0.0, threshold=0.25))
+    _same(opened.pixels(), _expected(_report(), 0, 0, 2, **settings))
+
+
+def test_no_path_of_the_sender(cnn: torch.nn.Module, batch: torch.Tensor) -> None:
+    """Of names only the file's name is kept; absolute folders are cut out of the call, everything else stays."""
+    found = sweep(cnn, batch)
+    names = [f"/home/sender/my pictures/{i}.jpg" if i else "C:\\Users\\sender\\0.jpg" for i in range(len(batch))]
+    call = "grad-cam report '/home/sender/my pictures/1.jpg' /home/sender/2.jpg photos/3.jpg -o ~/private/a.html -m a/b"
+    report = report_of(found, names=names, call=call, threshold=0.5)
+    text = report_html(report)
+    assert [image["name"] for image in _data(text)["images"]] == [f"{i}.jpg" for i in range(len(batch))]
+    assert report.call == "grad-cam report '1.jpg' 2.jpg photos/3.jpg -o a.html -m a/b"
+    assert "sender" not in text and "private" not in text and "my pictures" not in text
+    assert report.display == Display(threshold=0.5)
+    with pytest.raises(ReportError, match="1 names for"):
+        report_of(found, names=["a.jpg"])
+
+
+def test_old_name() -> None:
+    """The old module still gives the names, with a warning that says the new one."""
+    import importlib
+    import sys
+
+    sys.modules.pop("grad_cam.interfaces.report", None)
+    with pytest.warns(FutureWarning, match="grad_cam.rendering.report"):
+        old = importlib.import_module("grad_cam.interfaces.report")
+    assert all(getattr(old, name) is getattr(module, name) for name in old.__all__)
 
 
 def test_opens_with_the_settings_given(open_report: Any) -> None:

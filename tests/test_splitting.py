@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import io
+import pickle
 import weakref
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import grad_cam
-from grad_cam.splitting import Split, SplitError
+from grad_cam.splitting import Split, SplitError, layer_table
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -347,3 +352,82 @@ def test_non_square_inputs_and_half_precision(cnn: nn.Module) -> None:
     x = torch.randn(2, 3, 64, 64, dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(chain(x.clone()), logits(cnn, x))
+
+
+class _Pooled(nn.Module):
+    """Operations between its modules, among them one that torch defines inside another function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 5)
+        self.scale = nn.Parameter(torch.full((), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(self.first(x).relu() * self.scale, 2)
+        return self.head((x[..., 1:, 1:] + self.second(functional.pad(x, (0, 1, 0, 1)))).mean((2, 3)))
+
+
+def _through(how: str, value: Any) -> Any:
+    if how == "deepcopy":
+        return copy.deepcopy(value)
+    if how == "pickle":
+        return pickle.loads(pickle.dumps(value))
+    memory = io.BytesIO()
+    torch.save(value, memory)
+    memory.seek(0)
+    return torch.load(memory, weights_only=False)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+@pytest.mark.parametrize("name", ["pooled", "resnet10t", "vit_tiny_patch16_224"])
+def test_chains_and_halves_survive_being_saved(name: str, how: str) -> None:
+    """Chains, splits and halves give the same logits, bit for bit, after a round trip, and can still be cut."""
+    torch.manual_seed(0)
+    model = (_Pooled() if name == "pooled" else timm.create_model(name, num_classes=5)).eval()
+    images = torch.randn(2, 3, 224 if "vit" in name else 64, 224 if "vit" in name else 64)
+    with torch.no_grad():
+        made = grad_cam.chain(model, images)
+        halves = grad_cam.split(model, 1 if name == "pooled" else 2, images)
+        wanted, handed = made(images), halves.extractor(images)
+        again = _through(how, made)
+        assert torch.equal(again(images), wanted)
+        assert str(again) == str(made)
+        assert again.names == made.names
+        assert again.model is not model
+        assert torch.equal(again.split(1).classifier(again.split(1).extractor(images)), wanted)
+        cut = _through(how, halves)
+        assert repr(cut) == repr(halves)
+        assert "\n" not in repr(cut)
+        assert torch.equal(cut.classifier(cut.extractor(images)), wanted)
+        extractor, classifier = _through(how, halves.extractor), _through(how, halves.classifier)
+        first = handed if isinstance(handed, Tensor) else handed[0]
+        got = extractor(images)
+        assert torch.equal(got if isinstance(got, Tensor) else got[0], first)
+        assert torch.equal(classifier(handed), wanted)
+
+
+def test_the_layer_table_lists_layers_of_a_model_that_cannot_be_cut() -> None:
+    """Every row that carries a map can be explained by its name, also where `chain` refuses the model."""
+
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            if float(x.mean()) > 100:
+                x = x * 2
+            return self.head(self.second(x).mean((2, 3)))
+
+    model, images = Branching().eval(), torch.randn(2, 3, 32, 32)
+    with pytest.raises(grad_cam.SplitError):
+        grad_cam.chain(model, images)
+    rows = layer_table(model, images)
+    named = [row.name for row in rows if row.layout is not None and not row.note]
+    assert named
+    for name in named:
+        assert torch.isfinite(grad_cam.explain(model, images, layer=name).map).all()
+    resnet = timm.create_model("resnet10t", num_classes=5)
+    assert layer_table(resnet, (64, 64)) == grad_cam.chain(resnet, (64, 64)).stages

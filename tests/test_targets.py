@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor
 
 from grad_cam import targets
+from grad_cam.loading import ClassNames, ModelError
 from grad_cam.targets import TargetError, resolve
 
-NAMES = ["tench", "goldfish", "Great White", "tabby", "hen"]
+NAMES = ClassNames(["tench", "goldfish", "Great White", "tabby", "hen"])
 
 
 def logits(batch: int = 3, classes: int = 5) -> Tensor:
@@ -216,13 +219,75 @@ def test_names_from_a_function() -> None:
     assert resolve("cat", logits(), lambda name: {"cat": 3}[name]).classes.tolist() == [[3]] * 3
 
 
+def test_one_resolver_wherever_a_name_stands() -> None:
+    """A name that needs the resolver (case, spaces, synonyms) works alone, in lists and inside every target."""
+    names, z = ClassNames(["tench, Tinca tinca", "goldfish", "great white shark", "tabby cat", "hen"]), logits()
+    assert resolve("gold fish", z, names).classes.tolist() == [[1]] * 3
+    assert resolve(["gold fish", 0, "Tinca tinca"], z, names).classes.tolist() == [[1], [0], [0]]
+    assert resolve([["gold-fish", "Tabby_Cat"]] * 3, z, names).classes.tolist() == [[1, 3]] * 3
+    for made, plain in (
+        (targets.logit("gold fish"), targets.logit(1)), (targets.negative("GOLDFISH"), targets.negative(1)),
+        (targets.probability("1"), targets.probability(1)),
+        (targets.difference("gold fish", "tinca TINCA"), targets.difference(1, 0)),
+        (targets.finer(["gold fish", "hen"], k="tabby-cat"), targets.finer([1, 4], k=3)),
+    ):  # fmt: skip
+        close(resolve(made, z, names).scores[0](z), plain(z))
+        close(resolve([made] * 3, z, names).scores[0](z), plain(z))
+    for target in ("cat", targets.logit("cat"), ["cat", 0, 0]):
+        with pytest.raises(ModelError, match=r"'tabby cat' \(3\) ends in it"):
+            resolve(target, z, names)
+
+
+def test_a_plain_list_of_names_finds_exact_ones() -> None:
+    """Without a resolver only the name itself is found; which class is meant otherwise is decided in one place."""
+    names = ["tench", "goldfish", "hen", "tabby", "7"]
+    assert resolve("goldfish", logits(), names).classes.tolist() == [[1]] * 3
+    assert resolve("7", logits(), names).classes.tolist() == [[4]] * 3
+    assert resolve("2", logits(), names).classes.tolist() == resolve("2", logits()).classes.tolist() == [[2]] * 3
+    with pytest.raises(TargetError, match="no class has this name"):
+        resolve("Goldfish", logits(), names)
+
+
+EVERY = {
+    "logit": targets.logit(3), "named": targets.logit("hen"), "predicted": targets.predicted(),
+    "negative": targets.negative(1), "probability": targets.probability(np.int64(2)),
+    "difference": targets.difference(None, 3), "top": targets.top(3), "finer": targets.finer(),
+    "finer of classes": targets.finer([0, "hen"], 0.3, 1), "regression": targets.regression(2),
+    "similarity": targets.similarity(torch.arange(5.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_targets_survive_copies(name: str, again: Callable[[object], object]) -> None:
+    """A target, and what becomes of it on a batch, gives the same scores after pickle and after a deep copy."""
+    target, z = EVERY[name], logits()
+    second = again(target)
+    assert repr(second) == repr(target)
+    first, other = resolve(target, z, NAMES), again(resolve(second, z, NAMES))
+    assert other.names == first.names and other.several is first.several
+    for one, two in zip(first.scores, other.scores, strict=True):
+        assert torch.equal(one(z), two(z))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_targets_of_other_outputs_survive_copies(again: Callable[[object], object]) -> None:
+    """So do the targets of one output and of segmentation, and a list with one target per image."""
+    z = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    masked = targets.segmentation(1, np.eye(4, 5, dtype=bool))
+    assert torch.equal(again(masked)(z), masked(z))
+    assert torch.equal(again(targets.binary(False))(logits(3, 1)), -logits(3, 1)[:, 0])
+    mixed = resolve([1, targets.negative(2), targets.finer()], logits())
+    assert torch.equal(again(mixed).scores[0](logits()), mixed.scores[0](logits()))
+
+
 # --------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        (5, TargetError, r"class 5 of a model with 5 classes: use 0\.\.4"),
+        (5, TargetError, r"class 5 of a model with 5 classes; use 0\.\.4"),
         (-1, TargetError, r"use 0\.\.4"),
         ([1, 2], TargetError, "list of 2 for a batch of 3"),
         ([1, 2, 3, 4], TargetError, "one list per image"),
@@ -232,8 +297,8 @@ def test_names_from_a_function() -> None:
         ([[1], 2, [3]], TargetError, "equally many"),
         ([[], [], []], TargetError, "equally many"),
         ([targets.top(2), 1, 2], TargetError, "cannot stand in a list"),
-        ("tabbi", TargetError, "did you mean 'tabby'"),
-        ("zzzzqqqq", TargetError, "give an index"),
+        ("tabbi", ModelError, "did you mean 'tabby'"),
+        ("zzzzqqqq", ModelError, "give an index"),
         (True, TypeError, "not a target"),
         (1.0, TypeError, "not a target"),
         (dict, TypeError, "not a target"),
@@ -256,7 +321,7 @@ def test_names_from_a_function() -> None:
         (targets.finer("hen"), TargetError, "a list of them"),
         (targets.segmentation(1), TargetError, r"use logit\(k\)"),
         (targets.similarity(torch.ones(4)), TargetError, r"use \(5,\)"),
-        (targets.logit("nobody"), TargetError, "no class 'nobody'"),
+        (targets.logit("nobody"), ModelError, "no class 'nobody'"),
         (targets.logit(1.5), TypeError, "not a class"),
     ],
 )

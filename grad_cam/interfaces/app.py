@@ -45,8 +45,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep, zoo
-from ..images import ImageError, Preprocessing, load_image, preprocessing
+from .. import METHODS, Chain, chain, explain, metrics, rendering, sweep
+from .. import loading as zoo
+from ..loading import ImageError, Preprocessing, load_image, preprocessing
 from ..splitting.cuts import BLOCKS
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
     """Loads a model and cuts it into stages and blocks.
 
     Args:
-        model: A name for `zoo.load`, or a model.
+        model: A name for `loading.load`, or a model.
         input_size: Size of its pictures instead of its own.
-        **how: pretrained and checkpoint, for `zoo.load`.
+        **how: pretrained and checkpoint, for `loading.load`.
 
     Raises:
         ValueError: No such model, or no cut of it carries a map.
@@ -180,7 +181,7 @@ def open_model(model: str | nn.Module, *, input_size: int | tuple[int, int] | No
         raise AppError(
             f"no layer of {name} carries a map ({why or 'it has one stage'}): choose one with a spatial grid"
         )
-    return Opened(name, zoo.labels(loaded), prepare, chains, rungs, start, skipped)
+    return Opened(name, zoo.class_names(loaded), prepare, chains, rungs, start, skipped)
 
 
 class Models:
@@ -407,7 +408,7 @@ def shown_methods() -> list[str]:
 
 def one_pass(method: str) -> bool:
     """Whether one forward and one backward pass give the maps of all layers."""
-    return METHODS[method].needs in ("activations", "gradients")
+    return METHODS[method].one_pass and METHODS[method].gives == "map"
 
 
 QUEUES = {"maps": 2, "models": 1, "slow": 1}  # what is computed at the same time, so that nobody waits for slow work
@@ -432,7 +433,7 @@ def queue_for(before: View | None, asked: Asked, models: Models) -> str:
 
 def many_passes(method: str) -> bool:
     """Whether a method runs the model, or the rest of it, for every channel, mask or noisy copy."""
-    return METHODS[method].needs in ("tail", "score", "images", "noisy_gradients", "tail_gradient")
+    return not METHODS[method].one_pass and METHODS[method].scope != "network"
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -592,15 +593,12 @@ def settle(view: View, progress: Progress | None = None) -> View:
 
 
 def _explained(view: View, method: str, layer_idx: int | None, progress: Progress | None) -> View:
-    links, options = view.opened.chains[view.scale], {}
+    links = view.opened.chains[view.scale]
     if one_pass(method):
         found = list(sweep(links, view.tensor, layers="stages", target=view.target, method=method))
         keys = [(method, e.layer.layer_idx) for e in found]
     else:
-        if progress is not None and "progress" in inspect.signature(METHODS[method].function).parameters:
-            options["progress"] = progress
-        at = view.rung.layer_idx if layer_idx is None else layer_idx
-        found = [explain(links, view.tensor, layer=at, target=view.target, method=method, **options)]
+        found = [explain(links, view.tensor, layer=layer_idx, target=view.target, method=method, progress=progress)]
         keys = [(method, layer_idx)]
     first = found[0]
     maps = {k: e.map.reshape(e.map.shape[-2:]).float().cpu().numpy() for k, e in zip(keys, found, strict=True)}
@@ -968,7 +966,7 @@ def build(
     """Makes the page without serving it.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         limits: What a visitor may ask of the server.
         input_size: Size of the model's pictures instead of its own.
         checkpoint: File with the model's weights.
@@ -1256,7 +1254,7 @@ def launch(
     """Serves the page.
 
     Args:
-        model: Name (see `zoo.load`) or model that the page opens with.
+        model: Name (see `loading.load`) or model that the page opens with.
         port: Where; None takes the first free port from 7860 on, 0 any free one.
         host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
             everywhere, without a password.

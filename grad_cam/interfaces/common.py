@@ -5,12 +5,16 @@ torch and the rest of the package are imported when a model is opened: the comma
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import difflib
+import functools
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import refuse_existing
+from ..errors import GradCamError, refuse_existing
 
 if TYPE_CHECKING:
     import os
@@ -20,11 +24,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .. import Chain
-    from ..images import Preprocessing
+    from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "LayerTable", "Opened", "Prediction",
-    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+    "LayerChoice", "LayerTable", "Opened", "Prediction", "check_method_name", "method_names", "one_line", "open_model",
+    "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
 
 
@@ -64,6 +68,38 @@ def one_line(error: BaseException) -> str:
     if expected and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------- names of the methods
+
+
+@functools.cache
+def method_names() -> dict[str, str]:
+    """The methods of the package with their titles, read from its source: importing them takes seconds.
+
+    Empty where there is no source to read.
+    """
+    names = {}
+    folder = pathlib.Path(__file__).parents[1] / "methods"
+    for path in sorted(folder.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+                if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "method":
+                    names[node.name] = str(ast.literal_eval(mark.args[0]))
+    return names
+
+
+def check_method_name(name: str) -> None:
+    """Refuses a name that is no method's (see `methods.find`), without importing the methods."""
+    known = {_letters(text): each for each, title in method_names().items() for text in (title, each)}
+    if known and _letters(name) not in known:
+        close = list(dict.fromkeys(known[key] for key in difflib.get_close_matches(_letters(name), known)))
+        remedy = f"did you mean {' or '.join(close)}?" if close else "grad-cam methods lists them"
+        raise GradCamError(f"there is no method {name!r}", remedy=remedy)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 # ---------------------------------------------------------------------------------------------------------- predictions
@@ -216,10 +252,10 @@ def open_model(
     """Loads a model, or takes one, with all that is needed to explain pictures with it.
 
     Args:
-        model: A name for `zoo.load`, a model, or a chain of one.
+        model: A name for `loading.load`, a model, or a chain of one.
         input_size: Another input size than its own: pixels, or (height, width).
-        pretrained: As for `zoo.load`; a checkpoint takes the place of the published weights.
-        checkpoint: As for `zoo.load`.
+        pretrained: As for `loading.load`; a checkpoint takes the place of the published weights.
+        checkpoint: As for `loading.load`.
         class_names: Names of its classes instead of those that are known.
         device: Where to compute, such as "cuda"; where the model is by default.
         dtype: Name of a floating type, such as "bfloat16"; the model's own by default.
@@ -229,8 +265,9 @@ def open_model(
     """
     import torch
 
-    from .. import Chain, zoo
-    from ..images import preprocessing
+    from .. import Chain
+    from .. import loading as zoo
+    from ..loading import preprocessing
 
     if isinstance(model, str):
         name, found = model, zoo.load(model, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
@@ -245,4 +282,4 @@ def open_model(
         except (RuntimeError, AssertionError) as error:
             reason = one_line(error).partition(": ")[2].partition(". ")[0]
             raise ValueError(f"{name} cannot be moved to the device {device!r}: {reason}") from None
-    return Opened(name, found, preprocessing(found, input_size), zoo.labels(found))
+    return Opened(name, found, preprocessing(found, input_size), zoo.class_names(found))

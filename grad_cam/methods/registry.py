@@ -239,14 +239,11 @@ def method(
             name or _name_of(function), title, function, kind, source, link, advice, channelwise, aug_smooth,
             own_backward,
         )  # fmt: skip
-        key = _letters(entry.name)
-        taken = next((m for m in METHODS.values() if key in (_letters(m.name), _letters(m.title))), None)
-        if taken is not None and not replace:
-            raise MethodError(
-                f"there is a method '{taken.name}' already", taken.title, "give another name=, or replace=True"
-            )
-        if taken is not None and taken.name != entry.name:
-            raise MethodError(f"'{entry.name}' would hide '{taken.name}'", taken.title, "give another name=")
+        own = {_letters(entry.name), _letters(title)}
+        for taken in METHODS.values():
+            if own & {_letters(taken.name), _letters(taken.title)} and not (replace and taken.name == entry.name):
+                remedy = "give replace=True to take its place" if taken.name == entry.name else "choose another"
+                raise MethodError(f"the name '{taken.name}' is taken", f"by {taken.title}", remedy)
         METHODS[entry.name] = entry
         return function
 

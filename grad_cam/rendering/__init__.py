@@ -7,11 +7,11 @@ write a file. `Display` holds the settings with which a map is shown.
 from .animations import animation, captioned
 from .colors import ALPHA, COLORMAP, colorize, opacity, overlay, palette
 from .display import Display
-from .figures import comparison, map_figure, panels, png_bytes, save, sweep_figure
+from .figures import comparison, map_figure, overview, panels, png_bytes, save, sweep_figure
 from .heatmaps import Heat, View, default_smoothing, describe, heatmap
 
 __all__ = [
     "ALPHA", "COLORMAP", "Display", "Heat", "View", "animation", "captioned", "colorize", "comparison",
-    "default_smoothing", "describe", "heatmap", "map_figure", "opacity", "overlay", "palette", "panels", "png_bytes",
-    "save", "sweep_figure",
+    "default_smoothing", "describe", "heatmap", "map_figure", "opacity", "overlay", "overview", "palette", "panels",
+    "png_bytes", "save", "sweep_figure",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from . import files
-from .figures import _FRAME, _INK, _LINE, _QUIET, _clean, _families, _shortened
+from .figures import FRAME, INK, LINE, QUIET
+from .text import clean, families, fitted
 
 
 def captioned(
@@ -42,21 +43,18 @@ def captioned(
     frame.paste(picture, (0, 0))
     draw = ImageDraw.Draw(frame)
     if progress is not None:
-        draw.rectangle((0, picture.height, frame.width - 1, picture.height + line - 1), fill=_FRAME)
+        draw.rectangle((0, picture.height, frame.width - 1, picture.height + line - 1), fill=FRAME)
         if round(frame.width * progress):
             end = round(frame.width * progress) - 1
-            draw.rectangle((0, picture.height, end, picture.height + line - 1), fill=_LINE)
+            draw.rectangle((0, picture.height, end, picture.height + line - 1), fill=LINE)
     font = _truetype(size)
-
-    def measure(words: str, _: float) -> float:
-        return font.getlength(words)
 
     room = frame.width - 2 * pad
     base = picture.height + line + pad + round(size * 0.9)
-    text, detail = _shortened(_clean(text), room, size, measure), _clean(detail)
-    draw.text((pad, base), text, _INK, font, anchor="ls")
+    text, detail = "".join(fitted(text, room, 1, font.getlength)), clean(detail)
+    draw.text((pad, base), text, INK, font, anchor="ls")
     if detail and font.getlength(text) + font.getlength(detail) + size <= room:
-        draw.text((frame.width - pad, base), detail, _QUIET, font, anchor="rs")
+        draw.text((frame.width - pad, base), detail, QUIET, font, anchor="rs")
     return frame
 
 
@@ -114,4 +112,4 @@ def animation(
 def _truetype(size: int) -> ImageFont.FreeTypeFont:
     from matplotlib import font_manager
 
-    return ImageFont.truetype(font_manager.findfont(_families()[0]), size)
+    return ImageFont.truetype(font_manager.findfont(families()[0]), size)

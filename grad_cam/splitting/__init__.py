@@ -6,7 +6,7 @@ hand with a copy that shares the model's memory (`evalcopy`).
 """
 
 from ..errors import SplitError
-from .public import Chain, Split, StageInfo, chain, split
+from .public import Chain, Split, StageInfo, chain, layer_table, split
 from .verification import Verification, verify
 
-__all__ = ["Chain", "Split", "SplitError", "StageInfo", "Verification", "chain", "split", "verify"]
+__all__ = ["Chain", "Split", "SplitError", "StageInfo", "Verification", "chain", "layer_table", "split", "verify"]

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from ..arguments import check_model
 from ..batchnorm import correct_gradients
 from ..errors import GradCamError, LayerError, SplitError
 from ..outputs import Output, find_logits, rows
-from . import fingerprint
+from . import fingerprint, renewal
 from . import intercept as intercept_
 from .align import Unaligned, align
 from .evalcopy import EvalCopy
@@ -37,6 +37,9 @@ BLOCKS = 4
 
 RECORDS = 8
 """Number of records (image sizes, kinds of output) kept for each model."""
+
+SPARE = 2
+"""Number of copies kept for each model, to be renewed for later calls."""
 
 
 class Cut(NamedTuple):
@@ -125,6 +128,8 @@ class _Records:
         self.apart = False  # whether its forward writes to its parameters
         self.quiet = False  # whether it is known to write to no buffer
         self.fingerprint: Any = None
+        self.clean = False  # whether a run was seen to leave nothing behind on the copy
+        self.spare: deque[EvalCopy] = deque(maxlen=SPARE)  # copies that were run, without tensors
         self.records: OrderedDict[Any, Record] = OrderedDict()
 
 
@@ -147,6 +152,7 @@ class Cutter:
         self.recording: Recording | None = None
         with _LOCK:
             self._known = _KNOWN.setdefault(model, _Records())
+        self._lent = False  # whether modules of the copy are in use elsewhere
         self._fresh: EvalCopy | None = self.new_copy()
         self.copy = self._fresh
         self.taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
@@ -161,11 +167,11 @@ class Cutter:
             tuple(self.images.shape[1:]), self.images.dtype, self.images.device, self.images.is_contiguous(),
             torch.is_autocast_enabled(self.images.device.type), _output_key(self.output),
         )  # fmt: skip
-        mark = fingerprint.of(self.copy.originals.values())
+        mark = self.copy.mark = fingerprint.of(self.copy.originals.values(), self.copy.mark and self.copy.mark[0])
         with _LOCK:
             known = self._known
             if known.fingerprint != mark:
-                known.fingerprint, known.records = mark, OrderedDict()
+                known.fingerprint, known.records, known.clean = mark, OrderedDict(), False
             found = known.records.get(key)
             if found is not None:
                 known.records.move_to_end(key)
@@ -204,7 +210,24 @@ class Cutter:
 
     def new_copy(self) -> EvalCopy:
         """A copy of the model as it is now."""
-        return EvalCopy(self.model, self._known.apart, self._known.quiet)
+        known = self._known
+        with contextlib.suppress(IndexError):  # none to spare
+            copy = known.spare.pop()
+            if renewal.renew(copy, self.model, known.apart, known.quiet):
+                return copy
+        return EvalCopy(self.model, known.apart, known.quiet)
+
+    def __del__(self) -> None:
+        """Keeps the copy for a later call, unless a run leaves things behind on it or parts of it live on."""
+        copy = self.__dict__.get("copy")  # None: it could not be made
+        if copy is None or copy.mark is None or self._lent:
+            return
+        known = self._known
+        if not known.clean:
+            known.clean = renewal.unchanged(copy, self.model)
+        if known.clean:
+            renewal.empty(copy)
+            known.spare.append(copy)
 
     def recorded(self, images: Tensor) -> Recording:
         """Records the model on images, on a copy that has not been run."""
@@ -217,6 +240,7 @@ class Cutter:
     def _take_copy(self) -> EvalCopy:
         """A copy that has not been run yet."""
         copy, self._fresh = self._fresh or self.new_copy(), None
+        copy.mark = copy.mark or self.copy.mark
         self.copy = copy
         return copy
 
@@ -402,7 +426,7 @@ class Cutter:
             self.record = self._record()
         borders = self.borders_at(depth)
         ends = [0, *[b.position for b in borders]]
-        copy = self.copy
+        copy, self._lent = self.copy, True
         return self._build(ends, [None, *borders], copy, None)
 
     def take(self, cuts: Sequence[Cut], by_image: bool = True) -> Taken:
@@ -684,7 +708,7 @@ class Cutter:
         Raises:
             SplitError: They cannot be had, or do not reproduce the model.
         """
-        copy = self.copy
+        copy, self._lent = self.copy, True
         self.align()
         crossing = {cut.value, *cut.context}
         for step in self.record.plan.steps(cut.position, len(self.record.plan.log.events)):
@@ -710,7 +734,7 @@ class Cutter:
     def chain(self, original: bool = True) -> list[tuple[str, nn.Module]]:
         """The named stages of the chain."""
         self.align()
-        copy = self.copy
+        copy, self._lent = self.copy, True
         borders = self.borders
         ends = [0, *[b.position for b in borders]]
         modules = self._build(ends, [None, *borders], copy, original)  # type: ignore[list-item]

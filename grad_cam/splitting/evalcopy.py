@@ -1,8 +1,8 @@
 """The copy of a model that is run: the user's code and memory, in eval mode, with containers and buffers of its own.
 
-A copy is shallow and cheap (some milliseconds), so a fresh one is made for every call and nothing about it can be out
-of date. It owns every list, dict, set, plain Python object, hook table and buffer that a forward could write to;
-parameters share the model's memory and ask for no gradient.
+A copy is shallow and cheap (some milliseconds). It owns every list, dict, set, plain Python object, hook table and
+buffer that a forward could write to; parameters share the model's memory and ask for no gradient. Nothing about it is
+out of date: every call makes a new one, or renews one that is still what a new one would be (`renewal`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _TABLES = frozenset(k for k, v in nn.Module().__dict__.items() if isinstance(v, 
 _PLAIN: dict[type, Any] = {}
 """The attributes of torch's own modules, where they hold nothing that a forward could write to."""
 
+_make_subclass = Tensor._make_subclass
 _HEAP_TYPE = 1 << 9  # CPython's flag of classes written in Python
 
 
@@ -51,10 +52,9 @@ class EvalCopy:
         root: The copied model, in eval mode.
         modules: Copied modules by path; those that are kept in lists and closures have paths too (``branches.0.1``).
         originals: The user's modules by the same paths.
-        tensors: Path of every parameter, buffer and constant of the copy, by its id.
         constants: Paths of tensors that are plain attributes somewhere in the model.
-        foreign: Path of every parameter and buffer of the user's, by its id; no operation of the copy may see one.
-        own, theirs: The copy's parameters, buffers and constants by path, and the user's.
+        renewable: Whether it may be used again after a run, once it is renewed.
+        mark: The mark of the model it was made of (see `fingerprint`), once it is worked out.
 
     Args:
         model: The model.
@@ -66,11 +66,9 @@ class EvalCopy:
         self.apart, self.quiet = apart, quiet
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
-        self.tensors: dict[int, str] = {}
+        self.mark: Any = None
+        self._loose: dict[str, tuple[Tensor, Tensor]] = {}  # tensors that are attributes, the model's and the copy's
         self.constants: set[str] = set()
-        self.foreign: dict[int, str] = {}
-        self.own: dict[str, Tensor] = {}
-        self.theirs: dict[str, Tensor] = {}
         self._memo: dict[int, Any] = {}
         self._keep: list[Any] = []  # what the memo's ids belong to
         self._objects = 0
@@ -80,12 +78,62 @@ class EvalCopy:
         self.root = self._module(model, "")
         for module in self._modes:
             module.train(False)
+        self.renewable = not self._modes and not any(
+            isinstance(m, torch.jit.ScriptModule) for m in self.modules.values()
+        )
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops what only the making of the copy needs."""
+        self._memo, self._keep, self._modes = {}, [], []
+
+    @functools.cached_property
+    def _tables(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The copy's parameters, buffers and constants by path, and the user's; what is shared has its first path."""
+        own: dict[str, Tensor] = {}
+        theirs: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for path, module in self.modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            prefix = f"{path}." if path else ""
+            for kind in ("_parameters", "_buffers"):
+                originals = self.originals[path].__dict__[kind]
+                for key, tensor in module.__dict__[kind].items():
+                    original = originals.get(key)
+                    if tensor is not None and original is not None and id(original) not in seen:
+                        seen.add(id(original))
+                        own[prefix + key], theirs[prefix + key] = tensor, original
+        for path, (original, tensor) in self._loose.items():
+            if id(original) not in seen:
+                own[path], theirs[path] = tensor, original
+        return own, theirs
+
+    @property
+    def own(self) -> dict[str, Tensor]:
+        """The copy's parameters, buffers and constants by path."""
+        return self._tables[0]
+
+    @property
+    def theirs(self) -> dict[str, Tensor]:
+        """The user's parameters, buffers and constants by path."""
+        return self._tables[1]
+
+    @functools.cached_property
+    def tensors(self) -> dict[int, str]:
+        """Path of every parameter, buffer and constant of the copy, by its id."""
+        return {id(tensor): path for path, tensor in self.own.items()}
+
+    @functools.cached_property
+    def foreign(self) -> dict[int, str]:
+        """Path of every parameter and buffer of the user's, by its id; no operation of the copy may see one."""
+        return {id(tensor): path for path, tensor in self.theirs.items() if path not in self.constants}
 
     def wrote_buffers(self) -> bool:
         """Whether a run of the copy wrote to a buffer, of which it has clones."""
         for path, module in self.modules.items():
             for name, buffer in _buffers(module):
-                theirs = self.theirs.get(f"{path}.{name}" if path else name)
+                theirs = self.originals[path]._buffers.get(name)
                 if buffer is not None and theirs is not None and (buffer._version or not torch.equal(buffer, theirs)):
                     return True
         return False
@@ -124,40 +172,56 @@ class EvalCopy:
         prefix = f"{path}." if path else ""
         own = new.__dict__
         source = module.__dict__
-        if is_plain(type(module), source):
-            own.update(source)
+        own.update(source)
         own["training"] = False
-        own["_parameters"] = {k: self._parameter(p, prefix + k) for k, p in source["_parameters"].items()}
-        own["_buffers"] = {k: self._buffer(b, prefix + k) for k, b in source["_buffers"].items()}
+        self.fill(module, new, path)
         own["_modules"] = {k: m if m is None else self._module(m, prefix + k) for k, m in source["_modules"].items()}
         for key in HOOKS:
             table = source[key]
             empty = not table and id(table) not in self._memo
             own[key] = OrderedDict() if empty else self._own(table, prefix + key)
-        if len(own) < len(source):
+        own["_non_persistent_buffers_set"] = set(source["_non_persistent_buffers_set"])
+        if not is_plain(type(module), source):
             for key, value in source.items():
-                if key not in own:
-                    shared = type(value) in _ATOMS or key in _TABLES  # hooks of state_dict take no part
-                    shared = shared or (type(value) is tuple and all(type(v) in _ATOMS for v in value))
-                    own[key] = value if shared else self._own(value, prefix + key)
+                if type(value) not in _ATOMS and key not in _TABLES and not _is_flat_tuple(value):
+                    own[key] = self._own(value, prefix + key)
         if source["training"] and type(module).train is not nn.Module.train:
             if not self.apart:  # what its own train() does with its weights must not be done with the model's
                 self._own_parameters(new)
             own["training"] = True
             self._modes.append(new)
-        own["_compiled_call_impl"] = None
+        if own.get("_compiled_call_impl") is not None:
+            own["_compiled_call_impl"] = None
         if own.get("grad_checkpointing") is True:  # recomputing would repeat the pass in the backward
             own["grad_checkpointing"] = False
         return new
 
+    def fill(self, module: nn.Module, new: nn.Module, path: str) -> None:
+        """Gives a copied module the parameters and buffers of the original as they are now."""
+        parameters, buffers = module.__dict__["_parameters"], module.__dict__["_buffers"]
+        if not parameters and not buffers:
+            new.__dict__["_parameters"], new.__dict__["_buffers"] = {}, {}
+            return
+        prefix, memo, shared = f"{path}." if path else "", self._memo, not self.apart
+        own: dict[str, Tensor | None] = {}
+        for key, parameter in parameters.items():  # most of the time that renewing a copy takes
+            if shared and type(parameter) is nn.Parameter:
+                number = id(parameter)
+                known = memo.get(number)
+                if known is None:
+                    known = memo[number] = _make_subclass(nn.Parameter, parameter, False)
+                own[key] = known
+            else:
+                own[key] = self._parameter(parameter, prefix + key)
+        new.__dict__["_parameters"] = own
+        new.__dict__["_buffers"] = {k: self._buffer(b, prefix + k) for k, b in buffers.items()} if buffers else {}
+
     def _own_parameters(self, module: nn.Module) -> None:
         """Gives the parameters of a copied module and of those in it memory of their own."""
-        for inner in module.modules():
-            for parameter in inner._parameters.values():
-                if parameter is None:
-                    continue
-                if parameter.data_ptr() == self.theirs[self.tensors[id(parameter)]].data_ptr():
-                    parameter.data = parameter.data.clone()
+        for parameter in module.parameters():
+            if id(parameter) not in self._memo:
+                parameter.data = parameter.data.clone()
+                self._memo[id(parameter)] = parameter
 
     def storages(self) -> tuple[set[int], set[int]]:
         """Where the copy's parameters lie in memory, and where those lie that the model shares."""
@@ -170,16 +234,18 @@ class EvalCopy:
             return None
         known = self._memo.get(id(parameter))  # tied weights stay tied
         if known is None:
-            if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+            if type(parameter) is nn.Parameter:
+                given = parameter.detach().clone() if self.apart else parameter
+                known = _make_subclass(nn.Parameter, given, False)
+            elif isinstance(parameter, nn.parameter.UninitializedTensorMixin):
                 raise SplitError(
                     "the model has lazy parameters without a shape", path, "run it once on a batch before explaining it"
                 )
-            known = parameter.detach().clone() if self.apart else parameter.detach()
-            if type(parameter) is nn.Parameter:
-                known = Tensor._make_subclass(nn.Parameter, known, False)
-            elif isinstance(parameter, nn.Parameter):
-                known = nn.Parameter(known, requires_grad=False)
-            self._remember(parameter, known, path)
+            else:
+                known = parameter.detach().clone() if self.apart else parameter.detach()
+                if isinstance(parameter, nn.Parameter):
+                    known = nn.Parameter(known, requires_grad=False)
+            self._memo[id(parameter)] = known
         return known
 
     def _buffer(self, buffer: Tensor | None, path: str) -> Tensor | None:
@@ -188,7 +254,7 @@ class EvalCopy:
         known = self._memo.get(id(buffer))
         if known is None:
             known = buffer.detach() if self.quiet and not self.apart else self._cloned(buffer, path)
-            self._remember(buffer, known, path)
+            self._memo[id(buffer)] = known
         return known
 
     def _cloned(self, tensor: Tensor, path: str) -> Tensor:
@@ -202,12 +268,6 @@ class EvalCopy:
         shared = tensor.detach()
         self._shared.append((path, shared, shared._version))
         return shared
-
-    def _remember(self, original: Tensor, known: Tensor, path: str) -> None:
-        self._memo[id(original)] = known
-        self.own[path], self.theirs[path] = known, original
-        self.tensors[id(known)] = path
-        self.foreign[id(original)] = path
 
     # ------------------------------------------------------------------------------------------------ other values
 
@@ -223,10 +283,11 @@ class EvalCopy:
             return self._module(value, path)
         if isinstance(value, Tensor):
             if isinstance(value, nn.Parameter):
-                return self._parameter(value, path)
-            new: Any = self._cloned(value, path) if value.layout is torch.strided else value
-            self.constants.add(path)
-            self.tensors[id(new)], self.own[path], self.theirs[path] = path, new, value
+                new: Any = self._parameter(value, path)
+            else:
+                new = self._cloned(value, path) if value.layout is torch.strided else value
+                self.constants.add(path)
+            self._loose[path] = (value, new)
             return self._known(value, new)
         if isinstance(value, (list, dict, set, deque, tuple)):
             return self._container(value, path, depth)
@@ -236,6 +297,9 @@ class EvalCopy:
         if kind is types.FunctionType:
             return self._function(value, path, depth)
         if isinstance(value, functools.partial):
+            given = (value.func, value.args, *value.keywords.values())
+            if all(self._own(v, path, depth + 1) is v for v in given):
+                return value
             parts = self._own((value.func, value.args, value.keywords), path, depth + 1)
             return self._known(value, functools.partial(parts[0], *parts[1], **parts[2]))
         return self._object(value, path, depth)
@@ -354,6 +418,20 @@ def is_plain(kind: type, state: dict[str, Any]) -> bool:
         plain = own and all(k in _TABLES or type(v) in _ATOMS or _is_flat(v) for k, v in state.items())
         _PLAIN[kind] = frozenset(state) if plain else None
     return state.keys() == _PLAIN[kind]
+
+
+def is_plain_object(value: Any) -> bool:
+    """Whether all that an object holds are its attributes, in a dict of its own, by a class written in Python."""
+    kind = type(value)
+    written_in_python = kind.__flags__ & _HEAP_TYPE or kind is types.SimpleNamespace
+    return (
+        bool(written_in_python) and type(getattr(value, "__dict__", None)) is dict and not _slots(kind)
+        and not isinstance(value, (dict, list, set, tuple, deque, Tensor, functools.partial, RemovableHandle))
+    )  # fmt: skip
+
+
+def _is_flat_tuple(value: Any) -> bool:
+    return type(value) is tuple and all([type(v) in _ATOMS for v in value])
 
 
 def _is_flat(value: Any) -> bool:

@@ -22,20 +22,46 @@ _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), torch.dty
 _SKIPPED = frozenset({*(k for k, v in nn.Module().__dict__.items() if isinstance(v, (dict, set))), "training"})
 
 
-def of(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
-    """The mark of a model's modules, to be compared with ==."""
+Mark = tuple[tuple[Any, ...], tuple[Any, ...]]
+"""What is read of the attributes of modules, and what is read of their tensors and their code."""
+
+
+def of(modules: Iterable[nn.Module], attributes: tuple[Any, ...] | None = None) -> Mark:
+    """The mark of a model's modules, to be compared with ==.
+
+    Args:
+        modules: All of them.
+        attributes: The first part of the mark, where it is known.
+    """
+    modules = list(modules)
+    return _attributes(modules) if attributes is None else attributes, _tensors_and_code(modules)
+
+
+def _tensors_and_code(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
     parts: list[Any] = []
     kinds: set[type] = set()
     for module in modules:
         state = module.__dict__
+        kinds.add(type(module))
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        if state["_parameters"]:
+            parts += map(id, state["_parameters"].values())
+        if state["_buffers"]:
+            parts += map(id, state["_buffers"].values())
+    for kind in sorted(kinds, key=id):
+        parts += _code(kind)
+    return tuple(parts)
+
+
+def _attributes(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
+    parts: list[Any] = []
+    for module in modules:
+        state = module.__dict__
         kind = type(module)
-        kinds.add(kind)
         parts.append(id(module))
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        for table in (state["_parameters"], state["_buffers"]):
-            if table:
-                parts += map(id, table.values())
         for key in HOOKS:
             if state[key]:
                 parts += map(id, state[key].values())
@@ -49,8 +75,6 @@ def of(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
                 parts.append(value)
             else:
                 _add(parts, value, 0)
-    for kind in sorted(kinds, key=id):
-        parts += _code(kind)
     return tuple(parts)
 
 

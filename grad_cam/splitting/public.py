@@ -17,7 +17,7 @@ from ..introspection import device_and_dtype, input_channels, input_description,
 from ..layouts import Layout
 from ..outputs import Output
 from .cuts import Cut, Cutter
-from .default import default_cut, mark_dead
+from .default import default_cut, inner_cuts, mark_dead
 from .plan import Border
 from .stages import Stages
 
@@ -27,8 +27,8 @@ class StageInfo:
     """One line of the printed chain: a stage and what leaves it.
 
     Attributes:
-        layer_idx: Number of stages after it (what `split` and `GradCAM` call `layer_idx`); None in the table of a sweep
-            where the stage is none of the top-level chain's.
+        layer_idx: Number of stages after it (the `layer_idx` of `split` and `GradCAM`); None for a module inside a
+            stage.
         name: Module path of the stage; a stage that ends after a module says so (``blk + add``).
         type: Class of the module.
         shape: Shape at the cut after the stage, without the batch.
@@ -79,6 +79,11 @@ class Split:
         yield self.extractor
         yield self.classifier
 
+    def __repr__(self) -> str:
+        layout = f"{self.layout}, {self.layout.channels} channels" if self.layout else self.note
+        context = f", {self.context} more tensors" if self.context else ""
+        return f"Split('{self.name}', layer_idx={self.layer_idx}, {layout}{context})"
+
 
 class Chain(Stages):
     """A model as named stages, `nn.Sequential`-like; made by `chain`.
@@ -110,7 +115,17 @@ class Chain(Stages):
     @property
     def cutter(self) -> Cutter:
         """What cuts the model, on the example the chain was made with."""
+        if "cutter" not in self.__dict__:  # the chain was loaded or copied: its model is recorded again
+            self.__dict__["cutter"] = open_images(*self.__dict__["_made_of"])
         return self.__dict__["cutter"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the stages, with the model and the example that they were made of."""
+        state = self.__dict__.copy()
+        cutter = state.pop("cutter", None)
+        if cutter is not None:
+            state["_made_of"] = (cutter.model, cutter.images, cutter.output, cutter.depth)
+        return state
 
     @property
     def model(self) -> nn.Module:
@@ -285,6 +300,42 @@ def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
         kind = _kind(cutter, border)
         found.append(StageInfo(layer_idx, border.name, kind, shape, reading.layout, note, reading.evidence))
     return tuple(found)
+
+
+@torch.inference_mode(False)
+def layer_table(
+    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, depth: int = 1, *, output: Output = None
+) -> tuple[StageInfo, ...]:
+    """Lists the layers of a model, also of one that cannot be cut in two.
+
+    Args:
+        model: Any image model, or a `Chain`.
+        images: (B, C, H, W); or a size, or None for the model's own, as for `chain`.
+        depth: As for `chain`.
+        output: As for `chain`.
+
+    Returns:
+        The rows of `Chain.stages`. Where the stages of the model carry no map, the modules that do stand before the
+        logits, with no `layer_idx`. Every name is a `layer` for `explain`.
+
+    Raises:
+        GradCamError: The model cannot be recorded.
+    """
+    cutter = open_cutter(model, images, depth, output)
+    with torch.no_grad():
+        rows = stages_of(cutter, cutter.depth)
+        if any(row.layout is not None and not row.note for row in rows):
+            return rows
+        found = [(cut, cutter.reading(cut)) for cut in reversed(inner_cuts(cutter))]
+        mark_dead(cutter, [(cut, reading.layout) for cut, reading in found if reading.layout is not None])
+    known = {row.name for row in rows}
+    inner = []
+    for cut, reading in found:
+        if cut.name not in known and not cutter.record.dead.get(cut.value, False):
+            shape = cutter.record.plan.log.shapes[cut.value][1:]
+            kind = cutter.record.kinds.get(cut.name.partition("@")[0], "operations")
+            inner.append(StageInfo(cut.layer_idx, cut.name, kind, shape, reading.layout, "", reading.evidence))
+    return (*rows[:-1], *inner, rows[-1])
 
 
 def _kind(cutter: Cutter, border: Border) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -214,7 +216,7 @@ class StageBuilder:
                 changed = [(slot(old), slot(new)) for old, new in rebound]
             else:
                 assert type(part) is Step
-                run = part.func
+                run = _by_name(part.func)
                 changed = [(int(fixed(old)), slot(new)) for old, new in part.changed]
             made.append(_Operation(run, args, kwargs, outs, tuple(changed), (), self._context(part)))
         stage.outputs = [slot(r) for r in outputs]
@@ -225,6 +227,27 @@ class StageBuilder:
 
     def _context(self, part: Step | Call) -> Context | None:
         return None if part.context == self.ambient else part.context
+
+
+class _Function:
+    """A function that stands in a module under a name other than the one it was defined with, for pickling."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+        self.run = getattr(importlib.import_module(module), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.module, self.name)
+
+
+def _by_name(func: Any) -> Any:
+    """A function that can be pickled, such as `torch.nn.functional.max_pool2d`, which is defined inside another."""
+    module, name = getattr(func, "__module__", None) or "", getattr(func, "__name__", "")
+    local = "<locals>" in getattr(func, "__qualname__", "")
+    return _Function(module, name) if local and getattr(sys.modules.get(module), name, None) is func else func
 
 
 def _with_frees(made: list[_Operation], stage: Stage) -> list[_Operation]:

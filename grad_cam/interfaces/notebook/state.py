@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ... import METHODS, Explanation, Sweep, explain, rendering, sweep
 from ...arguments import check_model
-from ...images import load_image
 from ...methods import Method, MethodError
 from ..common import LayerChoice, Prediction, open_model, percentage, predictions
 
@@ -81,8 +80,7 @@ class ExplorerState:
     ) -> None:
         check_model(model)
         opened = open_model(model, input_size=input_size)
-        self.picture: Image.Image = opened.prepare.view(load_image(image))
-        self._tensor: Tensor = opened.prepare.tensor(self.picture)
+        self._tensor, self.picture = opened.prepare(image)
         self._model, self._layers, self._reshape = model, layers, reshape_transform
         self.progress: Callable[[Choice, int, int], None] = lambda choice, done, total: None
         self._image, self._input_size, self._target = image, input_size, target
@@ -140,12 +138,9 @@ class ExplorerState:
         if _from_one_pass(method):
             found = self._sweep(choice.method, choice.target)
             return {choice._replace(layer=one.layer.name): one for one in found}
-        options: dict[str, Any] = {}
-        if "progress" in method.options:
-            options["progress"] = lambda done, total: self.progress(choice, done, total)
         one = explain(
             self._model, self._tensor, layer=choice.layer, target=self._target_of(choice.target), method=choice.method,
-            reshape_transform=self._reshape, **options,
+            reshape_transform=self._reshape, progress=lambda done, total: self.progress(choice, done, total),
         )  # fmt: skip
         return {choice: one}
 
@@ -204,8 +199,9 @@ class ExplorerState:
             THRESHOLD, rendering.default_smoothing(self.picture.size[::-1]), rendering.ALPHA, rendering.COLORMAP
         )
         for name, value in display._asdict().items():
-            if value != getattr(usual, name):
-                words.append(f"{name}={round(value, 6) if isinstance(value, float) else value!r}")
+            shown, default = (round(v, 6) if isinstance(v, float) else v for v in (value, getattr(usual, name)))
+            if shown != default:
+                words.append(f"{name}={shown!r}")
         if self._reshape is not None:
             shown = repr(self._reshape) if isinstance(self._reshape, str) else "reshape_transform"
             words.append(f"reshape_transform={shown}")

@@ -231,9 +231,11 @@ class Explorer:
         self.method = widgets.Dropdown(options=titles, value=method, description="Method", **named)
         self.search = widgets.Text(placeholder="search by name or index", description="Class", **named)
         self.target = widgets.Select(options=state.matching(), value=self._target, rows=6, description=" ", **named)
-        widest = max(display.smoothing, round(20 * min(state.picture.size) / 224))
+        usual = rendering.default_smoothing(
+            state.picture.size[::-1]
+        )  # a whole number of steps: the page rounds to them
         self.threshold = slider("Threshold", display.threshold, max(0.95, display.threshold), 0.025, ".3f")
-        self.smoothing = slider("Smoothing", display.smoothing, widest, widest / 40, ".1f")
+        self.smoothing = slider("Smoothing", display.smoothing, max(display.smoothing, 4 * usual), usual / 10, ".1f")
         self.alpha = slider("Opacity", display.alpha, 1.0, 0.05, ".2f")
         colormaps = list(dict.fromkeys((*COLORMAPS, display.colormap)))
         self.colormap = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)

@@ -1,44 +1,27 @@
 """Facts read off a model: what it wraps, the input it takes, its prefix tokens, its classes, its device and dtype.
 
-Nothing is run, and nothing is imported that the model itself does not come from: torchvision is asked only about models
-of torchvision's own classes. A fact that no part of a model declares is None, or a default whose source is None, so
-that an error message never claims that "the model says" what nothing says.
+No model is run, and nothing is imported that the model itself does not come from: torchvision is consulted only for
+models of torchvision's own classes. A fact that no part of a model declares is None, or a default whose source is None,
+so that an error message never claims that "the model says" what nothing says.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
-import numbers
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
+
+from .configurations import Declared, as_size, is_count, processor_size, settings, timm_config
+from .published import torchvision_weights
 
 DEFAULT_SIZE = (224, 224)
 """Height and width in pixels that are assumed of a model that declares none."""
 
 DEFAULT_CHANNELS = 3
 """Number of channels that is assumed of a model that declares none."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Declared(Generic[T]):
-    """A fact and what declares it.
-
-    Attributes:
-        value: The fact.
-        source: What declares it, as a phrase to go before "says": ``model.pretrained_cfg``.
-    """
-
-    value: T
-    source: str
-
 
 # ------------------------------------------------------------------------------------------------------------ wrappers
 
@@ -143,22 +126,11 @@ def _size_of(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
             return Declared(size, f"{path}.image_processor")
     if getattr(config, "model_type", None) == "perceiver":
         return None  # its image_size is that of the features
-    for value, where in _settings(config, ("image_size", "img_size"), f"{path}.config"):
+    for value, where in settings(config, ("image_size", "img_size"), f"{path}.config"):
         if (size := as_size(value)) is not None:
             return Declared(size, where)
     known = torchvision_weights(model)
     return (_built_size(model, path) or _weights_size(model, known)) if known else None
-
-
-def timm_config(model: nn.Module) -> Declared[Mapping[str, Any]] | None:
-    """Reads timm's configuration of a model, also of one that Hugging Face wraps; None if it is none of timm's."""
-    for owner, path in ((model, ""), (getattr(model, "config", None), "config.")):
-        for name in ("pretrained_cfg", "default_cfg"):
-            found = getattr(owner, name, None)
-            found = found.to_dict() if hasattr(found, "to_dict") else found
-            if isinstance(found, Mapping) and found:
-                return Declared(found, path + name)
-    return None
 
 
 def _built_size(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
@@ -179,132 +151,6 @@ def _weights_size(model: nn.Module, known: list[Any]) -> Declared[tuple[int, int
         return None
     named = str(known[0]) if len(known) == 1 else f"each of torchvision's weights for {type(model).__name__}"
     return Declared(size, named)
-
-
-def processor_size(processor: Any) -> tuple[int, int] | None:
-    """Height and width of what a Hugging Face image processor makes, if it makes images of one size."""
-    if hasattr(processor, "to_dict"):
-        settings = processor.to_dict()
-    else:
-        settings = dict(getattr(processor, "__dict__", {}))
-    crop = as_size(settings.get("crop_size")) if settings.get("do_center_crop") else None
-    return crop or as_size(settings.get("size"))
-
-
-def as_size(value: Any) -> tuple[int, int] | None:
-    """Reads height and width from the ways in which configurations write a size.
-
-    Args:
-        value: A number of pixels, a pair (height, width), a triple (channels, height, width), or a mapping with
-            ``height`` and ``width`` or with ``shortest_edge``.
-
-    Returns:
-        (height, width), or None if that is no size.
-    """
-    if isinstance(value, Mapping):
-        edge = value.get("shortest_edge")
-        value = (value.get("height") or edge, value.get("width") or edge)
-    elif _is_count(value):
-        value = (value, value)
-    if not isinstance(value, (tuple, list)) or len(value) not in (1, 2, 3) or not all(map(_is_count, value)):
-        return None
-    height, width = value[-2:] if len(value) > 1 else (value[0], value[0])
-    return int(height), int(width)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
-
-
-def _settings(config: Any, names: tuple[str, ...], path: str) -> Iterator[tuple[Any, str]]:
-    """All settings of some names in a configuration and those nested in it, the outer and those of vision first."""
-    queue, seen = [(config, path)], {id(config)}
-    while queue:
-        config, path = queue.pop(0)
-        items = _items(config)
-        for name in names:
-            if items.get(name) is not None:
-                yield items[name], f"{path}.{name}"
-        nested = [
-            (value, f"{path}.{key}")
-            for key, value in items.items()
-            if ("config" in key or isinstance(value, Mapping)) and not any(part in key for part in _NOT_OF_IMAGES)
-        ]
-        nested.sort(key=lambda pair: "vision" not in pair[1].rpartition(".")[2])
-        for value, where in nested:
-            if id(value) not in seen and (isinstance(value, Mapping) or hasattr(value, "__dict__")):
-                seen.add(id(value))
-                queue.append((value, where))
-
-
-_NOT_OF_IMAGES = ("text", "audio", "decoder", "qformer", "label", "prompt")
-"""Words in the names of nested configurations and mappings that are not of what sees the image."""
-
-
-def _items(config: Any) -> dict[str, Any]:
-    if isinstance(config, Mapping):
-        return {key: value for key, value in config.items() if isinstance(key, str)}
-    named = {name: getattr(config, name, None) for name in ("image_size", "img_size", "num_channels", "in_chans")}
-    return {**getattr(config, "__dict__", {}), **{name: value for name, value in named.items() if value is not None}}
-
-
-# --------------------------------------------------------------------------------------------------------- torchvision
-
-
-def is_torchvision(model: nn.Module) -> bool:
-    """Whether a module is of one of torchvision's model classes, or of a class derived from one."""
-    return any(base.__module__.startswith("torchvision.models.") for base in type(model).__mro__)
-
-
-def torchvision_weights(model: nn.Module) -> list[Any]:
-    """The weights of torchvision a model was made for, as far as its class and its number of parameters tell.
-
-    Args:
-        model: A module.
-
-    Returns:
-        The one member of torchvision's enumerations of weights that has as many parameters, whatever the number of
-        classes and also without the last layer (the newest where several have); all default ones of the class if none
-        has; [] if the module is none of torchvision's classifiers.
-    """
-    if not is_torchvision(model):
-        return []
-    families = [weights for built, weights in _torchvision_classifiers() if isinstance(model, built)]
-    if not families:
-        return []
-    counts = _parameter_counts(model)
-    for family in families:
-        for weights in (family.DEFAULT, *family):
-            if weights.meta["num_params"] in counts:
-                return [weights]
-    return [family.DEFAULT for family in families]
-
-
-@functools.cache
-def _torchvision_classifiers() -> tuple[tuple[type[nn.Module], Any], ...]:
-    """The class each of torchvision's classifiers is of, and the enumeration of its weights."""
-    from torchvision import models
-
-    found = []
-    for name in models.list_models(module=models):
-        built = inspect.signature(models.get_model_builder(name)).return_annotation
-        if isinstance(built, type):
-            found.append((built, models.get_model_weights(name)))
-    return tuple(found)
-
-
-def _parameter_counts(model: nn.Module) -> set[int]:
-    """The numbers of parameters with 1000 outputs: of a changed last layer, and of one put after the features."""
-    if any(isinstance(parameter, nn.parameter.UninitializedTensorMixin) for parameter in model.parameters()):
-        return set()
-    count = sum(parameter.numel() for parameter in model.parameters())
-    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    if not layers:
-        return {count}
-    outputs = layers[-1].weight.shape[0]
-    per_output = sum(parameter.numel() for parameter in layers[-1].parameters()) // max(outputs, 1)
-    widths = {outputs, *(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))}
-    return {count + (1000 - outputs) * per_output, *(count + 1000 * (width + 1) for width in widths)}
 
 
 # ------------------------------------------------------------------------------------------------------------ channels
@@ -337,15 +183,15 @@ def declared_channels(model: nn.Module) -> Declared[int] | None:
     """
     for outer in wrapped(model):
         channels = getattr(getattr(outer, "preprocessing", None), "channels", None)
-        if _is_count(channels):
+        if is_count(channels):
             return Declared(channels, "model.preprocessing")
     model = unwrap(model)
     inner = getattr(model, "timm_model", None)
     for owner, path in ((model, "model"), (inner, "model.timm_model")):
-        if _is_count(channels := getattr(owner, "in_chans", None)):
+        if is_count(channels := getattr(owner, "in_chans", None)):
             return Declared(channels, f"{path}.in_chans")
-    for value, path in _settings(getattr(model, "config", None), ("num_channels", "in_chans"), "model.config"):
-        if _is_count(value):
+    for value, path in settings(getattr(model, "config", None), ("num_channels", "in_chans"), "model.config"):
+        if is_count(value):
             return Declared(value, path)
     return _first_convolution(model)
 
@@ -360,7 +206,7 @@ def _first_convolution(model: nn.Module) -> Declared[int] | None:
     for module in itertools.takewhile(lambda module: module is not first, model.modules()):
         if any(word in type(module).__name__.lower() for word in ("pixelunshuffle", "spacetodepth", "focus")):
             sides = (getattr(module, name, None) for name in ("downscale_factor", "block_size", "bs"))
-            area = next((side**2 for side in sides if _is_count(side)), taken // DEFAULT_CHANNELS)
+            area = next((side**2 for side in sides if is_count(side)), taken // DEFAULT_CHANNELS)
             return Declared(taken // area, f"{source} after {type(module).__name__}") if taken % area == 0 else None
     if taken not in (1, DEFAULT_CHANNELS):  # registered first is not called first, if only another takes a picture
         makes_colours = any(getattr(layer, "out_channels", 0) == DEFAULT_CHANNELS for _, layer in layers)
@@ -372,7 +218,7 @@ def _first_convolution(model: nn.Module) -> Declared[int] | None:
 def _is_convolution(layer: nn.Module) -> bool:
     """Whether a module is a convolution over images, also a quantised one."""
     kernel = getattr(layer, "kernel_size", None)
-    return _is_count(getattr(layer, "in_channels", None)) and isinstance(kernel, tuple) and len(kernel) == 2
+    return is_count(getattr(layer, "in_channels", None)) and isinstance(kernel, tuple) and len(kernel) == 2
 
 
 def input_description(model: nn.Module) -> str:
@@ -437,16 +283,16 @@ def reductions(model: nn.Module) -> set[int]:
     info = getattr(model, "feature_info", None)
     for level in getattr(info, "info", info) or ():
         value = level.get("reduction") if isinstance(level, Mapping) else None
-        if _is_count(value):
+        if is_count(value):
             found.add(int(value))  # type: ignore[arg-type]
-    for size, _ in _settings(getattr(model, "config", None), ("patch_size",), "config"):
-        if _is_count(size):
+    for size, _ in settings(getattr(model, "config", None), ("patch_size",), "config"):
+        if is_count(size):
             depths = getattr(getattr(model, "config", None), "depths", None)
             found |= {int(size) << level for level in range(len(depths) if isinstance(depths, (list, tuple)) else 1)}
     return found
 
 
-def class_count(model: nn.Module) -> int | None:
+def declared_class_count(model: nn.Module) -> int | None:
     """The number of classes a model declares.
 
     timm's and torchvision's `num_classes`, else `config.num_labels` of a Hugging Face model with a layer of that many
@@ -463,10 +309,19 @@ def class_count(model: nn.Module) -> int | None:
     if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
         return count
     labels = getattr(getattr(model, "config", None), "num_labels", None)
-    if not _is_count(labels):
-        return None
     outputs = (getattr(m, "out_features", getattr(m, "out_channels", None)) for m in model.modules())
-    return labels if labels in outputs else None
+    return labels if is_count(labels) and labels in outputs else None
+
+
+def class_count(model: nn.Module) -> int | None:
+    """The number of classes a model declares, else the outputs of its last layer; None if it has no classifier."""
+    model = unwrap(model)
+    count = declared_class_count(model)
+    if count is None:
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                count = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+    return count or None
 
 
 # --------------------------------------------------------------------------------------------------------------- place

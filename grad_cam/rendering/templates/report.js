@@ -76,19 +76,26 @@
     return pass(pass(map, H, W, W, 1), W, H, 1, W);
   }
 
-  /** Floor at the larger of zero and threshold x maximum, then stretch to 0..1. */
-  function stretch(map, threshold) {
+  /** Floor at the larger of zero and threshold x maximum, then stretch to 0..1; signed: magnitudes, to -1..1. */
+  function stretch(map, threshold, signed) {
     let high = -Infinity;
-    for (const value of map) if (value > high) high = value;
+    for (const value of map) high = Math.max(high, signed ? Math.abs(value) : value);
     const low = Math.max(threshold * high, 0), heat = new Float64Array(map.length);
-    if (high > low) map.forEach((value, i) => { heat[i] = (Math.max(value, low) - low) / (high - low); });
-    return { heat, low, high };
+    if (high > low) {
+      map.forEach((value, i) => {
+        heat[i] = (Math.max(signed ? Math.abs(value) : value, low) - low) / (high - low);
+        if (signed && value < 0) heat[i] = -heat[i];
+      });
+    }
+    return { heat, low: signed ? -high : low, high };
   }
 
-  /** The hotter, the more opaque: where there is no heat the picture is untouched. */
+  /** The hotter, the more opaque: where there is no heat the picture is untouched. A signed table has 255 colours. */
   function blend(target, picture, heat, table, alpha) {
+    const signed = table.length === 765;
     for (let i = 0; i < heat.length; i++) {
-      const entry = 3 * Math.round(heat[i] * 255), strength = alpha * (1 - (1 - heat[i]) ** 2);
+      const entry = 3 * (signed ? 127 + Math.round(127 * heat[i]) : Math.round(heat[i] * 255));
+      const strength = alpha * (1 - (1 - Math.abs(heat[i])) ** 2);
       for (let c = 0; c < 3; c++) {
         const below = picture[4 * i + c];
         target[4 * i + c] = below + strength * (table[entry + c] - below);
@@ -101,8 +108,8 @@
 
   const THUMB = 96;
   const tables = new Map(report.colormaps.map(([name, data]) => [name, bytes(data)]));
+  const diverging = bytes(report.signed);
   const size = (shape) => shape.join(" × ");
-  const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   const percent = (p) => (p > 0 && p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 
   function short(name) {
@@ -120,9 +127,9 @@
   function emptiness(m, layer) {
     if (!m) return ["no map", layer.note || "This layer carries no map: its output has no places to point at."];
     if (m.why === "nan") return ["NaN", "This map holds values that are not finite (NaN or infinite), so there is nothing to show."];
-    if (m.up > 0) return null;
+    if (m.up > 0 || (m.down > 0 && signed())) return null;
     if (m.down > 0) {
-      return ["negative", "All of this map is negative or zero: at this layer it holds no evidence for the class."];
+      return ["negative", "All of this map is negative or zero: at this layer it holds no evidence for the class, only against it."];
     }
     return ["zero", "This map is zero everywhere: at this layer it points at nothing in the picture."];
   }
@@ -155,6 +162,9 @@
     }
     return report.layers.length - 1;
   }
+
+  const signed = () => state.view === "signed";
+  const colours = () => (signed() ? diverging : tables.get(state.colormap));
 
   let queued = false;
   function set(change) {
@@ -204,15 +214,15 @@
       return;
     }
     const map = gaussian(resize(values(state.layer), m.h, m.w, H, W), H, W, state.smoothing);
-    const { heat, low, high } = stretch(map, state.threshold);
+    const { heat, low, high } = stretch(map, state.threshold, signed());
     const out = new ImageData(W, H);
-    blend(out.data, picture.data, heat, tables.get(state.colormap), state.opacity);
+    blend(out.data, picture.data, heat, colours(), state.opacity);
     pen.putImageData(out, 0, 0);
     shown = { map, heat, W, H };
-    $("scale-low").textContent = number(low);
-    $("scale-high").textContent = number(high);
+    $("scale-low").textContent = signed() ? `against ${number(low)}` : `≤ ${number(low)}`;
+    $("scale-high").textContent = signed() ? `${number(high)} for` : number(high);
     let warm = 0;
-    for (const value of heat) if (value > 0.5) warm++;
+    for (const value of heat) if (Math.abs(value) > 0.5) warm++;
     view.setAttribute("aria-label",
       `${report.method} map of ${label} at ${layer.name} over ${image.name}: strongest at the ${place(heat, H, W)}, ` +
       `above half strength in ${percent(warm / heat.length)} of the picture`);
@@ -230,7 +240,7 @@
       const out = new ImageData(new Uint8ClampedArray(picture.data), W, H);
       if (!empty) {
         const map = gaussian(resize(values(i), m.h, m.w, H, W), H, W, state.smoothing * scale);
-        blend(out.data, picture.data, stretch(map, state.threshold).heat, tables.get(state.colormap), Math.max(state.opacity, 0.5));
+        blend(out.data, picture.data, stretch(map, state.threshold, signed()).heat, colours(), Math.max(state.opacity, 0.5));
       } else {
         for (let k = 0; k < out.data.length; k += 4) out.data.fill((out.data[k] + out.data[k + 1] + out.data[k + 2]) / 6, k, k + 3);
       }
@@ -319,14 +329,16 @@
       const span = input.max - input.min;
       input.style.setProperty("--part", String(span > 0 ? (input.value - input.min) / span : 0));
     }
-    if (changed("colormap")) {
-      $("scale-bar").style.backgroundImage = ramp(tables.get(state.colormap));
-      $("scale-bar").setAttribute("aria-label", `colour bar from low to high, colormap ${state.colormap}`);
+    if (changed("colormap", "view")) {
+      $("scale-bar").style.backgroundImage = ramp(colours());
+      $("scale-bar").setAttribute("aria-label", `colour bar from low to high, ${signed() ? "blue against, red for" : `colormap ${state.colormap}`}`);
+      document.querySelector(`#views input[value="${state.view}"]`).checked = true;
+      $("colormaps").disabled = signed();
       const input = document.querySelector(`#colormaps input[value="${CSS.escape(state.colormap)}"]`);
       if (input) input.checked = true;
     }
     drawView();
-    if (changed("image", "target", "threshold", "smoothing", "opacity", "colormap")) drawStrip();
+    if (changed("image", "target", "threshold", "smoothing", "opacity", "colormap", "view")) drawStrip();
     if (drawn.layer !== undefined && changed("image", "target", "layer")) {
       $("announce").textContent = view.getAttribute("aria-label");
     }
@@ -343,20 +355,13 @@
   }
 
   function ramp(table) {
-    const stops = Array.from({ length: 17 }, (_, i) => { const k = 3 * Math.min(255, i * 16); return `rgb(${table[k]} ${table[k + 1]} ${table[k + 2]})`; });
+    const stops = Array.from({ length: 17 }, (_, i) => { const k = 3 * Math.min(table.length / 3 - 1, i * 16); return `rgb(${table[k]} ${table[k + 1]} ${table[k + 2]})`; });
     return `linear-gradient(to right, ${stops.join(", ")})`;
   }
 
   // ---------------------------------------------------------------- the page, once
 
   function build() {
-    $("model").textContent = report.model;
-    $("summary").textContent = [report.method, count(images.length, "picture"), count(report.layers.length, "layer")].join(" · ");
-    $("call").textContent = report.call;
-    $("versions").textContent = report.versions.map(([name, version]) => `${name} ${version}`).join("\n");
-    $("versions").closest(".code").hidden = report.versions.length === 0;
-    $("storage").textContent = report.storage;
-
     $("pictures").replaceChildren(...images.map((image, i) => {
       const button = make("button", { type: "button", title: image.name, "aria-label": image.name },
         make("img", { src: image.source, alt: "", width: 36, height: 36 }), make("bdi", {}, short(image.name)));
@@ -364,8 +369,6 @@
       return button;
     }));
 
-    const bare = report.layers.every((layer) => !layer.note);
-    document.querySelector(".layers table").classList.toggle("bare", bare);
     $("layer").max = String(report.layers.length - 1);
     document.querySelector(".depth").style.setProperty("--n", String(report.layers.length));
     $("strip").replaceChildren(...report.layers.map((layer, i) => {
@@ -375,16 +378,7 @@
       button.addEventListener("click", () => chooseLayer(i));
       return button;
     }));
-    $("rows").replaceChildren(...report.layers.map((layer, i) => {
-      const cell = (name, ...content) => make("td", { role: "cell", class: name, "data-name": name }, ...content);
-      const button = make("button", { type: "button", class: "link" }, make("bdi", {}, layer.name));
-      const row = make("tr", { role: "row" },
-        cell("layer_idx", layer.index === null ? "–" : String(layer.index)), cell("name", button), cell("type", layer.type),
-        cell("output", size(layer.shape)), cell("layout", layer.layout || "–"), cell(layer.grid ? "grid" : "grid none", layer.grid ? size(layer.grid) : "–"),
-        cell("note", layer.note));
-      row.addEventListener("click", () => chooseLayer(i));
-      return row;
-    }));
+    [...$("rows").children].forEach((row, i) => row.addEventListener("click", () => chooseLayer(i)));
 
     for (const [name, table] of tables) {
       const swatch = make("span", { class: "bar", "aria-hidden": "true" });
@@ -397,6 +391,7 @@
       $(id).addEventListener("input", (event) => set({ [id]: Number(event.target.value) }));
     }
     $("colormaps").addEventListener("change", (event) => set({ colormap: event.target.value }));
+    $("views").addEventListener("change", (event) => set({ view: event.target.value }));
     $("reset").addEventListener("click", () => set(report.display));
 
     $("classes").addEventListener("keydown", (event) => {

@@ -1,0 +1,297 @@
+"""`grad-cam explain`: figures of photos, at layers and with methods of the caller's choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from ..common import Opened, method_names, predictions, refuse_existing, slug, unique_slugs
+from .console import Bars, collected_warnings, print_json, say
+from .edge import command
+from .options import (
+    FLAG,
+    MODEL,
+    OUT,
+    WHAT,
+    Force,
+    Images,
+    Json,
+    LookOptions,
+    MethodOptions,
+    ModelOptions,
+    Recursive,
+    Show,
+    TargetOptions,
+    option,
+)  # fmt: skip
+from .parsing import check_folder, one_of, open_viewer
+from .photos import Photo, Photos
+from .results import as_rows, described, print_predictions, raw_map, rounded, side_by_side
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ... import Explanation
+    from ...methods import Method
+    from ...rendering import Display
+
+
+DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
+"""Suffixes that make the argument of -o a file."""
+
+
+@dataclass(frozen=True)
+class ExplainOptions(MethodOptions):
+    """How the map is made, at which layers, and what it is compared with."""
+
+    several: ClassVar[bool] = True
+
+    method: Annotated[
+        str,
+        option("--method", "-x", panel=WHAT, metavar="METHOD[,...]", autocompletion=lambda: list(method_names()),
+               help="See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours."),
+    ] = "grad_cam"  # fmt: skip
+    layer: Annotated[
+        list[str] | None,
+        option("--layer", "-l", panel=WHAT, metavar="LAYER",
+               help="Module path or layer_idx, repeat for several; default: the last layer with a map."),
+    ] = None  # fmt: skip
+    fuse: Annotated[
+        str | None,
+        option("--fuse", panel=WHAT, metavar="mean|max|product", parser=one_of("mean", "max", "product"),
+               help="Join the maps of several layers into one."),
+    ] = None  # fmt: skip
+    control: Annotated[
+        bool,
+        option("--control", panel=WHAT, help="Put a random map beside it: a map that looks like it explains nothing.",
+               **FLAG),
+    ] = False  # fmt: skip
+
+    def check(self) -> None:
+        """Refuses what contradicts itself."""
+        super().check()
+        if self.fuse is not None and len(self.layers) < 2:
+            raise typer.BadParameter(f"--fuse {self.fuse} joins several layers: give --layer at least twice")
+
+    @property
+    def layers(self) -> list[int | str]:
+        """The layers as `grad_cam.explain` takes them."""
+        texts = [text.strip() for text in self.layer or ()]
+        return [int(text) if text.lstrip("+-").isdigit() else text for text in dict.fromkeys(texts)]
+
+    def found(self) -> list[Method]:
+        """The methods that fit together: several give one map each, and a layer is read by one of them at least."""
+        entries = super().found()
+        alone = [entry.name for entry in entries if entry.gives != "map"]
+        if alone and (len(entries) > 1 or self.control):
+            raise typer.BadParameter(f"{alone[0]} makes several maps of its own and cannot be compared: give it alone")
+        if self.layer and not any(entry.scope == "layer" for entry in entries):
+            reads = "the whole network" if entries[0].scope == "network" else "the photo alone"
+            raise typer.BadParameter(f"--layer: {entries[0].name} reads {reads} and has no layer; leave it out")
+        return entries
+
+
+@command("explain")
+def explain(
+    images: Images,
+    target: TargetOptions,
+    how: ExplainOptions,
+    look: LookOptions,
+    model: ModelOptions,
+    output: Annotated[
+        Path,
+        option("--output", "-o", panel=OUT, metavar="DIR|FILE",
+               help="Folder for the pictures; for one photo also the file to write."),
+    ] = Path("grad-cam-output"),
+    recursive: Recursive = False,
+    batch_size: Annotated[
+        int, option("--batch-size", panel=MODEL, metavar="N", min=1, help="Photos explained at the same time.")
+    ] = 1,
+    save_raw: Annotated[
+        bool,
+        option("--save-raw", panel=OUT, help="Write every map as numbers, too: NAME.npy, described by NAME.json.",
+               **FLAG),
+    ] = False,
+    force: Force = False,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Explain photos: which parts speak for a class, at a layer of your choice.
+
+    Writes one figure for every photo and class, named after photo, class, layer and method. \
+Several methods or layers are compared in one figure, several classes in a further one. \
+A photo that fails does not stop the others.
+
+    [bold]Examples[/]
+      grad-cam explain cat.jpg
+      grad-cam explain cat.jpg --class tabby --class "tiger cat" -o cat.png
+      grad-cam explain photos/ -m resnet50 --layer layer3 --top 3
+      grad-cam explain cat.jpg --method grad_cam,hires_cam,eigen_cam
+      grad-cam explain cat.jpg -x layer_cam -l blocks.1 -l blocks.3 -l blocks.6 --fuse max
+      grad-cam explain cat.jpg --why tabby --rather-than "tiger cat"
+      grad-cam explain x.png -m my.models:build --checkpoint best.pth --classes names.txt
+    """
+    target.check()
+    how.check()
+    model.check()
+    photos = Photos.find(images, recursive)
+    single = output.suffix.lower() in DRAWINGS and not output.is_dir()
+    if single and len(photos.paths) > 1:
+        raise typer.BadParameter(f"-o {output} is one file for {len(photos.paths)} photos: give a folder")
+    if single:
+        refuse_existing([output], force)
+    folder = check_folder(output.parent if single else output)
+    methods, display = how.found(), look.display
+    opened = model.open()
+    job = _Job(
+        opened, methods, how, target.resolve(opened), display, folder, output if single else None, save_raw, force
+    )
+    photos.go(opened, job.explain, None if as_json else _print_result, batch_size)
+    if as_json:
+        failed = [{"image": path, "error": message} for path, message in photos.failed.items()]
+        print_json({"model": model.model, "images": photos.done, "failed": failed})
+    if show:
+        open_viewer([Path(path) for result in photos.done for path in result["files"] if not path.endswith(".npy")])
+    photos.finish()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What `explain` does with a batch of photos."""
+
+    opened: Opened
+    methods: list[Method]
+    how: ExplainOptions
+    target: Callable[[Tensor], Any]
+    display: Display
+    folder: Path
+    file: Path | None
+    save_raw: bool
+    force: bool
+
+    def explain(self, photos: list[Photo], bars: Bars) -> list[dict[str, Any]]:
+        """Explains photos and writes their pictures; files in the way are found before maps that take long."""
+        import torch
+
+        from ... import METHODS
+
+        images = torch.cat([photo.tensor for photo in photos])
+        target, first = self.target(images), self.methods[0]
+        control = METHODS["random_cam"]
+        with collected_warnings() as warnings:
+            found = self._maps(first, images, target, bars) if first.one_pass else self._maps(control, images, target)
+            self._refuse_existing(photos, found)
+            results = found if first.one_pass else self._maps(first, images, target, bars)
+            for method in self.methods[1:]:
+                results = results + self._maps(method, images, target, bars)
+            if self.how.control:
+                results = results + self._maps(control, images, target)
+            files = [self._write(photo, results, b) for b, photo in enumerate(photos)]
+        return [self._result(photo, results, b, files[b], warnings) for b, photo in enumerate(photos)]
+
+    def _maps(self, method: Method, images: Tensor, target: Any, bars: Bars | None = None) -> list[Explanation]:
+        """The explanations by a method: one, or one for every layer; without bars, those of the control."""
+        from ... import explain as run
+
+        where: dict[str, Any] = {}
+        if method.scope == "layer" and self.how.layers:
+            where = {"layer": self.how.layers, "fuse": self.how.fuse}
+        if bars is None:
+            found: Any = run(self.opened.model, images, target=target, method=method, **where)
+        else:
+            with bars.steps(method.title) as step:
+                found = run(
+                    self.opened.model, images, target=target, method=method, progress=step, **where,
+                    **self.how.arguments,
+                )  # fmt: skip
+        return found if isinstance(found, list) else [found]
+
+    # -- files
+
+    def _names(self, stem: str, found: Sequence[Explanation], b: int) -> list[str]:
+        """What the pictures of a photo are called, without suffix: one for each class, and one for all together."""
+        concepts = self.methods[0].gives != "map"
+        words = ["concepts"] if concepts else unique_slugs(found[0].target[b])
+        words += ["classes"] * (len(words) > 1)
+        what = self.methods[0].name if len(self.methods) == 1 and not self.how.control else "methods"
+        return [f"{stem}-{word}-{self._where(found)}-{what}" for word in words]
+
+    def _where(self, found: Sequence[Explanation]) -> str:
+        scopes = {method.scope for method in self.methods}
+        if "layer" not in scopes:
+            return "whole-network" if "network" in scopes else "input"
+        names = {e.layer.name for e in found}
+        return slug(names.pop()) if len(names) == 1 else "layers"
+
+    def _pictures(self, stem: str, found: Sequence[Explanation], b: int) -> list[Path]:
+        if self.file is not None:
+            return [self.file]
+        return [self.folder / f"{name}.png" for name in self._names(stem, found, b)]
+
+    def _refuse_existing(self, photos: Sequence[Photo], found: Sequence[Explanation]) -> None:
+        paths = [path for b, photo in enumerate(photos) for path in self._pictures(photo.stem, found, b)]
+        raw = [path.with_suffix(".npy") for path in paths] if self.save_raw else []
+        refuse_existing([*paths, *raw], self.force)
+
+    def _write(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
+        from ... import rendering
+
+        paths = self._pictures(photo.stem, results, b)
+        together = range(len(results[0].target[b]))
+        for k, path in enumerate(paths):
+            one = k < len(paths) - 1 or len(together) == 1
+            if one and len(results) == 1:
+                figure = results[0].figure(b, k, display=self.display)
+            else:
+                figure = side_by_side(results, self.opened.name, self.display, b, [k] if one else together)
+            rendering.save(figure, path, force=self.force)
+        return [str(path) for path in paths] + (self._write_raw(photo, results, b) if self.save_raw else [])
+
+    def _write_raw(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
+        """Writes the maps of a photo as numbers, each with a description beside it."""
+        import numpy as np
+
+        written = []
+        for e in results:
+            for k, word in enumerate(unique_slugs(e.target[b])):
+                stem = self.file.stem if self.file is not None else photo.stem
+                path = self.folder / f"{stem}-{word}-{slug(e.layer.name)}-{slug(e.method)}.npy"
+                about = {"image": photo.path, "model": self.opened.name, **described(e, self.opened, b, k)}
+                refuse_existing([path, path.with_suffix(".json")], self.force)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, raw_map(e, b, k).numpy(), allow_pickle=False)
+                path.with_suffix(".json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+                written.append(str(path))
+        return written
+
+    def _result(
+        self, photo: Photo, results: Sequence[Explanation], b: int, files: list[str], warnings: list[str]
+    ) -> dict[str, Any]:
+        pairs = [(e, k) for e in results for k in range(len(e.target[b]))]
+        return {
+            "image": photo.path,
+            "predictions": as_rows(predictions(results[0].logits[b], self.opened.labels)),
+            "explanations": [
+                {**described(e, self.opened, b, k), "map": rounded(raw_map(e, b, k).tolist())} for e, k in pairs
+            ],
+            "warnings": warnings,
+            "files": files,
+        }
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    """Prints what came out for one photo."""
+    print_predictions(result["image"], result["predictions"])
+    for method in dict.fromkeys(e["method"] for e in result["explanations"]):
+        for e in {e["layer"]: e for e in result["explanations"] if e["method"] == method}.values():
+            where = e["layer"] if e["layer_idx"] is None else f"{e['layer']} (layer_idx {e['layer_idx']})"
+            say((f"  {method} at {where}, map {len(e['map'])} × {len(e['map'][0])}", "dim"))
+    for path in result["files"]:
+        say("  ", (path, "green"))
+    for warning in result["warnings"]:
+        say((f"  Note: {warning}", "yellow"), err=True)

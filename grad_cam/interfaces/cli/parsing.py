@@ -1,0 +1,130 @@
+"""Reads what is typed: sizes, numbers, settings, names of files and folders. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+"""Suffixes of the files taken from a folder."""
+
+
+def size(text: str) -> Any:
+    """224 or 224x320 (height x width)."""
+    found = re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip())
+    if not found or "0" in (found[1], found[2]):
+        raise typer.BadParameter(f"{text!r} is not a size: give one number, 224, or height and width, 224x320")
+    height, width = int(found[1]), int(found[2] or found[1])
+    return height if height == width else (height, width)
+
+
+def number(low: float, high: float | None = None) -> Callable[[str], float]:
+    """Reads a number of a range, so that the help can say it in few words."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value and (high is None or value <= high)) or math.isinf(value):
+            allowed = f"of {low:g} or more" if high is None else f"from {low:g} to {high:g}"
+            raise typer.BadParameter(f"{str(text)!r} is not a number {allowed}")
+        return value
+
+    return read
+
+
+def one_of(*values: str) -> Callable[[str], str]:
+    """Reads one of a few words."""
+
+    def read(text: str) -> str:
+        if text not in values:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(values)}")
+        return text
+
+    return read
+
+
+def device(text: str) -> str:
+    """The name of a device; whether it is there shows when the model is moved to it."""
+    if not re.fullmatch(r"[a-z]+(:\d+)?", text):
+        raise typer.BadParameter(f"{text!r} is not a device: give cpu, cuda, cuda:1, mps, ...")
+    return text
+
+
+def named_values(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Options of a method, each NAME=VALUE; a value is a number, True, False, None, a tuple, or else a text."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise typer.BadParameter(f"--option {text!r}: write it as name=value, such as samples=8")
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value.strip()
+    return found
+
+
+def imported(name: str) -> Any:
+    """What `package.module:function` names; modules in the working folder are found."""
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"cannot import {module!r} for the method {name!r}: {error}") from None
+    finally:
+        sys.path.remove(os.getcwd())
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise AttributeError(f"{module!r} has no {attribute!r}")
+        found = getattr(found, part)
+    return found
+
+
+def check_folder(path: Path) -> Path:
+    """Makes sure that files can be written to a folder, made when the first one is; nothing is left behind."""
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the folder {str(path)!r} ({error.strerror or error}): choose another with -o"
+        ) from None
+    return path
+
+
+def find_pictures(given: Sequence[str], recursive: bool = False) -> tuple[list[str], list[str]]:
+    """The pictures that are meant by names of files and folders, and the names that are not there."""
+    found: list[str] = []
+    missing: list[str] = []
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(path.rglob("*") if recursive else path.iterdir())
+            pictures = [str(p) for p in inside if p.suffix.lower() in PICTURES and p.is_file()]
+            if not pictures:
+                hint = "" if recursive else "; --recursive looks into the folders inside it"
+                raise FileNotFoundError(f"there are no pictures in the folder {name!r}{hint}")
+            found += pictures
+        else:
+            (found if path.exists() else missing).append(name)
+    return list(dict.fromkeys(found)), missing
+
+
+def open_viewer(paths: Sequence[Path]) -> None:
+    """Opens files with the programs that show them."""
+    for path in paths:
+        typer.launch(str(path))

@@ -1,0 +1,147 @@
+"""`grad-cam sweep`: a photo at every layer."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
+from .console import Bars, bars, busy, console, print_json, say, table
+from .edge import command
+from .options import OUT, Depth, Force, Json, LookOptions, MethodOptions, ModelOptions, Show, TargetOptions, option
+from .parsing import check_folder, find_pictures, open_viewer
+from .results import as_rows, print_predictions, rounded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ... import Sweep
+    from ...rendering import Display
+
+
+@command("sweep")
+def sweep(
+    image: Annotated[str, typer.Argument(metavar="PHOTO", help="A file: PNG, JPEG, WebP, TIFF, ...")],
+    target: TargetOptions,
+    how: MethodOptions,
+    look: LookOptions,
+    model: ModelOptions,
+    depth: Depth = "auto",
+    output: Annotated[
+        Path, option("--output", "-o", panel=OUT, metavar="DIR", help="Folder for the folder with the pictures.")
+    ] = Path("grad-cam-output"),
+    force: Force = False,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:
+    """Go through a model layer by layer: one figure, an animation, and an overlay for every layer.
+
+    The pictures are put into a folder named after photo and method. \
+Two curves under the figure follow the layers: how focused each map is (0 spread out, 1 one spot), and how well it \
+agrees with the last one (correlation).
+
+    [bold]Examples[/]
+      grad-cam sweep cat.jpg
+      grad-cam sweep cat.jpg --model vit_small_patch16_224 --depth blocks --top 3
+    """
+    target.check()
+    model.check()
+    how.check()
+    paths, missing = find_pictures([image])
+    if missing or len(paths) != 1:
+        raise FileNotFoundError(f"there is no file {image!r}" if missing else f"{image!r} is a folder: give one photo")
+    folder = check_folder(output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(how.method)}"
+    from ...images import load_image
+
+    method, display = how.found()[0], look.display
+    picture = load_image(paths[0])
+    opened = model.open()
+    tensor, _ = opened.prepare(picture)
+    with busy("Going through the layers") if method.one_pass else contextlib.nullcontext(), bars() as shown:
+        found = run_sweep(opened, tensor, target.resolve(opened)(tensor), depth, how, shown)
+    files, movies = _write(found, folder, display, force)
+    figures = [path for path in files if path.stem.startswith("sweep")]
+    guesses = as_rows(predictions(found[0].logits[0], opened.labels))
+    if as_json:
+        print_json(
+            {
+                "model": model.model,
+                "image": image,
+                "predictions": guesses,
+                "sweeps": [{"target": word, **_curves(found, k)} for k, word in enumerate(found[0].target[0])],
+                "skipped": [{"layer": at.name, "layer_idx": at.layer_idx, "why": why} for at, why in found.skipped],
+                "files": [str(path) for path in (*files, *movies)],
+            }
+        )
+    else:
+        print_predictions(image, guesses)
+        _print_table(found)
+        for path in (*figures, *movies):
+            say("  ", (str(path), "green"))
+        say("  ", (f"{folder}{os.sep}00-…", "green"), f"  {len(files) - len(figures)} overlays")
+    if show:
+        open_viewer([*figures, *movies])
+
+
+def run_sweep(opened: Opened, images: Tensor, target: Any, depth: str, how: MethodOptions, shown: Bars) -> Sweep:
+    """Sweeps, with a progress bar where the method takes many steps."""
+    from ... import sweep as run
+
+    (method,) = how.found()
+    with shown.steps(method.title) as step:
+        return run(opened.model, images, layers=depth, target=target, method=method, progress=step, **how.arguments)
+
+
+def _write(found: Sweep, folder: Path, display: Display, force: bool) -> tuple[list[Path], list[Path]]:
+    """Writes figures and overlays, and the animations."""
+    from ... import rendering
+
+    words = unique_slugs(found[0].target[0])
+    jobs: dict[Path, Any] = {}
+    movies = [folder / f"sweep-{word}.gif" for word in words]
+    for k, word in enumerate(words):
+        jobs[folder / f"sweep-{word}.png"] = lambda k=k: found.figure(0, k, display=display)
+        for i, e in enumerate(found):
+            name = f"{i:02d}-{slug(e.layer.name)}-{word}.png"
+            jobs[folder / name] = lambda e=e, k=k: e.overlay(0, k, display=display)
+    refuse_existing([*jobs, *movies], force)
+    with busy("Drawing"):
+        for path, draw in jobs.items():
+            rendering.save(draw(), path, force=force)
+        for k, path in enumerate(movies):
+            found.animate(path, 0, k, force=force, display=display)
+    return list(jobs), movies
+
+
+def _curves(found: Sweep, k: int) -> dict[str, Any]:
+    """What a sweep says of one target, layer by layer."""
+    focus, agreement = found.curves(0, k).values()
+    return {
+        "layers": [
+            {
+                "layer": e.layer.name, "layer_idx": e.layer.layer_idx, "grid": list(e.map.shape[-2:]),
+                "focus": rounded(float(focus[i])), "agreement": rounded(float(agreement[i])), "note": e.note(0, k),
+            }
+            for i, e in enumerate(found)
+        ]
+    }  # fmt: skip
+
+
+def _print_table(found: Sweep) -> None:
+    listed = table(
+        ("layer_idx", "name", "map", "focus", "agreement"), right=("layer_idx", "map", "focus", "agreement"), indent=2
+    )
+    curves = list(found.curves().values())
+    for i, e in enumerate(found):
+        index = "–" if e.layer.layer_idx is None else str(e.layer.layer_idx)
+        values = (f"{curve[i]:.2f}" if math.isfinite(curve[i]) else "–" for curve in curves)
+        listed.add_row(index, Text(e.layer.name), f"{e.map.shape[-2]} × {e.map.shape[-1]}", *values)
+    console().print(listed)
+    for at, why in found.skipped:
+        say((f"  no map at {at.name}: {why}", "dim"))

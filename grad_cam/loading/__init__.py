@@ -1,0 +1,14 @@
+"""The way in: images, how a model's are prepared, models by name, checkpoints, and the names of classes."""
+
+from ..errors import ModelError
+from ..introspection import class_count
+from .images import ImageError, ImageWarning, load_image, read_image
+from .labels import ClassNames, class_index, class_names
+from .models import load, samples
+from .normalisation import normalisation_note
+from .preprocess import Preprocessing, preprocessing
+
+__all__ = [
+    "ClassNames", "ImageError", "ImageWarning", "ModelError", "Preprocessing", "class_count", "class_index",
+    "class_names", "load", "load_image", "normalisation_note", "preprocessing", "read_image", "samples",
+]  # fmt: skip

@@ -1,0 +1,277 @@
+"""The targets: each names itself and turns logits into one score per image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..arguments import ArgumentTypeError, as_number, is_index
+from .classes import PerRow, class_index, class_score, columns, indices, labels, pick, plain, require_classes
+from .score import Class, Names, Score, Target, TargetError
+
+# Each target is a function of this module with its settings (functools.partial), so that it can be pickled.
+
+
+def logit(k: Class) -> Target:
+    """The logit of class k: y_k.
+
+    Args:
+        k: Index, name, or None for the predicted class.
+    """
+    return _of_class(f"logit({plain(k)!r})", k, pick, "{}")
+
+
+def predicted() -> Target:
+    """The logit of the class predicted for each image; the default."""
+    return dataclasses.replace(logit(None), name="predicted()")
+
+
+def negative(k: Class = None) -> Target:
+    """Minus the logit of class k: what speaks against it.
+
+    Args:
+        k: Index, name, or None for the predicted class.
+
+    Source:
+        Selvaraju et al., ICCV 2017, sec. 3 (counterfactual explanations), https://arxiv.org/abs/1610.02391
+    """
+    return _of_class(f"negative({plain(k)!r})", k, _minus, "against {}")
+
+
+def _minus(logits: Tensor, index: Tensor) -> Tensor:
+    return -pick(logits, index)
+
+
+def probability(k: Class = None) -> Target:
+    """The probability of class k: softmax over the classes, or the sigmoid of a model with a single output.
+
+    Args:
+        k: Index, name, or None for the predicted class.
+
+    Note:
+        The gradient of a softmax vanishes where the model is sure; the logit's does not.
+    """
+    return _of_class(f"probability({plain(k)!r})", k, _probability, "probability of {}")
+
+
+def _probability(logits: Tensor, index: Tensor) -> Tensor:
+    return logits[:, 0].sigmoid() if logits.shape[1] == 1 else pick(logits.softmax(1), index)
+
+
+def _of_class(name: str, k: Class, score: Callable[[Tensor, Tensor], Tensor], phrase: str) -> Target:
+    """A target about one class: score takes logits (N, classes) and the class of every row (N,)."""
+    return Target(name, partial(_bind_class, plain(k), score, phrase))
+
+
+def _bind_class(k: Class, score: Any, phrase: str, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    index = indices(k, logits, names)  # (B,)
+    return (Score(PerRow(score, index), tuple(phrase.format(label) for label in labels(index, names)), index),)
+
+
+def difference(a: Class, b: Class) -> Target:
+    """Why a rather than b: y_a - y_b.
+
+    Args:
+        a: Index, name, or None for the predicted class.
+        b: Likewise.
+    """
+    a, b = plain(a), plain(b)
+    return Target(f"difference({a!r}, {b!r})", partial(_bind_difference, a, b))
+
+
+def _bind_difference(a: Class, b: Class, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    first, second = indices(a, logits, names), indices(b, logits, names)
+    if bool((first == second).any()):
+        image = int((first == second).nonzero()[0])
+        raise TargetError(
+            f"difference({a!r}, {b!r}) compares a class with itself", f"class {int(first[image])} in image {image}"
+        )
+    pairs = zip(labels(first, names), labels(second, names), strict=True)
+    phrases = tuple(f"{one} rather than {other}" for one, other in pairs)
+    return (Score(partial(_difference, first, second), phrases, first),)
+
+
+def _difference(first: Tensor, second: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    return pick(logits, first[rows]) - pick(logits, second[rows])
+
+
+def top(k: int = 5) -> Target:
+    """The k most probable classes of each image, likeliest first: k maps per image from one pass of the extractor.
+
+    Args:
+        k: Number of classes, 1..classes.
+    """
+    return Target(f"top({plain(k)!r})", partial(_bind_top, plain(k)), several=True)
+
+
+def _bind_top(k: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    require_classes(logits)
+    if not is_index(k) or not 1 <= k <= logits.shape[1]:
+        raise TargetError(f"top({k!r}) of a model with {logits.shape[1]} classes", remedy=f"use 1..{logits.shape[1]}")
+    best = logits.topk(k, dim=1).indices  # (B,k)
+    return tuple(class_score(column, names) for column in best.unbind(1))
+
+
+def finer(classes: int | Sequence[int | str] = 3, gamma: float = 0.6, k: Class = None) -> Target:
+    """What tells a class from the ones most like it: y_k - gamma mean of the other classes' logits.
+
+    Args:
+        classes: How many of the nearest other logits to compare with (at most all of them), or the classes themselves.
+        gamma: Strength of the comparison, 0 (none) and up.
+        k: Index, name, or None for the predicted class.
+
+    Raises:
+        GradCamError: `gamma` is no number from 0 on.
+
+    Source:
+        Zhang et al., CVPR 2025, https://arxiv.org/abs/2501.11309
+    """
+    gamma = as_number(gamma, "gamma", 0, what="a strength", remedy="give 0 (no comparison) or more")
+    if hasattr(classes, "tolist"):  # tensors, arrays and their scalars
+        classes = classes.tolist()
+    k = plain(k)
+    return Target(f"finer({classes!r}, {gamma!r}, {k!r})", partial(_bind_finer, classes, gamma, k))
+
+
+def _bind_finer(classes: Any, gamma: float, k: Class, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    own = indices(k, logits, names)  # (B,)
+    if logits.shape[1] < 2:
+        raise TargetError("finer compares classes", "this model has one output", "use binary() or regression()")
+    if is_index(classes):
+        if classes < 1:
+            raise TargetError(f"finer(classes={classes}) compares with nothing", remedy="use 1 or more")
+        distance = (logits - pick(logits, own)[:, None]).abs().scatter(1, own[:, None], torch.inf)
+        count = min(int(classes), logits.shape[1] - 1)
+        others = distance.topk(count, dim=1, largest=False).indices  # (B,n)
+    else:
+        if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
+            raise TargetError(f"finer(classes={classes!r}) names no classes", remedy="give a number, or a list of them")
+        others = torch.stack([indices(each, logits, names) for each in classes], 1)
+        if bool((others == own[:, None]).any()):
+            raise TargetError(f"finer(classes={classes!r}) compares class {k!r} with itself", remedy="leave it out")
+    phrases = tuple(f"what sets {label} apart" for label in labels(own, names))
+    return (Score(partial(_finer, own, others, gamma), phrases, own),)
+
+
+def _finer(own: Tensor, others: Tensor, gamma: float, logits: Tensor, rows: Tensor) -> Tensor:
+    return pick(logits, own[rows]) - gamma * logits.gather(1, others[rows]).mean(1)
+
+
+def binary(positive: bool = True) -> Target:
+    """The answer of a model with one logit: the logit itself for yes, minus the logit for no.
+
+    Args:
+        positive: Which answer to explain.
+    """
+    return Target(f"binary({positive!r})", partial(_bind_binary, positive))
+
+
+def _bind_binary(positive: bool, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    count = columns(logits).shape[1]
+    if count != 1:
+        raise TargetError("binary() is for models with one output", f"this one has {count}", "use logit(k)")
+    sign, answer = (1.0, "yes") if positive else (-1.0, "no")
+    return (Score(partial(_column, 0, sign), (answer,) * len(logits)),)
+
+
+def regression(i: int = 0) -> Target:
+    """Output i of a model that predicts numbers.
+
+    Args:
+        i: Which of the outputs.
+    """
+    return Target(f"regression({plain(i)!r})", partial(_bind_regression, plain(i)))
+
+
+def _bind_regression(i: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    count = columns(logits).shape[1]
+    if not is_index(i) or not 0 <= i < count:
+        raise TargetError(f"regression({i!r}) of a model with {count} outputs", remedy=f"use 0..{count - 1}")
+    return (Score(partial(_column, i, 1.0), (f"output {i}",) * len(logits)),)
+
+
+def _column(i: int, sign: float, logits: Tensor, rows: Tensor) -> Tensor:
+    return sign * columns(logits)[:, i]
+
+
+def similarity(embedding: Tensor) -> Target:
+    """Cosine similarity of the model's output with an embedding, such as its output for another image.
+
+    Args:
+        embedding: (D,), or (B, D) for one per image.
+    """
+    if not isinstance(embedding, Tensor):
+        raise ArgumentTypeError(
+            "an embedding is a tensor",
+            type(embedding).__name__,
+            "give the model's output for an image",
+        )
+    return Target(f"similarity({tuple(embedding.shape)})", partial(_bind_similarity, embedding.detach()))
+
+
+def _bind_similarity(embedding: Tensor, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    batch, size = logits.shape
+    if embedding.shape not in ((size,), (1, size), (batch, size)):
+        raise TargetError(
+            "the embedding does not fit the model's output",
+            f"{tuple(embedding.shape)} and {tuple(logits.shape)}",
+            f"use ({size},) or ({batch}, {size})",
+        )
+    return (Score(partial(_similarity, embedding.expand(batch, -1)), ("similarity",) * batch),)
+
+
+def _similarity(embeddings: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    return functional.cosine_similarity(logits, embeddings.to(logits)[rows], dim=1)
+
+
+def segmentation(k: int | str, mask: Any = None) -> Target:
+    """The logits of class k inside a region of a segmentation model's output, summed.
+
+    Args:
+        k: Index or name of the class.
+        mask: Region, (H, W) or (B, H, W) at the size of the model's output, bool or weights 0..1, tensor or array.
+            None takes the pixels where k is the predicted class.
+
+    Source:
+        Vinogradova et al., AAAI 2020 (Seg-Grad-CAM), eq. 2, https://arxiv.org/abs/2002.11434
+    """
+    try:
+        region = None if mask is None else torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(
+            "a mask is an array or tensor of bool or weights 0..1", type(mask).__name__, "give (H, W) or (B, H, W)"
+        ) from error
+    return Target(f"segmentation({plain(k)!r})", partial(_bind_segmentation, plain(k), region))
+
+
+def _bind_segmentation(k: int | str, region: Tensor | None, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    if logits.ndim != 4:
+        raise TargetError(
+            "segmentation() needs an output (B, classes, H, W)", f"this one is {tuple(logits.shape)}", "use logit(k)"
+        )
+    batch, count, height, width = logits.shape
+    index = class_index(k, count, names)
+    inside = logits.argmax(1) == index if region is None else region  # (B,H,W) or (H,W)
+    if inside.shape not in ((height, width), (1, height, width), (batch, height, width)):
+        raise TargetError(
+            "the mask does not fit the output",
+            f"{tuple(inside.shape)} for {height} x {width} pixels and {batch} images",
+            f"resize it to ({height}, {width}) or ({batch}, {height}, {width})",
+        )
+    inside = inside.expand(batch, -1, -1)
+    empty = next((b for b in range(batch) if not bool(inside[b].any())), None)
+    if empty is not None:
+        why = "the class is predicted nowhere" if region is None else "the mask is empty"
+        raise TargetError(f"segmentation({k!r}): {why} in image {empty}", remedy="give a mask that covers some pixels")
+    chosen = torch.full((batch,), index, device=logits.device)
+    return (Score(partial(_region, index, inside), tuple(labels(chosen, names)), chosen),)
+
+
+def _region(index: int, inside: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    return (logits[:, index] * inside.to(logits)[rows]).sum((1, 2))

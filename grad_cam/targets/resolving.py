@@ -1,0 +1,121 @@
+"""Fixes what a caller gives as a target on the logits of a batch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import ArgumentTypeError
+from .classes import class_index, class_score, is_class, require_classes
+from .kinds import logit
+from .score import Names, Resolved, Score, Target, TargetError
+
+
+def resolve(target: Any, logits: Tensor, names: Names = None) -> Resolved:
+    """Fixes a target on a batch.
+
+    Args:
+        target: None (the predicted class); a class index or name; a list with one class or target per image; a list of
+            lists with K classes per image; `top(k)` or another target; or any callable from logits to scores (B,).
+        logits: The model's output for the batch, (B, classes), or (B, classes, H, W) for `segmentation`.
+        names: What knows the names of the classes: a resolver such as `grad_cam.loading.class_names(model)`, the names
+            in order (a plain list finds only exact names), or a function from a name to an index.
+
+    Returns:
+        K scores per image with their classes and names.
+
+    Raises:
+        TargetError: An index out of range, an unknown name, a list that does not fit the batch, a callable whose
+            result is not one score per image, a kind of target that does not fit the output.
+        ArgumentTypeError: Not a target at all.
+    """
+    if hasattr(target, "tolist"):  # tensors, arrays and their scalars
+        target = target.tolist()
+    logits = logits.detach()
+    if isinstance(target, (list, tuple)):
+        return _resolve_list(list(target), logits, names)
+    scores, several = _bind(target, logits, names)
+    return _collect(scores, several)
+
+
+def _resolve_list(target: list[Any], logits: Tensor, names: Names) -> Resolved:
+    batch = len(logits)
+    if len(target) != batch:
+        hint = f"; for {len(target)} classes of each image, write one list per image: [[...]]" if target else ""
+        raise TargetError(
+            f"a target list of {len(target)} for a batch of {batch}", remedy=f"give one entry per image{hint}"
+        )
+    rows = [list(each) if isinstance(each, (list, tuple)) else each for each in target]
+    nested = [isinstance(each, list) for each in rows]
+    if any(nested):
+        lengths = sorted({len(each) if isinstance(each, list) else 1 for each in rows})
+        if not all(nested) or len(lengths) > 1 or lengths[0] == 0:
+            raise TargetError("a target list of lists needs equally many classes, 1 or more, in each", str(target))
+        columns = [[row[k] for row in rows] for k in range(lengths[0])]
+    else:
+        columns = [rows]
+    scores = tuple(_per_image(column, logits, names) for column in columns)
+    return _collect(scores, any(nested))
+
+
+def _per_image(column: list[Any], logits: Tensor, names: Names) -> Score:
+    """One score whose meaning differs from image to image."""
+    if all(each is None or is_class(each) for each in column):
+        require_classes(logits)
+        best, count = logits.argmax(1), logits.shape[1]
+        index = [best[b] if each is None else class_index(each, count, names) for b, each in enumerate(column)]
+        return class_score(torch.as_tensor(index, device=logits.device), names)
+    parts = []
+    for b, each in enumerate(column):
+        bound, several = _bind(each, logits[b : b + 1], names)
+        if several:
+            raise TargetError(
+                f"{each!r} gives several scores and cannot stand in a list", remedy="use it for the whole batch"
+            )
+        parts.append(bound[0])
+    known = [part.classes for part in parts if part.classes is not None]
+    classes = torch.cat(known) if len(known) == len(parts) else None
+    return Score(partial(_mixed, parts), tuple(part.names[0] for part in parts), classes)
+
+
+def _mixed(parts: list[Score], logits: Tensor, rows: Tensor) -> Tensor:
+    """The score of every row by the part of its image."""
+    out: list[Tensor] = [logits.new_empty(0)] * len(logits)
+    for b in rows.unique().tolist():
+        at = (rows == b).nonzero()[:, 0]
+        for place, value in zip(at.tolist(), parts[b](logits[at], torch.zeros_like(at)), strict=True):
+            out[place] = value
+    return torch.stack(out)
+
+
+def _bind(target: Any, logits: Tensor, names: Names) -> tuple[tuple[Score, ...], bool]:
+    if target is None or is_class(target):
+        target = logit(target)
+    if isinstance(target, Target):
+        return target.bind(logits, names), target.several
+    if not callable(target) or isinstance(target, type):
+        raise ArgumentTypeError(
+            f"target={target!r} is not a target",
+            type(target).__name__,
+            "use None, a class index or name, a list with one per image, a target from grad_cam.targets, or a "
+            "function from logits to one score per image",
+        )
+    name = getattr(target, "__name__", type(target).__name__)
+    name = "custom target" if name == "<lambda>" else name
+    score = Score(partial(_custom, target), (name,) * len(logits))
+    score(logits)  # fails now rather than in the middle of the work
+    return (score,), False
+
+
+def _custom(function: Any, logits: Tensor, rows: Tensor) -> Tensor:
+    return function(logits)
+
+
+def _collect(scores: tuple[Score, ...], several: bool) -> Resolved:
+    columns = [score.classes for score in scores if score.classes is not None]
+    classes = torch.stack(columns, 1) if len(columns) == len(scores) else None
+    names = [list(row) for row in zip(*(score.names for score in scores), strict=True)]
+    return Resolved(scores, classes, names, several)
