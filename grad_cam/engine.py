@@ -281,7 +281,7 @@ def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Ex
     return explanations if request.fuse is None else [_fused(explanations, request.fuse)]
 
 
-def _groups(cuts: Sequence[Cut], request: _Request) -> list[list[int]]:
+def _groups(cuts: Sequence[Cut], request: Request) -> list[list[int]]:
     """The numbers of the cuts that one forward pass serves: all of them, as far as method and model allow."""
     if not request.method.one_pass or request.method.gives != "map":
         return [[n] for n in range(len(cuts))] or [[]]

@@ -161,8 +161,8 @@ def examine(item: str) -> oracles.Outcome:
             warnings.simplefilter("ignore")
             found = measure(model, x, residual)
             out.notes.append(
-                f"residual {residual:g}: gap / |map| {found.gap:.1e}, |map| / score {found.mass:.2g}, {found.cuts} cuts, "
-                f"attention logits {loudest:.2g}"
+                f"residual {residual:g}: gap / |map| {found.gap:.1e}, |map| / score {found.mass:.2g}, "
+                f"{found.cuts} cuts, attention logits {loudest:.2g}"
             )
             assert found.same, "the logits are others"
             assert found.mass >= EMPTY, f"empty: the map is {found.mass:.1g} of the score"
@@ -187,7 +187,8 @@ def main(names: list[str]) -> int:
             failed += bool(out.failures)
             verdict = "FAILED" if out.failures else "ok"
         except Exception as error:
-            verdict, text, failed = "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", failed + 1
+            verdict, failed = "FAILED", failed + 1
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         print(f"{item:<32} {verdict:<7} {time.time() - start:>6.1f} s  {text}", flush=True)
     print(f"{len(names) - failed} of {len(names)}")
     return failed
