@@ -82,7 +82,7 @@ class Shared(torch.autograd.Function):
 
 
 def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
-    """<g, c> of every image, in float32 at least.
+    """Sums <g, c> for every image, in float64.
 
     Args:
         gradient: (B, ...), (B * n, ...) with an image's rows together, or one with the images along another axis.
@@ -98,18 +98,13 @@ def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
     axis = 0 if sizes[0] % images == 0 else (sizes.index(images) if images in sizes else None)
     if axis is None:
         return None
-    if gradient.dtype in (torch.float16, torch.bfloat16):
-        gradient = gradient.float()
     if not isinstance(constant, Tensor):
-        return (gradient.movedim(axis, 0).reshape(images, -1).sum(1) * constant).double()
-    fixed = constant.to(gradient.dtype)
+        return gradient.movedim(axis, 0).reshape(images, -1).sum(1, dtype=torch.float64) * constant
+    fixed = constant.double()
     fixed = fixed.reshape([1] * (gradient.ndim - fixed.ndim) + list(fixed.shape))
     over = [i for i in range(gradient.ndim) if i != axis and fixed.shape[i] == 1 and gradient.shape[i] > 1]
     if over:
-        gradient = gradient.sum(over, keepdim=True)
-    gradient, fixed = gradient.movedim(axis, 0), fixed.movedim(axis, 0)
-    if fixed.shape[0] == 1:
-        rows = gradient.reshape(len(gradient), -1) @ fixed.reshape(-1)
-    else:
-        rows = (gradient * fixed).reshape(len(gradient), -1).sum(1)
-    return rows.reshape(images, -1).sum(1).double()
+        gradient = gradient.sum(over, keepdim=True, dtype=torch.float64)
+    gradient, fixed = gradient.movedim(axis, 0).double(), fixed.movedim(axis, 0)
+    rows = (gradient * fixed).reshape(len(gradient), -1).sum(1)
+    return rows.reshape(images, -1).sum(1)

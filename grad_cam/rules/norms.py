@@ -133,16 +133,16 @@ def _by_statistics(
     eps: float,
 ) -> Any:  # fmt: skip
     columns = [-1, *[1] * (args[0].ndim - 2)]
-    scale = (variance.double() + eps).rsqrt()
+    scale = 1 / (_working(variance) + eps).sqrt()  # as the kernel rounds: an error here is the same at every position
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    factor = scale.to(_working(args[0]).dtype).reshape(columns)
+    factor = scale.reshape(columns)
 
     def run(x: Tensor) -> tuple[Tensor, Back]:
         return func(x, *args[1:]), lambda g: ((g * factor).to(x.dtype),)
 
     out = Linearised.apply(run, args[0])
-    mode.constant(out, shift.to(factor.dtype).reshape(columns), func)
+    mode.constant(out, shift.reshape(columns), func)
     return out
 
 
