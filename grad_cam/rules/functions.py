@@ -152,22 +152,22 @@ def residual_factors(one: Tensor, two: Tensor, gamma: float) -> tuple[Tensor, Te
         The bound is that of Berend et al., https://arxiv.org/abs/2609.17152.
     """
     total = one + two
-    speaks_one, speaks_two = one * total > 0, two * total > 0
-    size = total.abs()
-    zero = torch.zeros((), dtype=one.dtype, device=one.device)
-    speaking = torch.where(speaks_one, one.abs(), zero) + torch.where(speaks_two, two.abs(), zero)
-    share = size / (size + gamma * speaking)
-    share = torch.nan_to_num_(share, nan=0.0)  # y = 0: 0 / 0
-    more = share * (1 + gamma)
-    return torch.where(speaks_one, more, share), torch.where(speaks_two, more, share)
+    share = total.abs()  # in place from here on: fresh memory costs more than the arithmetic
+    speaking = torch.maximum(one.abs(), two.abs())
+    torch.maximum(speaking, share, out=speaking)  # |p(a)| + |p(b)|: |y| if both speak, else the larger one
+    share.div_(speaking.mul_(gamma).add_(share)).nan_to_num_(nan=1.0)  # a = b = 0: the plain sum
+    factors = [(part * total).sign_().relu_() for part in (one, two)]  # 1 where s a > 0, else 0
+    for factor in factors:
+        factor.mul_(gamma).add_(1).mul_(share)
+    return factors[0], factors[1]
 
 
 def _residual(gamma: float, func: Any, args: Args, kwargs: Options, signs: tuple[float, float]) -> Tensor:
     def run(one: Tensor, two: Tensor) -> tuple[Tensor, Back]:
         out = func(one, two, **kwargs)
         signed = [t if s == 1 else t * s for t, s in zip((one, two), signs, strict=True)]
-        working = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in signed]
-        first, second = (f.to(out.dtype) for f in residual_factors(working[0], working[1], gamma))
+        wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in signed]
+        first, second = (f.to(out.dtype) for f in residual_factors(wide[0], wide[1], gamma))
         return out, lambda g: (g * first * signs[0], g * second * signs[1])
 
     return Linearised.apply(run, args[0], argument(args, kwargs, 1, "other"))

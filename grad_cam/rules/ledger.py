@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .balanced import Entry
+from .linear import total, working
 
 PARTS = ("map", "prefix", "context", "constants")
 """What a score is the sum of."""
@@ -96,7 +97,8 @@ def ledger_at(
     images = len(score)
     after = -1 if activation.grad_fn is None else activation.grad_fn._sequence_nr()  # type: ignore[attr-defined]
     spatial = _sum(maps[0], maps[1], images)
-    whole = _sum(activation.detach(), gradient, images) if len(activation) % images == 0 else spatial
+    rest = activation.numel() != maps[0].numel() and len(activation) % images == 0  # prefix tokens
+    whole = _sum(activation.detach(), gradient, images) if rest else spatial
     added = {True: torch.zeros_like(spatial), False: torch.zeros_like(spatial)}
     for entry in entries:
         if entry.number > after:
@@ -108,7 +110,7 @@ def ledger_at(
 
 
 def _sum(one: Tensor, two: Tensor, images: int) -> Tensor:
-    return (one.double() * two.double()).reshape(images, -1).sum(1)
+    return total((working(one) * working(two)).reshape(images, -1))
 
 
 def stacked(ledgers: list[Ledger], several: bool) -> Ledger:

@@ -81,6 +81,20 @@ class Shared(torch.autograd.Function):
         return gradient * ctx.fraction, None
 
 
+def working(values: Tensor) -> Tensor:
+    """Reads half precisions as float32."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def total(values: Tensor) -> Tensor:
+    """Sums over the last axis, in float64; numbers of groups of at most 16 are added as they are, which is quicker."""
+    values, count = working(values), values.shape[-1]
+    group = next((k for k in (16, 8, 7, 4, 2) if count % k == 0), 1) if count > 512 else 1
+    if group > 1 and values.dtype != torch.float64:
+        values = values.unflatten(-1, (group, count // group)).sum(-2)
+    return values.sum(-1, dtype=torch.float64)
+
+
 def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
     """Sums <g, c> for every image, in float64.
 
@@ -99,12 +113,14 @@ def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
     if axis is None:
         return None
     if not isinstance(constant, Tensor):
-        return gradient.movedim(axis, 0).reshape(images, -1).sum(1, dtype=torch.float64) * constant
+        return total(gradient.movedim(axis, 0).reshape(images, -1)) * constant
     fixed = constant.double()
     fixed = fixed.reshape([1] * (gradient.ndim - fixed.ndim) + list(fixed.shape))
     over = [i for i in range(gradient.ndim) if i != axis and fixed.shape[i] == 1 and gradient.shape[i] > 1]
-    if over:
-        gradient = gradient.sum(over, keepdim=True, dtype=torch.float64)
+    if over and over[-1] == gradient.ndim - 1 and len(over) == gradient.ndim - over[0] and gradient.is_contiguous():
+        gradient = total(gradient.flatten(over[0])).reshape(gradient.shape[: over[0]] + (1,) * len(over))
+    elif over:
+        gradient = working(gradient).sum(over, keepdim=True)
     gradient, fixed = gradient.movedim(axis, 0).double(), fixed.movedim(axis, 0)
     rows = (gradient * fixed).reshape(len(gradient), -1).sum(1)
     return rows.reshape(images, -1).sum(1)

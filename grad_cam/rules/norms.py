@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .functions import Args, Options, argument
-from .linear import Back, Linearised
+from .linear import Back, Linearised, working
 
 if TYPE_CHECKING:
     from .balanced import Balanced
@@ -20,20 +20,18 @@ def layer_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     shape = argument(args, kwargs, 1, "normalized_shape")
     weight, bias = (_fixed(argument(args, kwargs, i, n)) for i, n in ((2, "weight"), (3, "bias")))
     eps = argument(args, kwargs, 4, "eps", 1e-5)
-    count = len(shape)
+    axes = tuple(range(-len(shape), 0))
 
     def run(x: Tensor) -> tuple[Tensor, Back]:
         if torch.is_autocast_enabled(x.device.type):
             out = func(x, shape, weight, bias, eps)
-            mean, scale = _spread(x, tuple(range(-count, 0)), eps)
+            scale = _spread(x, axes, eps)
         else:
-            out, mean, scale = torch.native_layer_norm(x, shape, weight, bias, eps)
-        del mean
+            out, _, scale = torch.native_layer_norm(x, shape, weight, bias, eps)
 
         def back(g: Tensor) -> tuple[Tensor, ...]:
-            wide = _working(g if weight is None else g * weight)
-            wide = wide - wide.mean(tuple(range(-count, 0)), keepdim=True)
-            return ((wide * scale).to(x.dtype),)
+            wide = working(g.clone() if weight is None else g * weight)
+            return (wide.sub_(wide.mean(axes, keepdim=True)).mul_(scale).to(x.dtype),)  # in place: no fresh memory
 
         return out, back
 
@@ -68,10 +66,10 @@ def _by_channels(
 
     def run(x: Tensor) -> tuple[Tensor, Back]:
         grouped = (len(x), groups, -1)
-        scale = _spread(x.reshape(grouped), (-1,), eps)[1]
+        scale = _spread(x.reshape(grouped), (-1,), eps)
 
         def back(g: Tensor) -> tuple[Tensor, ...]:
-            wide = _working(g if weight is None else g * weight).reshape(grouped)
+            wide = working(g if weight is None else g * weight).reshape(grouped)
             wide = (wide - wide.mean(-1, keepdim=True)) * scale
             return (wide.reshape(x.shape).to(x.dtype),)
 
@@ -91,10 +89,10 @@ def rms_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
     def run(x: Tensor) -> tuple[Tensor, Back]:
         small = torch.finfo(x.dtype).eps if eps is None else eps
-        scale = (_working(x).square().mean(axes, keepdim=True) + small).rsqrt()
+        scale = (working(x).square().mean(axes, keepdim=True) + small).rsqrt()
 
         def back(g: Tensor) -> tuple[Tensor, ...]:
-            return ((_working(g if weight is None else g * weight) * scale).to(x.dtype),)
+            return ((working(g if weight is None else g * weight) * scale).to(x.dtype),)
 
         return func(x, shape, weight, eps), back
 
@@ -114,10 +112,10 @@ def batch_norm(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     axes = (0, *range(2, args[0].ndim))
 
     def run(x: Tensor) -> tuple[Tensor, Back]:
-        scale = _spread(x, axes, eps)[1]
+        scale = _spread(x, axes, eps)
 
         def back(g: Tensor) -> tuple[Tensor, ...]:
-            wide = _working(g if weight is None else g * weight.reshape(columns))
+            wide = working(g if weight is None else g * weight.reshape(columns))
             return (((wide - wide.mean(axes, keepdim=True)) * scale).to(x.dtype),)
 
         return func(x, *args[1:]), back
@@ -133,7 +131,7 @@ def _by_statistics(
     eps: float,
 ) -> Any:  # fmt: skip
     columns = [-1, *[1] * (args[0].ndim - 2)]
-    scale = 1 / (_working(variance) + eps).sqrt()  # as the kernel rounds: an error here is the same at every position
+    scale = 1 / (working(variance) + eps).sqrt()  # as the kernel rounds: an error here is the same at every position
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     factor = scale.reshape(columns)
@@ -150,11 +148,6 @@ def _fixed(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _working(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def _spread(x: Tensor, axes: Sequence[int], eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / std."""
-    variance, mean = torch.var_mean(_working(x), tuple(axes), correction=0, keepdim=True)
-    return mean, (variance + eps).rsqrt()
+def _spread(x: Tensor, axes: Sequence[int], eps: float) -> Tensor:
+    """The value of 1 / std."""
+    return (torch.var(working(x), tuple(axes), correction=0, keepdim=True) + eps).rsqrt()
