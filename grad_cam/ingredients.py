@@ -265,7 +265,7 @@ class Pass:
         found = stacked(each, forward.targets.several)
         if count > 1 and not found.closes(raw.dtype) and found.closes_in_sum(raw.dtype):
             # rows could not be told apart by image, as where windows come before images
-            found = joined([Pass(one, self.n).ledger() for one in forward.each])
+            found = dataclasses.replace(joined([Pass(one, self.n).ledger() for one in forward.each]), score=found.score)
         return found
 
     def cam(self, k: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import GradCamError
 from .functions import OWN
-from .linear import any_live, by_image
+from .linear import any_live, by_image, images_first
 from .table import IN_PLACE, RULES
 
 _HOOKS = (Tensor.register_hook, Tensor.retain_grad)
@@ -85,6 +85,7 @@ class Balanced(TorchFunctionMode):
         super().__init__()
         self.images, self.residual, self.source = images, residual, source
         self._entries: list[Entry] = []
+        self._second = 0  # size of the second axis, where that and not the first is the images'
 
     def entries(self) -> list[Entry]:
         """What was written into the ledger since it was last read; to be read after each gradient."""
@@ -101,11 +102,13 @@ class Balanced(TorchFunctionMode):
         place, number, name = out.output_nr, node._sequence_nr(), getattr(func, "__name__", str(func))  # type: ignore[attr-defined]
         fixed = constant.detach() if isinstance(constant, Tensor) else constant
         context = isinstance(constant, Tensor) and getattr(constant, "_depends_on_images", False)
+        second = self._second
 
         def note(gradients: tuple[Tensor | None, ...]) -> None:
             gradient = gradients[place]
             if gradient is not None:
                 with torch.no_grad():
+                    gradient = images_first(gradient, second) if second else gradient
                     values = by_image(gradient, fixed, self.images)
                     self._entries.append(Entry(number, name, context, values if values is None else values * scale))
 
@@ -137,8 +140,13 @@ class Balanced(TorchFunctionMode):
         body = body_of(func)
         if body is None:
             return func(*args, **kwargs)
-        with self:
-            return body(*args, **kwargs)
+        tokens_first = func is functional.multi_head_attention_forward and args[0].ndim == 3
+        before, self._second = self._second, args[0].shape[1] if tokens_first else self._second
+        try:
+            with self:
+                return body(*args, **kwargs)
+        finally:
+            self._second = before
 
     def _in_place(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """An operation that writes to its first operand: computed beside it and copied over."""

@@ -95,6 +95,13 @@ def total(values: Tensor) -> Tensor:
     return values.sum(-1, dtype=torch.float64)
 
 
+def images_first(gradient: Tensor, images: int) -> Tensor:
+    """Brings (N, B, ...) or (N * B, ...), as inside `nn.MultiheadAttention`, into (B, N, ...)."""
+    if gradient.ndim > 2 and gradient.shape[1] == images:
+        return gradient.transpose(0, 1)
+    return gradient.unflatten(0, (-1, images)).transpose(0, 1) if gradient.shape[0] % images == 0 else gradient
+
+
 def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
     """Sums <g, c> for every image, in float64.
 
