@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
@@ -24,115 +23,22 @@ from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
+from .layouts import Layout
 from .loading import class_names, normalisation_note, preprocessing
-from .methods import METHODS, Method, MethodError, find
+from .methods import Method
 from .methods import aug_smooth as _aug_smooth
-from .methods import eigen_smooth as _eigen_smooth
 from .methods import fuse as _fuse
 from .methods.chunks import Progress
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
+from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
-from .rules.balanced import Rules
 from .rules.ledger import warn_of_gap
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
 from .splitting.public import open_images, stages_of
-
-Target = Any
-"""None (the predicted class), a class index or name, a list with one per image, `targets.top(k)`, or any callable
-``logits (B, classes) -> score (B,)``."""
-
-AnyMethod = str | Method | Callable[..., Tensor | Factorization]
-"""A name or title from `METHODS`, or a function whose parameters are named after ingredients."""
-
-AnyLayer = int | str | nn.Module
-"""A layer_idx, a module path or a module."""
-
-Reshape = str | Callable[[Tensor], Tensor] | None
-"""None, a layout ("NCHW", "NHWC", "tokens"), or a callable from the activation to (B, C, H, W)."""
-
-
-# ------------------------------------------------------------------------------------------------------------ requests
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Validated arguments."""
-
-    method: Method
-    target: Target
-    layout: Reshape
-    fuse: Fusion | None
-    aug_smooth: bool
-    eigen_smooth: bool
-    progress: Progress | None
-    output: Output
-    rules: Rules | None
-    options: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, function: str, method: AnyMethod, target: Target = None, layout: Reshape = None,
-        fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False,
-        progress: Progress | None = None, output: Output = None, rules: Rules | None = None, **options: Any,
-    ) -> Request:  # fmt: skip
-        """Validates the arguments of a function of the public screen, by its name."""
-        found = find(method)
-        if rules is not None and found.no_rules:
-            fits = ", ".join(m.name for m in METHODS.values() if not m.no_rules)
-            raise MethodError(f"rules mean nothing to {found.name}: {found.no_rules}", remedy=f"they fit {fits}")
-        for asked, allowed, name in (
-            (aug_smooth, found.aug_smooth, "aug_smooth"),
-            (eigen_smooth, found.channelwise, "eigen_smooth"),
-        ):
-            if asked and not allowed:
-                fits = ", ".join(m.name for m in METHODS.values() if getattr(m, name))
-                raise MethodError(f"{name} cannot wrap {found.name}", remedy=f"it wraps {fits}")
-        known = found.options
-        for name in options:
-            if name not in known:
-                raise _unknown_argument(function, name, found)
-        for name, default in known.items():
-            if default is inspect.Parameter.empty and name not in options:
-                raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
-        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, rules, options)
-
-    @property
-    def function(self) -> Callable[..., Tensor | Factorization]:
-        """What is called with the ingredients."""
-        return functools.partial(_eigen_smooth, self.method.function) if self.eigen_smooth else self.method.function
-
-    @property
-    def name(self) -> str:
-        """The method and what is wrapped around it."""
-        name = self.method.name if self.rules is None else f"{self.method.name} + {self.rules}"
-        return name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
-
-
-_HABITS = {
-    "target": ("targets", "target", "target_category", "category", "class_idx"),
-    "layer": ("target_layers", "target_layer", "layers", "layer", "layer_idx"),
-    "images": ("input_tensor", "inputs", "images", "image", "img_path"),
-}
-"""Names that arguments have in other libraries, or in another function of this one."""
-_OURS = {
-    "explain": {"target": "target=...", "layer": "layer=...", "images": ""},
-    "sweep": {"target": "target=...", "layer": "layers=[...]", "images": ""},
-    "GradCAM": {"target": "class_idx=...", "layer": "layer_idx=...", "images": ""},
-}
-
-
-def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeError:
-    meant = next((ours for ours, names in _HABITS.items() if name in names), None)
-    if meant is not None:
-        picture = '"cat.jpg"' if function == "GradCAM" else "images"
-        call = ", ".join(filter(None, ["model", picture, _OURS[function][meant]]))
-        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
-    takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
-    return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
 
 
 def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -159,7 +65,7 @@ def _warn_of_range(model: nn.Module, images: Tensor) -> None:
         return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=3)
 
 
 def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) -> Cutter:
@@ -181,10 +87,17 @@ def explain(
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
-    model: nn.Module, images: Tensor, *, layer: AnyLayer | list[AnyLayer] | tuple[AnyLayer, ...] | None = None,
-    target: Target = None, method: AnyMethod = "grad_cam", reshape_transform: Reshape = None,
-    fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None,
-    rules: str | None = None, residual: float = 0.0, progress: Progress | None = None, **options: Any,
+    model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
+) -> Explanation: ...  # fmt: skip
+@overload
+def explain(
+    model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
+    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Sequence[AnyLayer] | None = None, target: Target = None,
@@ -230,7 +143,7 @@ def explain(
     """
     request = Request.of(
         "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
-        Rules.of(rules, residual), **options,
+        rules, residual, **options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
@@ -248,15 +161,18 @@ def explain(
 def _cuts(cutter: Cutter, method: Method, layer: Any) -> list[Cut]:
     """The cuts that layers mean; none for a method without a layer."""
     if method.scope == "layer":
-        if layer is None:
-            return [default_cut(cutter)]
-        return [cutter.cut(as_layer(one)) for one in (layer if isinstance(layer, (list, tuple)) else [layer])]
+        return [_cut(cutter, one) for one in (layer if isinstance(layer, (list, tuple)) else [layer])]
     if layer is not None:
         raise LayerError(
             f"{method.title} {_READS[method.scope]}, so that there is no layer to choose", f"layer={layer!r}"[:80],
             "leave layer out",
         )  # fmt: skip
     return []
+
+
+def _cut(cutter: Cutter, layer: Any) -> Cut:
+    found = as_layer(layer)
+    return default_cut(cutter) if found is None else cutter.cut(found)
 
 
 _READS = {"input": "reads the images alone", "network": "reads the whole network"}
@@ -273,7 +189,7 @@ def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Ex
     groups = _groups(cuts, request)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
-        results = cutter.retrying(lambda g=group, r=each: _of_one_run(cutter, [cuts[n] for n in g], r, seen))
+        results = cutter.retrying(functools.partial(_of_one_run, cutter, [cuts[n] for n in group], each, seen))
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
     if request.rules is not None:
@@ -314,6 +230,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
 
     logits = forward.graph.detach()
     resolved = forward.targets
+    found: Sequence[Tensor | Factorization]
     if request.aug_smooth:
         found = _aug_smooth(lambda images: maps_of(forward.on(images)), cutter.images)  # type: ignore[arg-type, return-value]
     else:
@@ -424,7 +341,7 @@ def sweep(
     """
     request = Request.of(
         "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
-        Rules.of(rules, residual), **options,
+        rules, residual, **options,
     )  # fmt: skip
     if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
@@ -458,7 +375,7 @@ def _swept(
         depth, skipped = cutter.depth, []
         listed: dict[Any, Cut] = {}
         for layer in layers:
-            cut = cutter.cut(as_layer(layer))
+            cut = _cut(cutter, layer)
             listed.setdefault(cut.value, cut)
         cuts = list(listed.values())
     return depth, sorted(cuts, key=lambda cut: cut.position), skipped
@@ -504,18 +421,19 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
 
 def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
     borders = cutter.borders_at(depth)
-    cuts, skipped, values = [], [], {}
+    cuts: list[tuple[Cut, Layout]] = []
+    skipped, values = [], {}
     for before, border in zip((None, *borders), borders[:-1], strict=False):
         cut = cutter.at_border(border)
         reading = cutter.reading(cut)
-        note = reading.note
+        note, layout = reading.note, reading.layout
         if before is not None and cutter.record.plan.is_unchanged(before, border):
             note = note or f"the same as after {values.get(border.value, before.name)}"
         values.setdefault(border.value, border.name)
-        if note or reading.layout is None:
+        if note or layout is None:
             skipped.append((Layer(cut.name, cut.layer_idx), note))
         else:
-            cuts.append((cut, reading.layout))
+            cuts.append((cut, layout))
     mark_dead(cutter, cuts)
     alive = [cut for cut, _ in cuts if not cutter.record.dead.get(cut.value, False)]
     dead = [(Layer(cut.name, cut.layer_idx), "gradient at the patches is zero") for cut, _ in cuts if cut not in alive]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-from .engine import Target, explain, sweep
+from .engine import explain, sweep
 from .loading import class_names
+from .requests import Target
 from .results import Explanation, Layer, Sweep, refuse_existing
 
 __all__ = ["Explanation", "Layer", "Sweep", "Target", "class_names", "explain", "refuse_existing", "sweep"]

@@ -17,12 +17,13 @@ from torch import nn
 
 from . import rendering
 from .arguments import ArgumentTypeError, as_layer, check_model
-from .engine import AnyMethod, Request, Reshape, explain
+from .engine import explain
 from .errors import refuse_existing
 from .introspection import unwrap
 from .loading import class_names, preprocessing
 from .methods import find
 from .rendering import Display
+from .requests import AnyMethod, Request, Reshape
 from .results import Explanation
 from .splitting import Chain
 
@@ -123,7 +124,7 @@ class GradCAM:
         elif name == "model":
             check_model(value)
         elif name not in (*_DISPLAY, *_QUESTION) and not (name.startswith("_") or hasattr(type(self), name)):
-            close = difflib.get_close_matches(name, [*_DISPLAY, *_QUESTION], n=1, cutoff=0.5)
+            close = difflib.get_close_matches(name, [*_DISPLAY, *_QUESTION], n=1)
             fixed = name in ("img_path", "input_size", "input_shape", *self._options)
             hint = "make a new GradCAM for another one" if fixed else f"did you mean {close[0]}?" if close else ""
             settings = ", ".join([*_QUESTION, *_DISPLAY])
@@ -221,7 +222,7 @@ class GradCAM:
         figure = self.explanation.figure(display=self.display)
         if save_path is not None:
             path, heat = pathlib.Path(save_path), self.heatmap
-            settings = {"colormap": self.colormap, "view": self.view}
+            settings: dict[str, Any] = {"colormap": self.colormap, "view": self.view}
             pictures = {
                 "origin": self.picture,
                 "overlapped": rendering.overlay(self.picture, heat, alpha=self.alpha, **settings),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import layouts, targets
+from .errors import LayoutError
 from .layouts import Layout
 from .methods import Method, MethodError, attention, capture
 from .methods.chunks import Progress, Score
@@ -103,7 +104,7 @@ class Forward:
         """Logits, and the attention they were computed with, in one graph."""
         grid = self.grid(0)
         if grid is None:
-            raise layouts.LayoutError("no grid of positions is known to follow attention on", "", "use another method")
+            raise LayoutError("no grid of positions is known to follow attention on", "", "use another method")
         with torch.enable_grad(), capture.Capture(len(self.cutter.images), math.prod(grid)) as seen:
             logits = self.cutter.forward(self.cutter.images)
         return logits, seen.attentions()
@@ -222,7 +223,7 @@ class Pass:
             return layouts.named(forward.layout, raw.detach(), size, prefix, len(self.images))
         assert reading is not None
         if reading.layout is None or reading.layout.grid == (1, 1):
-            raise layouts.LayoutError(
+            raise LayoutError(
                 f"no map can be drawn after '{cut.name}': {reading.note or '1x1'}", f"activation {tuple(raw.shape)}",
                 "choose another layer (see print(grad_cam.chain(model))) or give reshape_transform",
             )  # fmt: skip
@@ -379,7 +380,7 @@ class Pass:
         scores = [functools.partial(scored, score) for score in self.forward.targets.scores]
         grid = self.grid
         if grid is None:
-            raise layouts.LayoutError("no grid of positions is known to follow attention on", "", "use another method")
+            raise LayoutError("no grid of positions is known to follow attention on", "", "use another method")
         return capture.block_gradients(stages, self.images, scores, math.prod(grid))
 
     @property

@@ -327,9 +327,13 @@ class Sweep(Sequence[Explanation]):
         display = Display.of(display, **changes)
         first = self.explanations[0]
         heats = [display.heat(e._one(image, target), e._size) for e in self.explanations]
+        curves = {  # where nothing is shown there is nothing to sum up
+            f"{name}\n{_MEANING[name]}": [v if h.values.any() else math.nan for v, h in zip(values, heats, strict=True)]
+            for name, values in self.curves(image, target).items()
+        }
         return rendering.sweep_figure(
             first.pictures[image], [heat.values for heat in heats], self._titles(),
-            {f"{name}\n{_MEANING[name]}": values for name, values in self.curves(image, target).items()},
+            curves,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
             display=display,

@@ -12,9 +12,11 @@ import shutil
 import socket
 import struct
 import sys
+import threading
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,25 @@ from PIL import Image
 from torch import Tensor, nn
 
 import grad_cam
-from grad_cam import rendering
-from grad_cam.interfaces import app
-from grad_cam.interfaces.app import AppError, Asked, Display, Limits, Models, View, answer, look, open_model, read
+from grad_cam import METHODS, rendering
+from grad_cam.interfaces import web
+from grad_cam.interfaces.web import AppError, Limits, fragments, requests, server, updates, views
+from grad_cam.interfaces.web import models as web_models
+from grad_cam.interfaces.web.drawing import Drawing
+from grad_cam.interfaces.web.models import Models, OpenedModel, open_page_model
+from grad_cam.interfaces.web.updates import page_update
+from grad_cam.interfaces.web.uploads import read
+from grad_cam.interfaces.web.views import Computed, Controls, Key, View, view_for
 from grad_cam.loading import ImageError
 
 # ---------------------------------------------------------------------------------------------------- without a browser
 
 
 @pytest.fixture
-def opened(cnn: nn.Module) -> app.Opened:
+def opened(cnn: nn.Module) -> OpenedModel:
     """The tiny network, opened for the page at 64x64, with names that need escaping."""
     cnn.class_names = ["one", "two", "<b>three</b>", "four", "five", "six", "seven"]  # type: ignore[assignment]
-    return open_model(cnn, input_size=64)
+    return open_page_model(cnn, input_size=64)
 
 
 @pytest.fixture
@@ -49,17 +57,34 @@ def photo(picture: Image.Image, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def asked(photo: Path, opened: app.Opened) -> Asked:
+def controls(photo: Path, opened: OpenedModel) -> Controls:
     """What the controls say at first."""
-    return Asked(
-        photo, opened.name, "Blocks", opened.start["Blocks"], None, "grad_cam", ("grad_cam", "eigen_cam"), "layer"
-    )
+    return Controls(photo, opened.name, 0, None, "grad_cam", ("grad_cam", "eigen_cam"), "layer")
 
 
 @pytest.fixture
-def view(asked: Asked, opened: app.Opened) -> View:
-    """The first look."""
-    return look(asked, opened)
+def view(controls: Controls, opened: OpenedModel) -> View:
+    """The first view."""
+    return view_for(controls, opened)
+
+
+def shown_map(view: View) -> np.ndarray:
+    """The raw map under the slider."""
+    assert isinstance(view.result, Computed)
+    return view.result.maps[0]
+
+
+def loaded(opened: OpenedModel, capacity: int = 3) -> Models:
+    """The models of a page that was started with this one."""
+    first: Future[OpenedModel] = Future()
+    first.set_result(opened)
+    return Models(opened.name, first, capacity)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every computation fail the test."""
+    for function in ("sweep", "explain"):
+        monkeypatch.setattr(views, function, lambda *a, **k: pytest.fail("computed"))
 
 
 def picture_in(text: str, at: str = "gc-overlay") -> np.ndarray:
@@ -69,210 +94,274 @@ def picture_in(text: str, at: str = "gc-overlay") -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))))
 
 
-def test_slider_holds_every_layer_with_a_map_and_no_other(opened: app.Opened) -> None:
-    """The rungs of both scales are the cuts with a grid, in order of depth; the start is where `explain` looks."""
-    for scale, links in opened.chains.items():
-        names = [rung.name for rung in opened.rungs[scale]]
-        assert names == [s.name for s in links.stages[:-1] if s.layout is not None and not s.note]
-        assert names[opened.start[scale]] == links.default_split().name
-    assert len(opened.rungs["Blocks"]) > len(opened.rungs["Stages"])
-    assert {name for name, _ in opened.skipped["Stages"]} >= {"pool"}
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_slider_holds_every_layer_with_a_map_and_no_other(kind: str, request: pytest.FixtureRequest) -> None:
+    """The layers are those of a sweep, in order of depth; the first shown is where `explain` looks."""
+    model = request.getfixturevalue(kind)
+    found = open_page_model(model, input_size=64)
+    example = torch.randn(1, 3, 64, 64)
+    swept = grad_cam.sweep(model, example)
+    assert [layer.name for layer in found.layers] == [one.layer.name for one in swept]
+    assert [layer.grid for layer in found.layers] == [tuple(one.map.shape[-2:]) for one in swept]
+    assert [name for name, _ in found.skipped] == [layer.name for layer, _ in swept.skipped]
+    usual = grad_cam.explain(model, example)
+    again = grad_cam.explain(model, example, layer=found.layers[found.start].name)
+    torch.testing.assert_close(again.map, usual.map)
 
 
-def test_first_look_explains_the_predicted_class_as_explain_does(
-    view: View, opened: app.Opened, cnn: nn.Module
+def test_first_view_explains_the_predicted_class_as_explain_does(
+    view: View, opened: OpenedModel, cnn: nn.Module
 ) -> None:
     """The map under the slider and the logits are those of the package's own functions."""
-    found = grad_cam.explain(cnn, view.tensor, layer=view.rung.name)
-    assert view.target == int(found.logits.argmax())
+    found = grad_cam.explain(cnn, view.tensor, layer=view.layer.name)
+    assert view.controls.position == opened.start and view.target == int(found.logits.argmax())
     np.testing.assert_allclose(view.logits, found.logits[0].numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(view.map, found.map[0].numpy(), rtol=1e-4, atol=1e-6)
-    assert view.probabilities.sum() == pytest.approx(1)
+    np.testing.assert_allclose(shown_map(view), found.map[0].numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_one_pass_fills_all_layers_and_moving_the_slider_computes_nothing(
-    view: View, asked: Asked, opened: app.Opened, monkeypatch: pytest.MonkeyPatch
+    view: View, controls: Controls, opened: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the maps of a sweep at hand, another layer is only looked up."""
-    assert {key for key in view.maps} == {("grad_cam", rung.layer_idx) for rung in view.rungs}
-    for function in ("sweep", "explain"):
-        monkeypatch.setattr(app, function, lambda *a, **k: pytest.fail("computed"))
-    moved = look(asked._replace(position=0, target=view.target), opened, view)
-    assert moved.rung == view.rungs[0] and moved.map is view.maps["grad_cam", view.rungs[0].layer_idx]
+    assert set(view.results) == {Key("grad_cam", layer.name, ()) for layer in opened.layers}
+    forbid(monkeypatch)
+    moved = view_for(controls._replace(position=0, target=view.target), opened, view)
+    assert moved.layer == opened.layers[0]
+    assert moved.result is view.results["grad_cam", opened.layers[0].name, ()]
 
 
 def test_display_controls_draw_the_same_map_again(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threshold, smoothing, opacity and colours change the picture, each for itself, and compute no map."""
-    for function in ("sweep", "explain", "settle"):
-        monkeypatch.setattr(app, function, lambda *a, **k: pytest.fail("computed"))
-    plain = Display(0.0, 2.0)
-    pictures = [
-        picture_in(app.redraw(view, how)["layer"])
-        for how in (
-            plain,
-            Display(0.7, 2.0),
-            Display(0.0, 9.0),
-            Display(0.0, 2.0, 0.2),
-            Display(0.0, 2.0, colormap="gray"),
-        )
-    ]
-    for other in pictures[1:]:
-        assert not np.array_equal(pictures[0], other)
-    wanted = rendering.overlay(view.seen, rendering.heatmap(view.map, view.size, 0.0, 2.0))
+    """Threshold, smoothing, opacity, colours and the raw view change the picture, each for itself; no map changes."""
+    forbid(monkeypatch)
+    plain = Drawing(0.0, 2.0)
+    ways = (
+        plain, plain._replace(threshold=0.7), plain._replace(smoothing=9.0), plain._replace(alpha=0.2),
+        plain._replace(colormap="gray"), plain._replace(kind="raw"),
+    )  # fmt: skip
+    pictures = [picture_in(updates.redrawn(view, how)["layer"]) for how in ways]
+    for i, other in enumerate(pictures):
+        assert not any(np.array_equal(one, other) for one in pictures[:i])
+    wanted = rendering.overlay(view.seen, rendering.heatmap(shown_map(view), view.size, 0.0, 2.0))
     np.testing.assert_array_equal(pictures[0], np.asarray(wanted))
 
 
-def test_new_class_method_or_scale_gives_new_maps(view: View, asked: Asked, opened: app.Opened) -> None:
+def test_the_raw_view_shows_every_value_as_it_is(view: View) -> None:
+    """Each position is one square of one colour, the scale ends are the values, and the values are listed."""
+    map = shown_map(view)
+    text = fragments.result(view, Drawing(kind="raw"))
+    pixels = picture_in(text)
+    side = 64 // len(map)
+    assert len(np.unique(pixels[:side, :side].reshape(-1, 3), axis=0)) == 1
+    assert f"{np.abs(map).max():.3g}" in text and text.count("<td>") == map.size
+    values = [float(value.replace("−", "-")) for value in re.findall("<td>([^<]+)</td>", text)]
+    np.testing.assert_allclose(values, map.ravel(), rtol=6e-3)
+
+
+def test_new_class_or_method_gives_new_maps(view: View, controls: Controls, opened: OpenedModel) -> None:
     """What the maps depend on makes them anew; names of classes do as well as numbers."""
+    assert view.target is not None
     other = (view.target + 1) % 7
-    second = look(asked._replace(target=other), opened, view)
+    second = view_for(controls._replace(target=other, position=opened.start), opened, view)
     assert second.target == other and second.word == opened.label(other)
-    assert not np.allclose(second.map, view.map)
-    assert look(asked._replace(target=opened.label(other)), opened, view).target == other
-    third = look(asked._replace(method="eigen_cam", target=view.target), opened, view)
-    assert third.method == "eigen_cam" and not np.allclose(third.map, view.map)
-    coarse = look(asked._replace(scale="Stages", target=view.target), opened, view)
-    assert coarse.position == opened.start["Stages"] and coarse.target == view.target
+    assert not np.allclose(shown_map(second), shown_map(view))
+    assert view_for(controls._replace(target=opened.label(other)), opened, view).target == other
+    third = view_for(controls._replace(method="eigen_cam", position=opened.start), opened, view)
+    assert third.target == view.target and not np.allclose(shown_map(third), shown_map(view))
     with pytest.raises(ValueError, match="out of range"):
-        look(asked._replace(target=7), opened, view)
+        view_for(controls._replace(target=7), opened, view)
+
+
+def test_options_of_a_method_are_its_own_numbers(view: View, opened: OpenedModel) -> None:
+    """A method starts with its defaults, another value computes anew, and the page shows fields for these alone."""
+    drawing, find = Drawing(), {opened.name: opened}.__getitem__
+    parts = page_update(view, view.controls._replace(method="random_cam", options=()), drawing, find)
+    now = parts["view"]
+    assert now.controls.options == (0,)
+    assert parts["option 0"] == {"label": "seed", "value": 0, "visible": True}
+    assert all(parts[f"option {number}"] == {"visible": False} for number in range(1, views.OPTIONS))
+    changed = page_update(now, now.controls._replace(options=(5.0,)), drawing, find)
+    assert "option 0" not in changed and not np.allclose(shown_map(changed["view"]), shown_map(now))
+    want = grad_cam.explain(opened.model, view.tensor, layer=now.layer.name, method="random_cam", seed=5)
+    np.testing.assert_allclose(shown_map(changed["view"]), want.map[0].numpy(), rtol=1e-5)
+    for wrong in (-1, 10**6, 0.5, "a", True, [1], float("nan")):
+        refused = page_update(now, now.controls._replace(options=(wrong,)), drawing, find)  # type: ignore[arg-type]
+        assert "seed" in refused["notice"] and refused["option 0"] == {"value": 0}, wrong
+    empty = page_update(now, now.controls._replace(options=(None,)), drawing, find)
+    assert empty["view"].controls.options == (0,)
+
+
+def test_every_option_of_every_method_has_a_field_or_is_the_pages_own_affair() -> None:
+    """No option is lost: what is no number is how a method is run, not what it computes."""
+    for name, method in METHODS.items():
+        assert set(method.options) - set(views.option_defaults(name)) <= {"chunk", "progress", "grid"}, name
+
+
+def test_the_layer_control_is_there_where_layers_matter(view: View, opened: OpenedModel) -> None:
+    """A method of the picture or of the whole network hides the slider; beside methods of a layer it stays."""
+    for method, tab, chosen, visible in (
+        ("occlusion", "layer", (), False), ("full_grad", "layers", (), False), ("layer_cam", "layer", (), True),
+        ("occlusion", "methods", ("grad_cam",), True), ("occlusion", "methods", ("full_grad",), False),
+    ):  # fmt: skip
+        controls = view.controls._replace(method=method, tab=tab, chosen=chosen)
+        parts = page_update(view, controls, Drawing(), lambda name: opened)
+        assert parts["along"] == {"visible": visible}, (method, tab)
 
 
 def test_new_photo_starts_with_its_own_predicted_class(
-    view: View, asked: Asked, opened: app.Opened, tmp_path: Path
+    view: View, controls: Controls, opened: OpenedModel, tmp_path: Path
 ) -> None:
     """The class chosen for the last photo is forgotten, the layer is kept."""
     path = tmp_path / "other.png"
     Image.effect_noise((80, 60), 90).convert("RGB").save(path)
-    moved = look(asked._replace(position=0, target=(view.target + 1) % 7), opened, view)
-    new = look(moved.asked._replace(photo=path), opened, moved)
-    assert new.target == int(new.logits.argmax()) and new.position == 0
+    moved = view_for(controls._replace(position=0, target=(view.target + 1) % 7), opened, view)
+    new = view_for(moved.controls._replace(photo=path), opened, moved)
+    assert new.target == int(new.logits.argmax()) and new.controls.position == 0
     assert not np.array_equal(new.seen, view.seen)
 
 
 def test_slow_methods_compute_only_what_is_shown_and_tell_their_progress(
-    view: View, asked: Asked, opened: app.Opened
+    view: View, controls: Controls, opened: OpenedModel
 ) -> None:
     """A perturbation method explains the layer under the slider, and all of them on the tab of all layers."""
     told: list[tuple[int, int]] = []
-    one = look(
-        asked._replace(method="ablation_cam", target=view.target),
+    one = view_for(
+        controls._replace(method="ablation_cam", target=view.target),
         opened,
         view,
         progress=lambda *done: told.append(done),
     )
-    assert [key for key in one.maps if key[0] == "ablation_cam"] == [("ablation_cam", one.rung.layer_idx)]
+    assert [key for key in one.results if key.method == "ablation_cam"] == [Key("ablation_cam", one.layer.name, ())]
     assert told and told[-1][0] == told[-1][1]
-    every = look(one.asked._replace(tab="layers"), opened, one)
-    assert len([key for key in every.maps if key[0] == "ablation_cam"]) == len(every.rungs)
+    every = view_for(one.controls._replace(tab="layers"), opened, one)
+    assert len([key for key in every.results if key.method == "ablation_cam"]) == len(opened.layers)
 
 
 def test_a_method_that_fails_beside_others_shows_why_in_its_place(
-    view: View, asked: Asked, opened: app.Opened, monkeypatch: pytest.MonkeyPatch
+    view: View, controls: Controls, opened: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One card says what went wrong; the others are drawn."""
-    real = app._explained
+    real = views._computed
 
-    def broken(view: View, method: str, *rest: Any) -> View:
-        if method == "eigen_cam":
+    def broken(view: View, key: Key, *rest: Any) -> View:
+        if key.method == "eigen_cam":
             raise ValueError("no <components>")
-        return real(view, method, *rest)
+        return real(view, key, *rest)
 
-    monkeypatch.setattr(app, "_explained", broken)
-    both = look(asked._replace(tab="methods", target=view.target), opened, view)
-    text = app.methods_html(both, Display())
+    monkeypatch.setattr(views, "_computed", broken)
+    both = view_for(controls._replace(tab="methods", target=view.target), opened, view)
+    text = fragments.method_cards(both, Drawing())
     assert "no &lt;components&gt;" in text and text.count("<img") == 1
-    answered = answer(view, asked._replace(method="eigen_cam"), Display(), lambda name: opened)
+    answered = page_update(view, view.controls._replace(method="eigen_cam"), Drawing(), lambda name: opened)
     assert "no &lt;components&gt;" in answered["notice"] and answered["method"] == {"value": "grad_cam"}
     assert set(answered) == {"notice", "method"}
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
 def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
-    kind: str, request: pytest.FixtureRequest, asked: Asked
+    kind: str, request: pytest.FixtureRequest, controls: Controls
 ) -> None:
     """A method of any layer, of the picture or of the whole network has its map and is named after what it is of."""
-    found = open_model(request.getfixturevalue(kind), input_size=64)
-    now = look(asked._replace(model=found.name, position=1), found)
+    found = open_page_model(request.getfixturevalue(kind), input_size=64)
+    now = view_for(controls._replace(model=found.name), found)
     refused = set()
-    for method in app.shown_methods():
-        for tab in app.TABS:
-            parts = answer(None, now.asked._replace(method=method, tab=tab), Display(), lambda name: found)
-            if parts["notice"]:
-                assert "view" not in parts and "did not work" not in parts["notice"], (method, tab)
+    for method, entry in METHODS.items():
+        for tab in views.TABS:
+            parts = page_update(None, now.controls._replace(method=method, tab=tab), Drawing(), lambda name: found)
+            if "view" not in parts:
+                said = re.sub("<[^>]+>", "", parts["notice"])
+                assert len(said) > 20 and not re.match(r"\w+(Error|Exception)\b", said), (method, tab, said)
                 refused.add(method)
                 continue
-            assert "<img" in parts[tab] and parts["view"].method == method, (method, tab)
-            of_layer = now.rung.name in parts["headline"]
-            assert of_layer != ("the whole network" in parts["headline"]), method
-    chosen = now.asked._replace(tab="methods", chosen=tuple(app.shown_methods()))
-    cards = answer(now, chosen, Display(), lambda name: found)["methods"]
-    assert cards.count("<img") == len(app.shown_methods()) - len(refused)
+            assert parts["notice"] == "" and parts["view"].controls.method == method, (method, tab)
+            # several maps of one layer have the tab of one layer to themselves; elsewhere their place says so
+            shown = "<img" if entry.gives == "map" or tab == "layer" else "gc-lack"
+            assert shown in parts[tab] or tab == "methods", (method, tab)
+            of_layer = f"<code>{now.layer.name}</code>" in parts["headline"]
+            assert of_layer == (entry.scope == "layer") != ("the whole network" in parts["headline"]), method
+    chosen = now.controls._replace(tab="methods", chosen=tuple(METHODS))
+    cards = page_update(now, chosen, Drawing(), lambda name: found)["methods"]
+    concepts = {method for method, entry in METHODS.items() if entry.gives != "map"}
+    assert cards.count("<img") == len(METHODS) - len(refused) - len(concepts)
     attention = {"attention_rollout", "gradient_rollout", "le_grad"}
     assert refused == (attention if kind == "cnn" else {"guided_backprop", "guided_grad_cam"})
-    concepts = answer(now, now.asked._replace(method="deep_feature_factorization"), Display(), lambda name: found)
-    assert "choose one of grad_cam" in concepts["notice"]
+
+
+def test_concepts_are_shown_side_by_side_each_with_its_name(view: View, opened: OpenedModel) -> None:
+    """A method that finds several maps shows all of them, also as the first thing asked for."""
+    controls = view.controls._replace(method="deep_feature_factorization", options=())
+    for before in (view, None):
+        parts = page_update(before, controls, Drawing(), lambda name: opened)
+        assert parts["layer"].count("<img") == parts["layer"].count("concept ") // 2 == 5
+        assert parts["view"].target == view.target and opened.labels is not None
+        assert parts["headline"].count("Deep Feature Factorization") == 1
 
 
 def test_a_page_that_cannot_be_drawn_says_so(
-    view: View, asked: Asked, opened: app.Opened, monkeypatch: pytest.MonkeyPatch
+    view: View, controls: Controls, opened: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes wrong while the answer is written becomes the notice, as what goes wrong before; so do bad settings."""
-    for wrong in (Display(colormap="no colours"), Display(threshold=7.0), Display(threshold=None)):  # type: ignore
+    for wrong in (Drawing(colormap="no colours"), Drawing(threshold=7.0), Drawing(threshold=None)):  # type: ignore
         for parts in (
-            answer(view, asked._replace(position=0), wrong, lambda name: opened),
-            app.restyled(view, wrong),
+            page_update(view, view.controls._replace(position=0), wrong, lambda name: opened),
+            updates.redrawn(view, wrong),
         ):
             assert 'role="alert"' in parts["notice"] and "view" not in parts and "layer" not in parts
-    monkeypatch.setattr(app, "headline_html", lambda view: 1 / 0)
-    parts = answer(view, asked._replace(position=0), Display(), lambda name: opened)
-    assert "ZeroDivisionError" in parts["notice"] and parts["position"] == {"value": view.position}
+    monkeypatch.setattr(fragments, "headline", lambda view: 1 / 0)
+    parts = page_update(view, view.controls._replace(position=0), Drawing(), lambda name: opened)
+    assert "ZeroDivisionError" in parts["notice"] and parts["position"] == {"value": opened.start}
 
 
-def test_a_newer_wish_stops_a_long_computation(view: View, opened: app.Opened) -> None:
+def test_a_newer_request_stops_a_long_computation(view: View, opened: OpenedModel) -> None:
     """What nobody waits for any more ends at its next step, without a message; others go on."""
-    wishes = app.LatestRequests()
-    old = view.asked._replace(method="ablation_cam", target=view.target)
+    latest = requests.LatestRequests()
+    old = view.controls._replace(method="ablation_cam", target=view.target)
 
     def step(done: int, total: int) -> None:
-        wishes.check("me", old)
+        latest.check("me", old)
 
-    wishes.note("me", old)
-    wishes.note("another", old._replace(method="eigen_cam"))
-    assert "view" in answer(view, old, Display(), lambda name: opened, progress=step)
+    latest.note("me", old)
+    latest.note("another", old._replace(method="eigen_cam"))
+    assert "view" in page_update(view, old, Drawing(), lambda name: opened, progress=step)
     for newer in (old._replace(position=0), None):
-        wishes.note("me", newer)
-        assert answer(view, old, Display(), lambda name: opened, progress=step) == {}
+        latest.note("me", newer)
+        assert page_update(view, old, Drawing(), lambda name: opened, progress=step) == {}
 
 
-def test_answer_changes_only_the_parts_concerned(view: View, asked: Asked, opened: app.Opened) -> None:
+def test_answer_changes_only_the_parts_concerned(view: View, controls: Controls, opened: OpenedModel) -> None:
     """A moved slider sends neither the photo nor the list of classes again, and a settled page sends nothing."""
-    first = answer(None, asked, Display(), lambda name: opened)
-    assert {"view", "seen", "target", "position", "layer", "predictions"} <= set(first) <= set(app.CHANGED)
+    first = page_update(None, controls, Drawing(), lambda name: opened)
+    assert {"view", "seen", "target", "position", "layer", "predictions"} <= set(first)
+    assert {part for part in first if not part.startswith("option ")} <= set(updates.CHANGED)
     now = first["view"]
-    assert now.asked.target == now.target and first["target"]["value"] == now.target
-    assert answer(now, now.asked, Display(), lambda name: opened) == {}
-    moved = answer(now, now.asked._replace(position=1), Display(), lambda name: opened)
+    assert now.controls.target == now.target and first["target"]["value"] == now.target
+    assert page_update(now, now.controls, Drawing(), lambda name: opened) == {}
+    moved = page_update(now, now.controls._replace(position=1), Drawing(), lambda name: opened)
     assert not {"seen", "photo", "target", "position", "smoothing"} & set(moved) and moved["notice"] == ""
-    tab = answer(now, now.asked._replace(tab="layers"), Display(), lambda name: opened)
-    assert "layers" in tab and "layer" not in tab and tab["layers"].count("data-pick") == len(now.rungs)
+    tab = page_update(now, now.controls._replace(tab="layers"), Drawing(), lambda name: opened)
+    assert "layers" in tab and "layer" not in tab and tab["layers"].count("data-pick") == len(opened.layers)
 
 
-def test_views_of_two_visitors_do_not_mix(asked: Asked, opened: app.Opened) -> None:
-    """Nothing of one visitor's wishes is found in the other's view, though the model is shared."""
-    first = answer(None, asked._replace(target=None), Display(), lambda name: opened)["view"]
-    second = answer(None, asked._replace(method="eigen_cam", position=0), Display(), lambda name: opened)["view"]
-    changed = answer(first, first.asked._replace(target=(first.target + 2) % 7), Display(), lambda name: opened)["view"]
-    assert (first.method, second.method) == ("grad_cam", "eigen_cam")
-    assert second.maps.keys().isdisjoint(first.maps) and changed.target != first.target == second.target
+def test_views_of_two_visitors_do_not_mix(controls: Controls, opened: OpenedModel) -> None:
+    """Nothing of one visitor's requests is found in the other's view, though the model is shared."""
+    first = page_update(None, controls._replace(target=None), Drawing(), lambda name: opened)["view"]
+    second = page_update(None, controls._replace(method="eigen_cam", position=0), Drawing(), lambda name: opened)[
+        "view"
+    ]
+    changed = page_update(
+        first, first.controls._replace(target=(first.target + 2) % 7), Drawing(), lambda name: opened
+    )["view"]
+    assert (first.controls.method, second.controls.method) == ("grad_cam", "eigen_cam")
+    assert second.results.keys().isdisjoint(first.results) and changed.target != first.target == second.target
 
 
-def test_every_text_from_outside_is_escaped(asked: Asked, opened: app.Opened) -> None:
+def test_every_text_from_outside_is_escaped(controls: Controls, opened: OpenedModel) -> None:
     """File names and class names reach the page as text, never as markup."""
-    view = look(asked, opened)
-    view = look(asked._replace(target=2, tab="layers"), opened, view)
+    view = view_for(controls, opened)
+    view = view_for(controls._replace(target=2, tab="layers"), opened, view)
     texts = [
-        app.photo_html(view), app.overlay_html(view, Display()), app.headline_html(view), app.predictions_html(view),
-        app.layers_html(view, Display()), app.methods_html(view, Display()), app.notice_html("<script>"),
+        fragments.photo(view), fragments.result(view, Drawing()), fragments.headline(view),
+        fragments.prediction_bars(view), fragments.layer_cards(view, Drawing()),
+        fragments.method_cards(view, Drawing()), fragments.notice("<script>"),
     ]  # fmt: skip
     for text in texts:
         assert "<b>three" not in text and "<photo>" not in text and "<script" not in text
@@ -281,28 +370,20 @@ def test_every_text_from_outside_is_escaped(asked: Asked, opened: app.Opened) ->
 
 def test_downloads_hold_the_picture_shown_and_the_raw_map(view: View) -> None:
     """The .npy file is the raw signed map, bit for bit; both names tell what they are."""
-    text = app.overlay_html(view, Display())
+    text = fragments.result(view, Drawing())
     found = re.search(r'download="([^"]+\.npy)" href="data:application/octet-stream;base64,([^"]+)"', text)
     assert found is not None
-    np.testing.assert_array_equal(np.load(io.BytesIO(base64.b64decode(found[2]))), view.map)
-    assert re.fullmatch(r"[\w.-]+", found[1]) and "grad_cam" in found[1] and view.rung.name in found[1]
+    np.testing.assert_array_equal(np.load(io.BytesIO(base64.b64decode(found[2]))), shown_map(view))
+    assert re.fullmatch(r"[\w.-]+", found[1]) and "grad_cam" in found[1] and view.layer.name in found[1]
 
 
 def test_a_map_that_speaks_for_nothing_says_so(view: View) -> None:
     """An empty picture carries the reason."""
-    key = (view.method, view.rung.layer_idx)
-    dark = dataclasses.replace(view, maps={**view.maps, key: -np.ones((4, 4), np.float32)})
-    assert "all negative" in app.overlay_html(dark, Display()) and "all negative" not in app.overlay_html(
-        view, Display()
-    )
-
-
-@pytest.mark.parametrize(
-    ("probability", "words"), [(0.0, "0 %"), (0.001, "< 1 %"), (0.36, "36 %"), (0.999, "> 99 %"), (1.0, "100 %")]
-)
-def test_percent_never_rounds_to_certainty(probability: float, words: str) -> None:
-    """Only what is certain is called 0 % or 100 %."""
-    assert app.percent(probability) == words
+    key = view.key("grad_cam", view.layer)
+    nothing = Computed(-np.ones((1, 4, 4), np.float32), ("one",))
+    dark = dataclasses.replace(view, results={**view.results, key: nothing})
+    assert "all negative" in fragments.result(dark, Drawing())
+    assert "all negative" not in fragments.result(view, Drawing())
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -330,7 +411,7 @@ def png_header(width: int, height: int) -> bytes:
     ids=["empty", "text", "too many pixels", "bomb", "too many bytes"],
 )
 def test_bad_files_become_a_message_that_hides_where_they_lie(
-    content: bytes, words: str, asked: Asked, opened: app.Opened, tmp_path: Path
+    content: bytes, words: str, controls: Controls, opened: OpenedModel, tmp_path: Path
 ) -> None:
     """The page says what is wrong with the file by its name; the server's folders stay private."""
     path = tmp_path / "bad.png"
@@ -339,7 +420,7 @@ def test_bad_files_become_a_message_that_hides_where_they_lie(
     with pytest.raises(ImageError, match=re.escape(words)) as error:
         read(path, limits)
     assert str(tmp_path) not in str(error.value)
-    found = answer(None, asked._replace(photo=path), Display(), lambda name: opened, limits=limits)
+    found = page_update(None, controls._replace(photo=path), Drawing(), lambda name: opened, limits=limits)
     assert list(found) == ["notice"] and 'role="alert"' in found["notice"] and str(tmp_path) not in found["notice"]
 
 
@@ -349,7 +430,7 @@ def test_a_photo_that_is_gone_asks_for_another_upload(tmp_path: Path) -> None:
         read(tmp_path / "gone.png", Limits())
 
 
-def test_models_are_opened_once_and_only_a_few_are_kept(opened: app.Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_opened_once_and_only_a_few_are_kept(opened: OpenedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name opens its model once; the least used is dropped; the first stays."""
     made: list[str] = []
 
@@ -357,9 +438,9 @@ def test_models_are_opened_once_and_only_a_few_are_kept(opened: app.Opened, monk
         made.append(name)
         return object()
 
-    monkeypatch.setattr(app, "open_model", fake)
-    models = Models(opened, capacity=3)
-    assert models(opened.name) is opened and models("a") is models(" a ")
+    monkeypatch.setattr(web_models, "open_page_model", fake)
+    models = loaded(opened, capacity=3)
+    assert models(opened.name) is opened and models("a") is models("a")
     models("b"), models("a"), models("c"), models("a")
     assert made == ["a", "b", "c"]
     models("b")
@@ -371,12 +452,12 @@ def test_models_are_opened_once_and_only_a_few_are_kept(opened: app.Opened, monk
     ["", "os:system", "package.module:build", "local-dir:/etc", "hf:/etc/passwd", "hf:../x", "hf:a/../b", "a\nb"],
 )
 def test_names_typed_into_the_page_neither_run_code_nor_read_files(
-    name: str, opened: app.Opened, monkeypatch: pytest.MonkeyPatch
+    name: str, opened: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the owner of the page may open such a model."""
-    monkeypatch.setattr(app, "open_model", lambda name: pytest.fail("opened"))
+    monkeypatch.setattr(web_models, "open_page_model", lambda name: pytest.fail("opened"))
     with pytest.raises(AppError):
-        Models(opened)(name)
+        loaded(opened)(name)
 
 
 @pytest.mark.parametrize(
@@ -391,14 +472,14 @@ def test_names_typed_into_the_page_neither_run_code_nor_read_files(
 )
 def test_messages_name_files_without_their_folders(said: str, shown: str | None) -> None:
     """Where the server keeps things is its own affair, whoever wrote the message; names with a slash stay."""
-    for made in (app.notice_html(said), app._lack(said)):
+    for made in (fragments.notice(said), fragments._lack(said)):
         assert html.unescape(re.sub("<[^>]+>", "", made)) == (said if shown is None else shown)
 
 
-def test_unknown_model_is_answered_with_the_closest_names(asked: Asked, opened: app.Opened) -> None:
+def test_unknown_model_is_answered_with_the_closest_names(controls: Controls, opened: OpenedModel) -> None:
     """The message of `loading.load` reaches the page, and the control goes back to the model that is shown."""
-    now = answer(None, asked, Display(), Models(opened))["view"]
-    found = answer(now, now.asked._replace(model="resnet_18"), Display(), Models(opened))
+    now = page_update(None, controls, Drawing(), loaded(opened))["view"]
+    found = page_update(now, now.controls._replace(model="resnet_18"), Drawing(), loaded(opened))
     assert "resnet18" in found.pop("notice") and found == {"model": {"value": opened.name}}
 
 
@@ -414,14 +495,12 @@ def test_a_model_without_any_map_is_refused() -> None:
             return self.out(self.fc(self.flatten(x)))
 
     with pytest.raises(ValueError, match="map"):
-        open_model(Flat().eval(), input_size=64)
+        open_page_model(Flat().eval(), input_size=64)
 
 
 @pytest.mark.parametrize("family", ["ResNet", "ViT", "ConvNext", "Swin"])
-def test_hugging_face_classifiers_are_shown_at_the_scale_that_has_maps(
-    family: str, view: View, asked: Asked, opened: app.Opened
-) -> None:
-    """Their stages are the network and its classifier; the page offers the blocks, and refuses the stages in words."""
+def test_hugging_face_classifiers_are_shown(family: str, view: View, opened: OpenedModel) -> None:
+    """Their stages are the network and its classifier; the page finds the blocks inside and goes back from there."""
     transformers = pytest.importorskip("transformers")
     small = {
         "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
@@ -431,53 +510,70 @@ def test_hugging_face_classifiers_are_shown_at_the_scale_that_has_maps(
     }[family]
     config = getattr(transformers, f"{family}Config")(**small, num_labels=5)
     model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
-    found = open_model(model, input_size=64)
-    assert list(found.rungs) == list(found.chains) == ["Blocks"] and found.skipped["Stages"]
-    old = view.asked._replace(scale="Stages", target=view.target)
-    coarse = dataclasses.replace(look(old, opened, view), asked=old)
-    parts = answer(coarse, old._replace(model=found.name), Display(), lambda name: found)
-    assert parts["scale"] == {"choices": ["Blocks"], "value": "Blocks"} and "<img" in parts["layer"]
+    found = open_page_model(model, input_size=64)
+    parts = page_update(view, view.controls._replace(model=found.name), Drawing(), lambda name: found)
+    assert len(found.layers) > 1 and "<img" in parts["layer"]
+    assert parts["position"]["value"] == found.start and parts["position"]["maximum"] == len(found.layers) - 1
     now = parts["view"]
-    assert answer(now, now.asked, Display(), lambda name: found) == {}
-    refused = answer(now, now.asked._replace(scale="Stages"), Display(), lambda name: found)
-    assert "choose Blocks" in refused["notice"] and refused["scale"] == {"value": "Blocks"}
-    assert answer(now, old, Display(), lambda name: opened)["scale"]["choices"] == ["Blocks", "Stages"]
-    app.build(model, input_size=64)
+    assert page_update(now, now.controls, Drawing(), lambda name: found) == {}
+    back = page_update(now, view.controls, Drawing(), lambda name: opened)
+    assert back["view"].opened is opened and "<img" in back["layer"]
+    web.build(model, input_size=64)
 
 
 def test_vision_transformer_has_its_layers_and_leaves_out_the_dead_one(vit: nn.Module, photo: Path) -> None:
     """Token grids are maps; the last block of a class-token model is listed with its reason instead."""
-    found = open_model(vit, input_size=64)
-    names = [rung.name for rung in found.rungs["Blocks"]]
-    assert "blocks.0" in names and "blocks.2" not in names and "blocks.2" in dict(found.skipped["Blocks"])
-    view = look(Asked(photo, found.name, "Blocks", 0, None, "grad_cam", (), "layers"), found)
-    assert view.map.shape == (4, 4) and "without a map" in app.layers_html(view, Display())
+    found = open_page_model(vit, input_size=64)
+    names = [layer.name for layer in found.layers]
+    assert "blocks.0" in names and "blocks.2" not in names and "blocks.2" in dict(found.skipped)
+    view = view_for(Controls(photo, found.name, 0, None, "grad_cam", (), "layers"), found)
+    assert shown_map(view).shape == (4, 4) and "without a map" in fragments.layer_cards(view, Drawing())
 
 
-def test_single_output_is_a_sigmoid() -> None:
-    """A binary model with one logit has a probability, not 100 %."""
-    assert app.probabilities(np.array([0.0], np.float32))[0] == pytest.approx(0.5)
+def test_a_page_waits_for_its_model_and_other_models_do_not_wait_for_it(
+    controls: Controls, opened: OpenedModel
+) -> None:
+    """While the first model is loading, its requests have a queue of their own."""
+    first: Future[OpenedModel] = Future()
+    models = Models(opened.name, first, 3)
+    assert not models.has(opened.name) and requests.queue_for(None, controls, models) == "models"
+    first.set_result(opened)
+    assert models.has(opened.name) and requests.queue_for(None, controls, models) == "maps"
+
+
+def test_requests_that_take_long_have_a_queue_of_their_own(view: View, opened: OpenedModel) -> None:
+    """Methods of many passes wait for each other alone; what is computed already is answered at once."""
+    models, controls = loaded(opened), view.controls
+    assert requests.queue_for(view, controls._replace(method="layer_cam"), models) == "maps"
+    slow = controls._replace(method="score_cam", options=(None,))
+    assert requests.queue_for(view, slow, models) == "slow" == requests.queue_for(None, slow, models)
+    done = view_for(slow, opened, view)
+    assert requests.queue_for(done, slow, models) == "maps"
+    assert requests.queue_for(done, slow._replace(position=0), models) == "slow"
+    assert requests.queue_for(done, slow._replace(target=(view.target or 0) + 1), models) == "slow"
+    assert requests.queue_for(view, controls._replace(tab="methods", chosen=("score_cam",)), models) == "slow"
+    assert requests.queue_for(done, slow._replace(target="no such class"), models) == "maps"
 
 
 def test_port_in_use_is_named_and_another_offered() -> None:
     """An explicit port that is taken is an error; without one, the next free port is used."""
     with socket.socket() as taken:
-        taken.bind((app.HOST, 0))
+        taken.bind((server.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(AppError, match=rf"port {port} .*in use.*--port"):
-            app.free_port(app.HOST, port)
+            server.free_port(server.HOST, port)
     with pytest.raises(AppError, match="65535"):
-        app.free_port(app.HOST, 70000)
+        server.free_port(server.HOST, 70000)
     with socket.socket() as free:
-        free.bind((app.HOST, app.free_port(app.HOST, 0)))
+        free.bind((server.HOST, server.free_port(server.HOST, 0)))
 
 
 def test_missing_gradio_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to install."""
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(AppError, match=re.escape("gradcam-layers[app]")):
-        app.launch("demo", 0, block=False)
+        web.launch("demo", 0, block=False)
 
 
 # -------------------------------------------------------------------------------------------------------- in a browser
@@ -499,7 +595,7 @@ def served() -> Iterator[str]:
     model = _settle(TinyNet()).eval()
     model.class_names = ["one", "two", "<b>three</b>", "four", "five", "six", "seven"]  # type: ignore[assignment]
     limits = Limits(upload=200_000, pixels=300_000)
-    with app.launch(model, 0, input_size=64, limits=limits, block=False) as page:
+    with web.launch(model, 0, input_size=64, limits=limits, block=False) as page:
         yield page.url
 
 
@@ -646,6 +742,74 @@ def test_slow_methods_arrive_by_way_of_their_own_queue(visitor: Visitor) -> None
     assert "LayerCAM" in visitor.text("#gc-headline p")
 
 
+def test_options_and_layer_control_follow_the_method(visitor: Visitor) -> None:
+    """A method brings fields for its numbers, another number another map; where no layer matters there is no slider."""
+    page, first = visitor.page, visitor.src()
+    assert page.locator(".gc-options input:visible").count() == 0
+    visitor.choose("gc-method", "Random CAM")
+    before = visitor.changed(first)
+    assert page.locator("#gc-option-0").inner_text().strip() == "seed"
+    field = page.locator("#gc-option-0 input")
+    field.fill("7")
+    field.press("Enter")
+    visitor.changed(before)
+    visitor.choose("gc-method", "FullGrad")
+    page.wait_for_selector("#gc-position", state="hidden")
+    assert "whole network" in visitor.text("#gc-headline p") and page.locator(".gc-options input:visible").count() == 0
+    visitor.choose("gc-method", METHODS["attention_rollout"].title)
+    page.wait_for_selector("#gc-notice [role=alert]")
+    visitor.settle()
+    assert page.locator("#gc-method input").input_value() == "FullGrad"
+    visitor.choose("gc-method", "Grad-CAM")
+    page.wait_for_function("first => document.querySelector('#gc-overlay').src === first", arg=first)
+    assert page.locator("#gc-position").is_visible()
+
+
+def test_raw_and_signed_views_have_numbers(visitor: Visitor) -> None:
+    """The scale says what its ends stand for; the values of a small map are listed."""
+    page, first = visitor.page, visitor.src()
+    page.get_by_role("radio", name="For and against").click()
+    signed = visitor.changed(first)
+    page.get_by_role("radio", name="Raw map").click()
+    visitor.changed(signed)
+    ends = [float(end.replace("−", "-")) for end in visitor.text(".gc-scale").split()]
+    assert ends[0] == -ends[1] < 0
+    page.locator(".gc-numbers summary").click()
+    assert page.locator(".gc-table td:visible").count() == 64
+
+
+def test_while_computing_the_previous_picture_is_marked_as_old(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the result will be stands how far it is, over a pale picture; both go when it is there."""
+    page, first, go_on, real = visitor.page, visitor.src(), threading.Event(), views._computed
+
+    def computed(view: View, key: Key, progress: Any) -> View:
+        if key.method == "score_cam":
+            progress(3, 10)
+            assert go_on.wait(60)
+        return real(view, key, progress)
+
+    monkeypatch.setattr(views, "_computed", computed)
+    visitor.choose("gc-method", "Score-CAM")
+    pale = "() => Number(getComputedStyle(document.querySelector('#gc-overlay')).opacity)"
+    page.wait_for_function(f"() => ({pale})() < 0.5")
+    page.wait_for_selector("#gc-shown [role=progressbar]")
+    assert "3/10" in visitor.text("#gc-shown .progress-text") and visitor.src() == first
+    go_on.set()
+    visitor.changed(first)
+    page.wait_for_function(f"() => ({pale})() === 1")
+
+
+def test_on_a_phone_the_picture_comes_first(visitor: Visitor) -> None:
+    """At 390 pixels the explained picture is on the first screen, before the photo, the samples and the controls."""
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    visitor.settle()
+    tops = [visitor.page.locator(at).bounding_box()["y"] for at in ("#gc-overlay", "#gc-photo", "#gc-samples")]
+    assert tops == sorted(tops) and tops[0] < 400
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_upload_replaces_the_photo(visitor: Visitor, photo: Path) -> None:
     """An uploaded picture is shown as the model sees it, with predictions of its own; a sample can be taken again."""
     before = visitor.src("#gc-photo"), visitor.src()
@@ -705,10 +869,10 @@ def test_all_layers_and_methods_side_by_side(visitor: Visitor) -> None:
     visitor.page.locator("#gc-layers .gc-card").first.click()
     visitor.page.wait_for_selector('#gc-layers .gc-card:first-child[aria-pressed="true"]')
     assert f"1 of {count}" in visitor.text("#gc-layer")
-    visitor.page.get_by_role("tab", name="Methods side by side").click()
+    visitor.page.get_by_role("tab", name="Methods", exact=True).click()
     visitor.page.wait_for_selector("#gc-methods .gc-card img")
     visitor.settle()  # a click on a card that is being replaced would be lost
-    assert visitor.page.locator("#gc-methods .gc-card img").count() == len(app.COMPARED)
+    assert visitor.page.locator("#gc-methods .gc-card img").count() == 4
     visitor.page.locator("#gc-methods .gc-card").last.click()
     visitor.page.wait_for_selector('#gc-methods .gc-card:last-child[aria-pressed="true"]')
     visitor.page.get_by_role("tab", name="One layer").click()

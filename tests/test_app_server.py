@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,9 +26,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from grad_cam import loading as zoo
-from grad_cam.interfaces import app
-from grad_cam.interfaces.app import AppError, Limits
+from grad_cam import loading
+from grad_cam.interfaces import web
+from grad_cam.interfaces.web import AppError, Limits, server, views
+from grad_cam.interfaces.web.guards import KnownHosts
+from grad_cam.interfaces.web.requests import QUEUES
+from grad_cam.interfaces.web.server import free_port
+from grad_cam.interfaces.web.uploads import upload_folder, uploaded
 
 from .conftest import TinyNet, _settle
 
@@ -145,7 +150,7 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def url(model: nn.Module) -> Iterator[str]:
     """A page that runs, and its address."""
-    with app.launch(model, 0, input_size=64, limits=Limits(upload=200_000, pixels=300_000), block=False) as page:
+    with web.launch(model, 0, input_size=64, limits=Limits(upload=200_000, pixels=300_000), block=False) as page:
         yield page.url
 
 
@@ -163,7 +168,7 @@ def _listening() -> None:
 
 @contextlib.contextmanager
 def started() -> Iterator[tuple[subprocess.Popen[str], str, IO[str]]]:
-    """Runs `grad-cam app`: the process, the address and its messages, once the page can be opened."""
+    """Runs `grad-cam app`: the process, the address and its messages, once the model is loaded."""
     program = [sys.executable, "-m", "grad_cam", "app"]
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=said, text=True, preexec_fn=_listening)
@@ -172,6 +177,7 @@ def started() -> Iterator[tuple[subprocess.Popen[str], str, IO[str]]]:
             found = re.search(r"http://\S+", process.stdout.readline())
             said.seek(0)
             assert found is not None, said.read()
+            assert "is loaded" in process.stdout.readline()
             yield process, found[0], said
         finally:
             process.terminate()  # and not killed, which would leave its folder for uploads
@@ -182,15 +188,15 @@ def started() -> Iterator[tuple[subprocess.Popen[str], str, IO[str]]]:
 def mounted(model: nn.Module) -> Iterator[str]:
     """The page made by `build`, served by its user as a part of an application of theirs."""
     gradio, fastapi, uvicorn = (pytest.importorskip(name) for name in ("gradio", "fastapi", "uvicorn"))
-    web = gradio.mount_gradio_app(fastapi.FastAPI(), app.build(model, input_size=64), "/", ssr_mode=False)
-    port = app.free_port(port=0)
-    server = uvicorn.Server(uvicorn.Config(web, port=port, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, daemon=True)
+    site = gradio.mount_gradio_app(fastapi.FastAPI(), web.build(model, input_size=64), "/", ssr_mode=False)
+    port = free_port(port=0)
+    running = uvicorn.Server(uvicorn.Config(site, port=port, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
-    while not server.started and thread.is_alive():
+    while not running.started and thread.is_alive():
         thread.join(0.02)
     yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
+    running.should_exit = True
     thread.join(LIMIT)
 
 
@@ -318,11 +324,11 @@ def test_names_of_the_hub_do_not_tell_which_folders_the_server_has(
 
     def load(name: str, **how: Any) -> nn.Module:
         where = Path(name.partition(":")[2])
-        raise zoo.ModelError(
+        raise loading.ModelError(
             f"cannot get {name}: {'no model in it' if where.exists() else 'not known'} {where.resolve()}"
         )
 
-    monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "acme" / "there").mkdir(parents=True), (tmp_path / "there.txt").touch()
     client = Client(url, "collector")
@@ -344,24 +350,57 @@ def test_errors_of_the_server_are_not_told(launched: str) -> None:
             assert not re.search("site-packages|Traceback|Error:", text)
 
 
+def test_a_page_is_there_while_its_model_is_loading(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what it waits for; who comes early is answered as soon as the model is there."""
+    real, go_on, port = server.open_page_model, threading.Event(), free_port(port=0)
+
+    def slow(*model: Any, **how: Any) -> Any:
+        assert go_on.wait(LIMIT)
+        return real(*model, **how)
+
+    monkeypatch.setattr(server, "open_page_model", slow)
+    with ThreadPoolExecutor(2) as pool:
+        page = pool.submit(web.launch, model, port, input_size=64, block=False)
+        early = Client(f"http://127.0.0.1:{port}/", "early")
+        while not page.done():
+            with contextlib.suppress(OSError):
+                assert "Starting, loading the model TinyNet" in early.send("GET", "/config")[1]
+                break
+            time.sleep(0.05)
+        asked = pool.submit(early.ask)
+        time.sleep(0.3)
+        assert not asked.done()
+        go_on.set()
+        assert "gc-overlay" in asked.result(LIMIT)
+        page.result(LIMIT).close()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is that of the model, and the port is free again."""
+    port = free_port(port=0)
+    with pytest.raises(loading.ModelError, match="resnet18"):
+        web.launch("resnet_18", port, block=False)
+    assert free_port(port=port) == port
+
+
 @pytest.mark.parametrize("path", ["no path", "", None, 3, "/etc/passwd", ".."])
 def test_only_a_file_of_the_upload_folder_is_an_upload(path: Any, tmp_path: Path) -> None:
     """Whatever else is called an upload is refused, also the folder itself and any link."""
     with pytest.raises(AppError, match="not uploaded"):
-        app.uploaded(path, tmp_path)
+        uploaded(path, tmp_path)
     inside, outside = tmp_path / "in", tmp_path / "out.png"
     inside.mkdir()
     outside.touch(), (inside / "real.png").touch()
-    assert app.uploaded(str(inside / "real.png"), inside) == inside / "real.png"
+    assert uploaded(str(inside / "real.png"), inside) == inside / "real.png"
     (inside / "far").symlink_to(outside), (inside / "near").symlink_to(inside / "real.png")
     for other in (inside, outside, inside / "far", inside / "near", inside / ".." / "out.png", inside / "gone.png"):
         with pytest.raises(AppError, match="not uploaded"):
-            app.uploaded(other, inside)
+            uploaded(other, inside)
 
 
 def test_uploads_have_a_folder_that_nobody_else_uses() -> None:
     """Other pages of this computer, and other users of it, keep their files elsewhere."""
-    folder = app.upload_folder()
+    folder = upload_folder()
     assert folder == Path(os.environ["GRADIO_TEMP_DIR"]).resolve() and folder.name.startswith("grad-cam-")
     assert folder.stat().st_mode & 0o077 == 0 or os.name != "posix"
 
@@ -371,9 +410,9 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_computer(
 ) -> None:
     """A page opens behind a proxy that cannot reach it, and leaves the environment as it was."""
     for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{app.free_port(port=0)}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port(port=0)}")
     monkeypatch.setenv("no_proxy", "elsewhere")
-    with app.launch(model, 0, input_size=64, block=False) as page:
+    with web.launch(model, 0, input_size=64, block=False) as page:
         assert Client(page.url).send("GET", "/config")[0] == 200
     assert os.environ["no_proxy"] == "elsewhere"
 
@@ -408,26 +447,26 @@ def test_another_site_cannot_send_forms_to_the_page(launched: str, picture: Path
     """A request with a foreign Origin changes nothing, although a browser would send it; the page's own are taken."""
     client = Client(launched)
     port = client.address[1]
-    kept = set(app.upload_folder().parent.glob("grad-cam-*/*"))
+    kept = set(upload_folder().parent.glob("grad-cam-*/*"))
     body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc\r\n--edge--\r\n'
     kind = {"Content-Type": "multipart/form-data; boundary=edge"}
     for origin in ("http://evil.example", "null", f"http://localhost:{port + 1}", f"https://evil.example:{port}"):
         for door in ("/gradio_api/upload", "/gradio_api/queue/join"):
             status, _ = client.send("POST", door, body, {**kind, "Origin": origin})
             assert status == 403, (origin, door)
-    assert set(app.upload_folder().parent.glob("grad-cam-*/*")) == kept
+    assert set(upload_folder().parent.glob("grad-cam-*/*")) == kept
     own = {**kind, "Origin": f"http://127.0.0.1:{port}"}
     assert client.send("POST", "/gradio_api/upload", body, own)[0] == 200
 
 
 def test_a_page_for_everyone_is_known_by_number_and_by_the_names_it_is_given() -> None:
     """Listening everywhere, a page takes any number for its host, since names are what can be pointed here."""
-    everywhere = app.KnownHosts(None, "0.0.0.0", ["lab.example"])
+    everywhere = KnownHosts(None, "0.0.0.0", ["lab.example"])
     for place in ("192.168.1.5:7860", "[fe80::1]:80", "lab.example:7860", "localhost", "LAB.example"):
         assert everywhere.knows(place), place
     for place in ("evil.example", "lab.example.evil", "", "192.168.1.5.evil", "[::1"):
         assert not everywhere.knows(place), place
-    here = app.KnownHosts(None)
+    here = KnownHosts(None)
     assert not here.knows("192.168.1.5:7860") and here.knows("[::1]:7860")
 
 
@@ -435,10 +474,10 @@ def test_a_page_for_everyone_is_known_by_number_and_by_the_names_it_is_given() -
 def test_a_page_is_served_at_the_host_chosen(host: str, model: nn.Module) -> None:
     """Other addresses than the default one work, and the address told can be opened."""
     try:
-        app.free_port(host, 0)
+        free_port(host, 0)
     except AppError:
         pytest.skip(f"this computer has no {host}")
-    with app.launch(model, 0, host=host, input_size=64, block=False) as page:
+    with web.launch(model, 0, host=host, input_size=64, block=False) as page:
         assert Client(page.url).send("GET", "/config")[0] == 200
 
 
@@ -448,19 +487,19 @@ def test_a_page_is_served_at_the_host_chosen(host: str, model: nn.Module) -> Non
 @contextlib.contextmanager
 def slow_score_cam(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Iterator[list[float]]:
     """Makes Score-CAM take some time, in small steps; gives the times of its steps."""
-    real, steps = app._explained, []
+    real, steps = views._computed, []
 
-    def explained(view: app.View, method: str, layer_idx: int | None, progress: app.Progress | None) -> app.View:
-        if method == "score_cam":
+    def computed(view: views.View, key: views.Key, progress: views.Progress | None) -> views.View:
+        if key.method == "score_cam":
             assert progress is not None
             for done in range(round(20 * seconds)):
                 steps.append(time.monotonic())
                 time.sleep(0.05)
                 progress(done, round(20 * seconds))
-        return real(view, method, layer_idx, progress)
+        return real(view, key, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(app, "_explained", explained)
+        patch.setattr(views, "_computed", computed)
         yield steps
 
 
@@ -479,7 +518,7 @@ def test_a_slow_method_is_answered_in_its_own_queue(url: str) -> None:
         text = client.ask(Method="score_cam")
         assert "Score-CAM" in text and "gc-overlay" in text and text.count("process_completed") == 2
         assert "Grad-CAM" in client.ask(Method="grad_cam")
-    assert len([f for f in config["dependencies"] if queued(config, f)]) == len(app.QUEUES) - 1
+    assert len([f for f in config["dependencies"] if queued(config, f)]) == len(QUEUES) - 1
 
 
 def test_slow_methods_of_thirty_visitors_do_not_delay_a_quick_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,7 +571,7 @@ def test_a_visitor_who_vanishes_is_not_computed_for(door: str, url: str, monkeyp
 def test_only_some_visitors_are_remembered(model: nn.Module) -> None:
     """What is kept for visitors is bounded; two hundred by default."""
     assert Limits().visitors <= 200
-    with app.launch(model, 0, input_size=64, limits=Limits(visitors=3), block=False) as page:
+    with web.launch(model, 0, input_size=64, limits=Limits(visitors=3), block=False) as page:
         for number in range(8):
             assert "gc-overlay" in Client(page.url, f"guest{number}").ask()
         assert len(page._blocks.state_holder.session_data) <= 3

@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import grad_cam
-from grad_cam import loading as zoo
+from grad_cam import loading
 from grad_cam.interfaces import cli
 from grad_cam.loading import load_image, preprocessing
 
@@ -40,7 +40,7 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command in an empty folder that holds a photo, a damaged one and a text; tiny stands for a tiny model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRAD_CAM_DEBUG", raising=False)
-    photo = Image.open(zoo.samples()["cat"])
+    photo = Image.open(loading.samples()["cat"])
     photo.resize((90, 60)).save("cat.png")
     photo.resize((60, 90)).save("tall.jpg")
     pathlib.Path("damaged.jpg").write_bytes(pathlib.Path("tall.jpg").read_bytes()[:700])
@@ -55,8 +55,8 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     transformer = timm.models.VisionTransformer(
         img_size=SIZE, patch_size=16, embed_dim=24, depth=3, num_heads=2, num_classes=7
     ).eval()
-    known, load = {"tiny": model, "vit": transformer}, zoo.load
-    monkeypatch.setattr(zoo, "load", lambda name, **kw: known[name] if name in known else load(name, **kw))
+    known, load = {"tiny": model, "vit": transformer}, loading.load
+    monkeypatch.setattr(loading, "load", lambda name, **kw: known[name] if name in known else load(name, **kw))
     runner = CliRunner()
 
     def call(*words: Any) -> Any:
@@ -134,7 +134,11 @@ def test_layers_json_and_depth(run: Run) -> None:
     """`layers --json` says the same for programs, and `--depth 2` opens the stages."""
     flat, deep = (json.loads(run("layers", "tiny", "--input-size", 64, "--depth", d, "--json").stdout) for d in (1, 2))
     assert len(deep) > len(flat)
-    assert any(each["name"] == "layer1.0" for each in deep)
+    indices = {each["name"]: each["layer_idx"] for each in deep}
+    assert indices["layer1.0"] is None
+    assert {name: index for name, index in indices.items() if index is not None} == {
+        {"layer1": "layer1.1", "layer2": "layer2.1"}.get(each["name"], each["name"]): each["layer_idx"] for each in flat
+    }
     assert sum(each["default"] for each in flat) == 1
     assert flat[0]["grid"] == [16, 16]
 
@@ -247,7 +251,7 @@ def test_existing_files_are_kept(run: Run, method: str, monkeypatch: pytest.Monk
 
 def test_unwritable_folder_is_found_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written to is an error before the model is loaded."""
-    monkeypatch.setattr(zoo, "load", lambda *a, **k: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
     for command in ("explain", "sweep"):
         found = run(command, "cat.png", *TINY, "-o", "notes.txt")
         assert found.exit_code == 1
@@ -332,7 +336,7 @@ def test_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(zoo, "load", interrupted)
+    monkeypatch.setattr(loading, "load", interrupted)
     found = run("layers", "tiny")
     assert found.exit_code == 130
     assert _messages(found.stderr) == ["Stopped."]
@@ -484,6 +488,20 @@ def test_names_of_the_classes(run: Run) -> None:
         assert json.loads(found.stdout)["images"][0]["explanations"][0]["index"] == 6
 
 
+def test_signed_view(run: Run) -> None:
+    """`--view signed` draws other pictures of the same map, alone, compared and in a sweep."""
+    pictures = {}
+    for view in ("positive", "signed"):
+        words = (*TINY, "-c", "bee", "--view", view, "-o", view)
+        assert run("explain", "cat.png", *words).exit_code == 0
+        assert run("explain", "cat.png", *words, "-x", "grad_cam,hires_cam").exit_code == 0
+        assert run("sweep", "cat.png", *words, "-x", "hires_cam").exit_code == 0
+        files = sorted(path for path in pathlib.Path(view).rglob("*.png") if path.name[:2] not in ("00", "01", "02"))
+        pictures[view] = [path.read_bytes() for path in files]
+    assert len(pictures["signed"]) >= 3
+    assert not set(pictures["signed"]) & set(pictures["positive"])
+
+
 def test_device_and_dtype(run: Run) -> None:
     """`--device` and `--dtype` say where and how it is computed."""
     found = run("explain", "cat.png", *TINY, "--device", "cpu", "--dtype", "float64")
@@ -582,7 +600,9 @@ def test_methods(run: Run) -> None:
     """`methods` lists the whole table, for people, for programs and for the README."""
     text = run("methods").stdout
     assert all(f"{name} " in text for name in grad_cam.METHODS)
-    assert [each["name"] for each in json.loads(run("methods", "--json").stdout)] == list(grad_cam.METHODS)
+    rows = {each["name"]: each for each in json.loads(run("methods", "--json").stdout)}
+    assert list(rows) == list(grad_cam.METHODS)
+    assert rows["smooth_grad_cam_plus_plus"]["options"] == {"samples": 8, "noise": 0.15, "seed": 0}
     assert run("methods", "--markdown").stdout == cli.methods_table()
 
 
@@ -653,13 +673,17 @@ def test_app_hands_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: object())
-    page = types.ModuleType("grad_cam.interfaces.app")
-    calls: list[dict[str, Any]] = []
+    page = types.ModuleType("grad_cam.interfaces.web")
+    calls: list[Any] = []
     closed = types.SimpleNamespace(leave=lambda: None)
-    page.launch = lambda **settings: calls.append(settings) or closed  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "grad_cam.interfaces.app", page)
-    assert run("app", "--model", "resnet18", "--port", "7999").exit_code == 0
-    assert calls == [{"model": "resnet18", "port": 7999}]
+    page.launch = lambda *how, **settings: calls.append((how, settings)) or closed  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "grad_cam.interfaces.web", page)
+    found = run("app", "--model", "resnet18", "--port", "7999", "--input-size", "96", "--open", "--host", "::1")
+    assert found.exit_code == 0 and "Starting" in found.stderr and found.stdout == ""
+    (how, settings), = calls  # fmt: skip
+    assert how == ("resnet18", 7999) and settings["input_size"] == 96
+    assert settings["open_browser"] is True and settings["host"] == "::1" and settings["pretrained"] is True
+    assert run("app", "--checkpoint", "nowhere.pth").exit_code == 1 and len(calls) == 1
 
 
 def test_demo(tmp_path: pathlib.Path) -> None:

@@ -91,7 +91,6 @@ def test_open_model() -> None:
     opened = common.open_model(TinyNet().eval(), input_size=64, class_names=list("abcdefg"), dtype="float64")
     assert (opened.name, opened.prepare.size, opened.label(1), opened.label(9)) == ("TinyNet", (64, 64), "b", "class 9")
     assert next(opened.model.parameters()).dtype == torch.float64
-    assert opened.chain() is opened.chain()
     with pytest.raises(ValueError, match="7"):
         common.open_model(TinyNet(), class_names=["a"])
 
@@ -100,22 +99,6 @@ def test_unknown_device() -> None:
     """A device that is not there is an error that names it."""
     with pytest.raises(ValueError, match="'cuda:99'"):
         common.open_model(TinyNet(), device="cuda:99")
-
-
-def test_layers_count_in_the_top_level_chain() -> None:
-    """A block has a layer_idx only where it ends a top-level stage; the default is that of the chain."""
-    opened = common.open_model(TinyNet().eval(), input_size=64)
-    stages, blocks = opened.layers(1), opened.layers(2)
-    by_name = {choice.name: choice.layer_idx for choice in stages.choices}
-    ends = [choice for choice in blocks.choices if choice.layer_idx is not None]
-    assert by_name.keys() >= {"layer1", "layer2"}
-    assert any(choice.layer_idx is None for choice in blocks.choices)
-    assert {choice.layer_idx for choice in ends} <= {s.layer_idx for s in grad_cam.chain(opened.model, 64).stages}
-    for table in (stages, blocks):
-        assert table.choices[table.default].name == table.chain.default_split().name
-        names = {c.name for c in table.choices} | {name for name, _ in table.skipped}
-        assert names == set(table.chain.names[:-1])
-    assert stages.choices[0].size == " × ".join(map(str, stages.choices[0].grid))
 
 
 def test_names_of_the_methods() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import threading
+import warnings
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -262,6 +265,75 @@ def test_bad_images_layers_targets_and_methods(cnn: nn.Module, batch: Tensor) ->
         grad_cam.explain(cnn, batch, fuse="mean")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"targets": [1]}, r"no argument targets=; write explain\(model, images, target=...\)"),
+        ({"target_category": 1}, r"no argument target_category=; write explain\(model, images, target=...\)"),
+        ({"target_layers": ["layer1"]}, r"no argument target_layers=; write explain\(model, images, layer=...\)"),
+        ({"layer_idx": 3}, r"no argument layer_idx=; write explain\(model, images, layer=...\)"),
+        ({"class_idx": 3}, r"no argument class_idx=; write explain\(model, images, target=...\)"),
+    ],
+)
+def test_arguments_of_other_libraries(cnn: nn.Module, batch: Tensor, arguments: dict, says: str) -> None:
+    """Names that arguments have elsewhere are answered with what to write here."""
+    with pytest.raises(TypeError, match=says):
+        grad_cam.explain(cnn, batch, **arguments)
+    with pytest.raises(TypeError, match=r"write sweep\(model, images, layers=\[...\]\)"):
+        grad_cam.sweep(cnn, batch, layer="layer1")
+    for swapped in (grad_cam.explain, grad_cam.sweep):
+        with pytest.raises(TypeError, match=r"swapped; write explain\(model, images\)"):
+            swapped(batch, cnn)
+
+
+def test_numpy_numbers_are_numbers(cnn: nn.Module, batch: Tensor) -> None:
+    """Layers, classes, and options may be numpy's integers."""
+    three = np.int64(3)
+    wanted = grad_cam.explain(cnn, batch, layer=3, target=3).map
+    assert torch.equal(grad_cam.explain(cnn, batch, layer=three, target=three).map, wanted)
+    assert torch.equal(grad_cam.explain(cnn, batch, layer=3, target=np.array([3, 3, 3])).map, wanted)
+    assert torch.equal(grad_cam.explain(cnn, batch, layer=3, target=[three] * 3).map, wanted)
+    assert torch.equal(grad_cam.sweep(cnn, batch, layers=[three], target=targets.logit(three))[0].map, wanted)
+    assert grad_cam.explain(cnn, batch, target=targets.top(np.int64(2))).map.shape == (3, 2, 8, 8)
+    for name, option in (("score_cam", {"channels": np.int64(4), "chunk": np.int64(2)}), ("rise", {"masks": three})):
+        grad_cam.explain(cnn, batch[:1], method=name, **option)
+
+
+def test_images_that_are_not_normalised_are_warned_of(batch: Tensor) -> None:
+    """Images of 0..255 or 0..1 bring one warning with the remedy; normalised ones and unknown models none."""
+    model = timm.create_model("resnet10t").eval()
+    pixels = torch.rand(2, 3, 64, 64) ** 2
+    for images, says in ((pixels * 255, r"lie in 0..255.*give \(images / 255 - mean\) / std"), (pixels, "lie in 0..1")):
+        for run in (grad_cam.explain, grad_cam.sweep):
+            with pytest.warns(UserWarning, match=says) as caught:
+                run(model, images)
+            assert len([one for one in caught if "lie in" in str(one.message)]) == 1
+            assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grad_cam.explain(model, batch)
+        grad_cam.explain(model, batch * 3)
+
+
+def test_results_say_themselves_pickle_and_copy(cnn: nn.Module, batch: Tensor) -> None:
+    """A repr is one line with shapes; copies hold the same; the words are tuples; images are the result's own."""
+    one = grad_cam.explain(cnn, batch, target=[[1, 2]] * 3)
+    assert repr(one) == (
+        "Explanation(grad_cam of 'class 1' and 1 more at layer2 (layer_idx 3), map 3x2x8x8, logits 3x7)"
+    )
+    found = grad_cam.sweep(cnn, batch, layers=["layer1", "layer2"])
+    assert repr(found) == "Sweep(TinyNet, grad_cam, 2 of layer1 to layer2, maps 3x16x16 to 3x8x8, 0 skipped)"
+    for result in (one, found):
+        for other in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+            assert repr(other) == repr(result)
+    assert one.target == (("class 1", "class 2"),) * 3
+    before = one.images.clone()
+    batch.zero_()
+    assert torch.equal(one.images, before)
+    assert one.pictures.shape == (3, 64, 64, 3) and one.pictures.std() > 0
+    assert isinstance(found[:1], tuple) and found[-1] is found.explanations[1]
+
+
 def test_layers_and_fusion(cnn: nn.Module, batch: Tensor) -> None:
     """A list of layers gives one explanation each; fused, one of the largest size in 0..1."""
     both = grad_cam.explain(cnn, batch, layer=["layer1", "layer2"], target=1)
@@ -320,6 +392,72 @@ def test_sweep_lists_and_what_it_skips(cnn: nn.Module, vit: nn.Module, batch: Te
     assert skipped["norm"] == "gradient at the patches is zero"
     with pytest.raises(ValueError, match="layers='all'"):
         grad_cam.sweep(cnn, batch, layers="all")
+
+
+@pytest.mark.parametrize("layers", ["auto", "stages", "blocks"])
+def test_every_entry_of_a_sweep_can_be_explained_by_itself(
+    cnn: nn.Module, vit: nn.Module, batch: Tensor, layers: str
+) -> None:
+    """Name and layer_idx of every entry lead to the same map; entries are in order of depth."""
+    for model in (cnn, vit, timm.create_model("resnet10t", num_classes=7).eval()):
+        names = [name for name, _ in model.named_modules()]
+        found = grad_cam.sweep(model, batch[:1], layers=layers, target=1)
+        order = [names.index(e.layer.name) for e in found if e.layer.name in names]
+        assert order == sorted(order) and len(order) > 1
+        top = {stage.name: stage.layer_idx for stage in grad_cam.chain(model, batch[:1]).stages}
+        assert any(e.layer.layer_idx is not None for e in found)
+        for one in found:
+            assert one.layer.layer_idx == top.get(one.layer.name, one.layer.layer_idx)
+            for layer in {one.layer.name, one.layer.layer_idx} - {None}:
+                alone = grad_cam.explain(model, batch[:1], layer=layer, target=1)
+                tolerance = 1e-6 * float(alone.map.abs().max())
+                torch.testing.assert_close(one.map, alone.map, rtol=1e-4, atol=tolerance)
+        counted = {s.name: s.layer_idx for s in found.stages if s.layer_idx is not None}
+        assert counted.items() <= {**top, **counted}.items() and set(counted.values()) <= set(top.values())
+
+
+def test_lists_of_layers_cost_one_pass(cnn: nn.Module, batch: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several layers of a method that reads activations and gradients are one forward and one backward pass."""
+    layers = ["layer2", "layer1", "layer2.0.conv1"]
+    alone = [grad_cam.explain(cnn, batch, layer=layer, target=1) for layer in layers]
+    calls, original = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    found = grad_cam.explain(cnn, batch, layer=layers, target=1)
+    assert len(calls) == 1
+    assert [e.layer for e in found] == [e.layer for e in alone]
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one.map, other.map, rtol=1e-4, atol=1e-7)
+
+
+def test_sweeps_fuse_and_smooth(cnn: nn.Module, batch: Tensor) -> None:
+    """fuse, aug_smooth, eigen_smooth and options do in a sweep what they do in explain."""
+    layers = ["layer1", "layer2"]
+    for wrap in ({"aug_smooth": True}, {"eigen_smooth": True}, {"aug_smooth": True, "eigen_smooth": True}):
+        found = grad_cam.sweep(cnn, batch, layers=layers, target=targets.top(2), **wrap)
+        for one in found:
+            alone = grad_cam.explain(cnn, batch, layer=one.layer.name, target=targets.top(2), **wrap)
+            assert one.method == alone.method
+            torch.testing.assert_close(one.map, alone.map, rtol=1e-3, atol=1e-5 * float(alone.map.abs().max()))
+    one = grad_cam.sweep(cnn, batch, layers=layers, target=1, fuse="max", method="layer_cam")
+    other = grad_cam.explain(cnn, batch, layer=layers, target=1, fuse="max", method="layer_cam")
+    torch.testing.assert_close(one.map, other.map, rtol=1e-4, atol=1e-6)
+    assert one.layer.name == "layer1+layer2"
+    ablated = grad_cam.sweep(cnn, batch[:1], layers=layers, method="ablation_cam", chunk=3)
+    torch.testing.assert_close(ablated[1].map, grad_cam.explain(cnn, batch[:1], method="ablation_cam").map)
+
+
+def test_progress_is_told_of_all_layers(cnn: nn.Module, batch: Tensor) -> None:
+    """The callback hears a share that only grows, over one layer or several, and ends at its total."""
+    for run in (
+        lambda progress: grad_cam.explain(cnn, batch[:1], method="ablation_cam", progress=progress),
+        lambda progress: grad_cam.sweep(cnn, batch[:1], layers=["layer1", "layer2"], method="ablation_cam",
+                                        chunk=2, progress=progress),
+    ):  # fmt: skip
+        heard: list[tuple[int, int]] = []
+        run(lambda done, total, heard=heard: heard.append((done, total)))
+        shares = [done / total for done, total in heard]
+        assert shares == sorted(shares) and shares[-1] == 1 and len(heard) > 1
+    grad_cam.explain(cnn, batch, progress=lambda *_: pytest.fail("a gradient method has no steps"))
 
 
 def test_sweep_pictures(cnn: nn.Module, batch: Tensor, tmp_path) -> None:

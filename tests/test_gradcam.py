@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
+import pickle
 import warnings
 from typing import Any
 
@@ -345,6 +347,99 @@ def test_settings_are_checked_at_once(cnn: nn.Module, path: pathlib.Path) -> Non
     for wrong in ({"threshold": "a"}, {"alpha": 2}, {"colormap": "jett"}, {"layer_idx": ""}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             GradCAM(cnn, path / "missing", input_size=SIZE, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("treshold", 0.2, "no setting 'treshold' to change: did you mean threshold"),
+        ("input_size", 32, "make a new GradCAM"),
+        ("img_path", "x.jpg", "make a new GradCAM"),
+        ("anything", 1, "it has model, layer_idx, class_idx, method, threshold"),
+        ("picture", None, "picture"),
+    ],
+)
+def test_unknown_settings_are_refused(cnn: nn.Module, path: pathlib.Path, name: str, value: Any, says: str) -> None:
+    """An attribute that is no setting is refused, with the close name; nothing is left on the object."""
+    cam = GradCAM(cnn, path, 3, SIZE)
+    before = dict(vars(cam))
+    with pytest.raises(AttributeError, match=says):
+        setattr(cam, name, value)
+    assert vars(cam) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("threshold", "a", "threshold='a' is not a fraction"), ("alpha", 2, "alpha"), ("colormap", "jett", "jet"),
+        ("smoothing", -1, "smoothing"), ("layer_idx", "", "names no layer"), ("layer_idx", 2.5, "not a layer"),
+        ("method", "grad_cm", "did you mean grad_cam"), ("model", 3, "Module"), ("view", "both", "view"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused_at_once(
+    cnn: nn.Module, path: pathlib.Path, name: str, value: Any, says: str
+) -> None:
+    """A value that cannot be is refused when it is set, and the one before stays."""
+    cam = GradCAM(cnn, path, 3, SIZE)
+    before = getattr(cam, name)
+    with pytest.raises((ValueError, TypeError), match=says):
+        setattr(cam, name, value)
+    assert getattr(cam, name) is before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"target_layers": ["layer1"]}, r'write GradCAM\(model, "cat.jpg", layer_idx=...\)'),
+        ({"target_layer": "layer1"}, r'write GradCAM\(model, "cat.jpg", layer_idx=...\)'),
+        ({"layer": "layer1"}, r'write GradCAM\(model, "cat.jpg", layer_idx=...\)'),
+        ({"targets": [1]}, r'write GradCAM\(model, "cat.jpg", class_idx=...\)'),
+        ({"target_category": 1}, r'write GradCAM\(model, "cat.jpg", class_idx=...\)'),
+        ({"image": "x.jpg"}, r'write GradCAM\(model, "cat.jpg"\)'),
+        ({}, r'explains a picture; write GradCAM\(model, "cat.jpg"\)'),
+        ({"steps": 3}, "no option 'steps'"),
+        ({"eigen_smooth": True, "method": "fem"}, "cannot wrap fem"),
+    ],
+)
+def test_habits_from_other_libraries(cnn: nn.Module, arguments: dict[str, Any], says: str) -> None:
+    """Arguments that other libraries have are answered with what to write, before a picture is asked for."""
+    with pytest.raises((TypeError, ValueError), match=says):
+        GradCAM(model=cnn, **arguments)
+
+
+def test_swapped_arguments(cnn: nn.Module, path: pathlib.Path) -> None:
+    """The picture first, or a layer where the picture belongs, is named."""
+    for first in (path, str(path), Image.new("RGB", (9, 9)), torch.rand(1, 3, 8, 8)):
+        with pytest.raises(TypeError, match="model and img_path are swapped"):
+            GradCAM(first, cnn)
+    for second in (cnn.layer1, [cnn.layer1]):
+        with pytest.raises(TypeError, match="the second argument is the picture.*layer_idx="):
+            GradCAM(cnn, second)
+
+
+def test_repr_pickle_and_display(cnn: nn.Module, path: pathlib.Path) -> None:
+    """One line says what it is; a copy shows the same; all display settings can be exchanged at once."""
+    cam = GradCAM(cnn, path, 3, SIZE, class_idx=1)
+    assert repr(cam) == "GradCAM(TinyNet, picture 64x64, layer_idx=3, class_idx=1, method='grad_cam')"
+    heat = cam()
+    assert repr(cam).endswith("method='grad_cam', map 8x8)")
+    for other in (pickle.loads(pickle.dumps(cam)), copy.deepcopy(cam)):
+        np.testing.assert_array_equal(other.heatmap, heat)
+        other.class_idx = 2
+        assert not np.array_equal(other.heatmap, heat)
+    cam.display = rendering.Display(threshold=0.5, colormap="viridis")
+    assert (cam.threshold, cam.colormap, cam.alpha) == (0.5, "viridis", 0.6)
+    cam.view, cam.threshold, cam.colormap = "signed", 0.0, "bgr"
+    assert cam.heatmap.min() < 0
+    cam.imposing_visualization()
+
+
+def test_options_of_explain(cnn: nn.Module, path: pathlib.Path) -> None:
+    """Smoothing, a method's options and functions as methods go through to explain."""
+    smooth = GradCAM(cnn, path, 3, SIZE, aug_smooth=True).explanation
+    assert smooth.method == "grad_cam + aug_smooth"
+    cam = GradCAM(cnn, path, 3, SIZE, method=lambda activations, *, k=0: activations[:, k], k=np.int64(2))
+    assert cam.explanation.map.shape == (1, 8, 8)
 
 
 def test_model_without_values(path: pathlib.Path) -> None:

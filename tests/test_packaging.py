@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import fnmatch
+import importlib
 import os
 import pathlib
 import subprocess
@@ -34,16 +35,18 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"arguments", "errors", "loading", "rendering", "metrics", "methods", "rules", "splitting"},
-    "ingredients": {"layouts", "methods", "rules", "splitting", "targets"},
+    "results": {"errors", "loading", "metrics", "methods", "rendering", "rules", "splitting"},
+    "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
+    "requests": {"arguments", "methods", "outputs", "rules"},
     "rules": {"arguments", "batchnorm", "errors", "introspection", "outputs", "splitting", "targets"},
     "engine": {
-        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "results",
-        "rules", "splitting", "targets",
+        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "requests",
+        "results", "rules", "splitting", "targets",
     },
-    "explanation": {"engine", "loading", "results"},  # an old name, for one release
+    "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "gradcam": {
-        "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "results", "splitting",
+        "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
+        "splitting",
     },
 }  # fmt: skip
 
@@ -99,6 +102,17 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
     else:
         assert room in ALLOWED, f"{room} is a new room: say in this test what it may import"
         assert _imports(path) <= ALLOWED[room]
+
+
+SCREEN = {"public", "errors", "loading", "rendering", "targets", "methods"}
+"""What the command line, and what the interfaces share, may use of the package."""
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "cli" or p.name == "common.py"
+                                  and p.parent.name == "interfaces"], ids=lambda p: p.name)  # fmt: skip
+def test_command_line_uses_the_screen(path: pathlib.Path) -> None:
+    """The command line uses only what is documented, and no module of another interface but the page it opens."""
+    assert _imports(path) <= SCREEN
 
 
 def test_reading_of_imports(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +182,7 @@ def test_extras_cover_the_imports() -> None:
         "ipywidgets": {"ipywidgets", "IPython", "traitlets"},
         "timm": {"timm", "torchvision", "huggingface_hub", "safetensors"},
         "typer": {"typer", "click"},
+        "jinja2": {"jinja2", "markupsafe"},
     }
     modules = [aliases.get(name, {name.replace("-", "_")}) for name in wanted]
     known = set(sys.stdlib_module_names).union(*modules)
@@ -190,3 +205,17 @@ def test_photos_are_small_and_credited() -> None:
     credits = (PACKAGE / "photos" / "CREDITS.md").read_text(encoding="utf-8")
     assert len(photos) == 2
     assert all(photo.stat().st_size < 200_000 and photo.name in credits for photo in photos)
+
+
+OLD_NAMES = ("explanation", "images", "tracing", "zoo")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_names_warn_and_are_used_nowhere(name: str) -> None:
+    """A module that moved still has all it had, warns at import, and is imported by no other module of the package."""
+    module = importlib.import_module(f"grad_cam.{name}")
+    with pytest.warns(FutureWarning, match=f"grad_cam.{name} is now"):
+        importlib.reload(module)
+    assert all(hasattr(module, each) for each in module.__all__)
+    assert not [path.name for path in MODULES if name in _imports(path)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import concurrent.futures
 import dataclasses
+import errno
 import io
 import math
+import os
 import subprocess
 import sys
+import threading
 
 import matplotlib
 import numpy as np
@@ -18,6 +22,7 @@ from PIL import Image
 
 from grad_cam import rendering
 from grad_cam.errors import GradCamError
+from grad_cam.rendering import files
 
 LONG = "Egyptian cat, tiger cat, tabby, tabby cat and every other name that somebody ever gave to a cat, " * 3
 
@@ -279,13 +284,22 @@ def test_signed_colours_are_one_for_each_sign_and_none_at_zero():
 # --- colours
 
 
-def test_default_colours_run_from_blue_over_green_to_red_without_a_jump():
+def test_bgr_runs_from_blue_over_green_to_red_without_a_jump():
     """The ends are blue and red, the middle is green, neighbours are close, and no colour comes twice."""
-    colours = rendering.palette().astype(int)
+    colours = rendering.palette("bgr").astype(int)
     assert colours.shape == (256, 3)
     assert colours[0].argmax() == 2 and colours[128].argmax() == 1 and colours[-1].argmax() == 0
     assert np.abs(np.diff(colours, axis=0)).max() <= 8
     assert len(np.unique(colours, axis=0)) > 250
+
+
+def test_lightness_rises_along_the_default_colours():
+    """The default colours of every way in are told apart by lightness (L* of CIELAB) alone."""
+    colours = rendering.palette(rendering.Display().colormap) / 255
+    np.testing.assert_array_equal(rendering.palette(), rendering.palette(rendering.Display().colormap))
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
+    assert (np.diff(lightness[::8]) > 0.5).all()
 
 
 def test_any_matplotlib_colormap():
@@ -468,6 +482,114 @@ assert "matplotlib.pyplot" not in sys.modules
 
 
 # --- files
+
+
+def test_of_two_writers_of_one_name_one_succeeds(tmp_path):
+    """Many threads write the same new file: one wins, the others get FileExistsError, the file is one of theirs."""
+    path, start = tmp_path / "new" / "a.bin", threading.Barrier(8)
+
+    def write(number: int) -> bool:
+        start.wait()
+        try:
+            files.write(path, bytes([number]) * 1_000_000)
+        except FileExistsError as error:
+            assert "exists already" in str(error) and "force=True" in str(error)
+            return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(write, range(8)))
+    assert won.count(True) == 1
+    assert path.read_bytes() == bytes([won.index(True)]) * 1_000_000
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_a_name_taken_meanwhile_is_kept(tmp_path, monkeypatch):
+    """A file that appears between the check and the end of writing is not overwritten, with hard links or without."""
+    path = tmp_path / "a.bin"
+    refuse = files.refuse_existing
+
+    def late(paths, force=False):
+        refuse(paths, force)
+        path.write_bytes(b"theirs")
+
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    for links in (os.link, no_links):
+        path.unlink(missing_ok=True)
+        monkeypatch.setattr(files, "refuse_existing", late)
+        monkeypatch.setattr(os, "link", links)
+        with pytest.raises(FileExistsError):
+            files.write(path, b"mine")
+        assert path.read_bytes() == b"theirs" and os.listdir(tmp_path) == ["a.bin"]
+        monkeypatch.setattr(files, "refuse_existing", refuse)
+        path.unlink()
+        assert files.write(path, "mine").read_bytes() == b"mine"
+        with pytest.raises(FileExistsError):
+            files.write(path, b"again")
+        assert files.write(path, b"forced", force=True).read_bytes() == b"forced"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, force):
+    """When writing fails half way, no new file and no part of one is left, and an old file is as it was."""
+    if force:
+        (tmp_path / "a.png").write_bytes(b"old")
+    opened = builtins.open
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            self.file.write(data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(builtins, "open", lambda *given, **named: Full(opened(*given, **named)))
+    with pytest.raises(OSError, match="No space left"):
+        rendering.save(_picture(), tmp_path / "a.png", force=force)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == (["a.png"] if force else [])
+    assert not force or (tmp_path / "a.png").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of file sizes")
+def test_a_limit_of_the_system_leaves_nothing_behind(tmp_path):
+    """A real limit of the operating system (RLIMIT_FSIZE) is an error, and the folder is as it was."""
+    code = f"""
+import os, resource, signal
+from grad_cam.rendering import files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    files.write({str(tmp_path / "a.bin")!r}, bytes(1_000_000))
+except OSError as error:
+    print(error.errno, os.listdir({str(tmp_path)!r}))
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout == f"{errno.EFBIG} []\n"
+
+
+def test_links_devices_and_rights(tmp_path):
+    """With force a link is followed and stays a link; a device is written to; a new file has the usual rights."""
+    (tmp_path / "target.bin").write_bytes(b"old")
+    (tmp_path / "link.bin").symlink_to("target.bin")
+    files.write(tmp_path / "link.bin", b"new", force=True)
+    assert (tmp_path / "link.bin").is_symlink() and (tmp_path / "target.bin").read_bytes() == b"new"
+    files.write(os.devnull, b"gone")
+    (tmp_path / "usual").touch()
+    files.write(tmp_path / "fresh", b"")
+    assert (tmp_path / "fresh").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        files.write(tmp_path, b"", force=True)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "pdf", "svg"])

@@ -340,6 +340,38 @@ def test_signed_view(open_report: Any) -> None:
     _same(opened.pixels(), _expected(_report(), 0, 0, 2, **settings))
 
 
+def test_contact_sheet(open_report: Any) -> None:
+    """Several pictures open with a sheet of cards: sorted by confidence, filtered by class, walked through by key."""
+    images = []
+    for i, (probability, label) in enumerate([(0.5, "cock"), (0.9, "tabby"), (0.2, "tabby")]):
+        predictions = [ReportPrediction(i, label, probability)]
+        images.append(dataclasses.replace(_report().images[0], name=f"{i}.jpg", predictions=predictions))
+    page = open_report(_report(images=images))
+
+    def names() -> list[str]:
+        return page.page.locator("#pictures button bdi").all_text_contents()
+
+    def chosen() -> str:
+        page.pixels()
+        return page.page.locator("#pictures [aria-pressed=true] bdi").text_content()
+
+    assert names() == ["0.jpg", "1.jpg", "2.jpg"] and chosen() == "0.jpg"
+    painted = "[...document.querySelectorAll('#pictures canvas')].every((c) => { const d = c.getContext('2d')"
+    painted += ".getImageData(0, 0, c.width, c.height).data; return d.some((v, k) => k % 4 !== 3 && v !== d[0]); })"
+    assert page.page.evaluate(painted)
+    page.page.select_option("#sort", "most")
+    assert names() == ["1.jpg", "0.jpg", "2.jpg"]
+    for key, wanted in [("n", "2.jpg"), ("n", "1.jpg"), ("p", "2.jpg"), ("p", "0.jpg")]:
+        page.page.locator("#here-name").click()
+        page.page.evaluate("document.activeElement.blur()")
+        page.page.keyboard.press(key)
+        assert chosen() == wanted
+    page.page.select_option("#only", "tabby")
+    assert names() == ["1.jpg", "2.jpg"] and chosen() == "1.jpg"
+    one = open_report(_report(images=images[:1]))
+    assert not one.page.locator("#sheet-controls").is_visible() and one.page.locator("#pictures canvas").count() == 0
+
+
 def test_no_path_of_the_sender(cnn: torch.nn.Module, batch: torch.Tensor) -> None:
     """Of names only the file's name is kept; absolute folders are cut out of the call, everything else stays."""
     found = sweep(cnn, batch)

@@ -6,6 +6,8 @@ import copy
 import gc
 import io
 import pickle
+import random
+import threading
 import weakref
 from typing import Any
 
@@ -220,6 +222,29 @@ def test_a_random_forward_is_named_and_leaves_the_generator_alone() -> None:
     with pytest.raises(SplitError, match=r"draws random numbers.*randn"):
         grad_cam.chain(model, (16, 16))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class BesideAnotherThread(nn.Module):
+    """Another thread draws a random number during its forward; `used` says whether that goes into the logits."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.conv, self.fc, self.used = nn.Conv2d(3, 4, 3, stride=4), nn.Linear(4, 5), used
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        drawn: list[float] = []
+        other = threading.Thread(target=lambda: drawn.append(random.random()))
+        other.start()
+        other.join()
+        return self.fc(self.conv(x).mean((2, 3)) + (drawn[0] if self.used else 0))
+
+
+def test_random_numbers_of_another_thread_are_not_the_models() -> None:
+    """A server draws random numbers while a model is opened; a forward that uses such a number is still refused."""
+    assert len(grad_cam.chain(BesideAnotherThread(False).eval(), (16, 16))) == 2
+    with pytest.raises(SplitError, match="draws random numbers"):
+        grad_cam.chain(BesideAnotherThread(True).eval(), (16, 16))
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from .. import Chain
     from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "LayerTable", "Opened", "Prediction", "check_method_name", "method_names", "one_line", "open_model",
+    "LayerChoice", "Opened", "Prediction", "check_method_name", "method_names", "one_line", "open_model",
     "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
 
@@ -169,23 +168,6 @@ class LayerChoice(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LayerTable:
-    """The layers of a chain, to choose one from.
-
-    Attributes:
-        chain: The chain.
-        choices: The layers that carry a map, from the picture to the logits.
-        skipped: The names of the others, each with the reason.
-        default: Position in `choices` of the layer to begin with; 0 if there is none.
-    """
-
-    chain: Chain
-    choices: tuple[LayerChoice, ...]
-    skipped: tuple[tuple[str, str], ...]
-    default: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Opened:
     """A model ready to explain pictures.
 
@@ -200,43 +182,10 @@ class Opened:
     model: nn.Module
     prepare: Preprocessing
     labels: list[str] | None
-    _chains: dict[int, Chain] = dataclasses.field(default_factory=dict, repr=False)
 
     def label(self, index: int) -> str:
         """Name of a class."""
         return _label(self.labels, index)
-
-    def chain(self, depth: int = 1) -> Chain:
-        """The model as a chain at its input size, made once for each depth."""
-        from .. import chain
-
-        if depth not in self._chains:
-            self._chains[depth] = chain(self.model, self.prepare.size, depth)
-        return self._chains[depth]
-
-    def layers(self, depth: int = 1) -> LayerTable:
-        """The layers of the chain of a depth."""
-        links = self.chain(depth)
-        ends = _ends(self.chain().stages, links.names)
-        choices: list[LayerChoice] = []
-        skipped: list[tuple[str, str]] = []
-        for stage in links.stages[:-1]:
-            if stage.layout is None or stage.note:
-                skipped.append((stage.name, stage.note or "no map"))
-            elif choices and stage.type in ("Identity", "Dropout"):
-                skipped.append((stage.name, f"the same as after {choices[-1].name}"))
-            else:
-                choices.append(LayerChoice(stage.name, stage.type, stage.layout.grid, ends.get(stage.name)))
-        names = [choice.name for choice in choices]
-        default = links.default_split().name if choices else ""
-        start = names.index(default) if default in names else max(0, len(names) - 1)
-        return LayerTable(links, tuple(choices), tuple(skipped), start)
-
-
-def _ends(stages: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-    """The layer_idx of the layers of an opened chain at which a top-level stage ends."""
-    inside = {s.layer_idx: [n for n in names if n == s.name or n.startswith(f"{s.name}.")] for s in stages}
-    return {found[-1]: layer_idx for layer_idx, found in inside.items() if found}
 
 
 def open_model(
@@ -265,12 +214,10 @@ def open_model(
     """
     import torch
 
-    from .. import Chain
-    from .. import loading as zoo
-    from ..loading import preprocessing
+    from .. import Chain, loading
 
     if isinstance(model, str):
-        name, found = model, zoo.load(model, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
+        name, found = model, loading.load(model, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
     else:
         found = model.model if isinstance(model, Chain) else model
         name = type(found).__name__
@@ -282,4 +229,4 @@ def open_model(
         except (RuntimeError, AssertionError) as error:
             reason = one_line(error).partition(": ")[2].partition(". ")[0]
             raise ValueError(f"{name} cannot be moved to the device {device!r}: {reason}") from None
-    return Opened(name, found, preprocessing(found, input_size), zoo.class_names(found))
+    return Opened(name, found, loading.preprocessing(found, input_size), loading.class_names(found))

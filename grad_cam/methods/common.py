@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import GradCamError
 
-_Options, _Result = ParamSpec("_Options"), TypeVar("_Result")
+_Options = ParamSpec("_Options")
+_Result = TypeVar("_Result")
 
 NARROW = (torch.float16, torch.bfloat16)
 INSTEAD_OF_ATTENTION = "use grad_cam, hires_cam, layer_cam or eigen_cam instead"

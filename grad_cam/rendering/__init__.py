@@ -7,7 +7,8 @@ write a file. `Display` holds the settings with which a map is shown.
 from .animations import animation, captioned
 from .colors import ALPHA, COLORMAP, colorize, opacity, overlay, palette
 from .display import Display
-from .figures import comparison, map_figure, overview, panels, png_bytes, save, sweep_figure
+from .figures import comparison, map_figure, overview, panels, sweep_figure
+from .files import png_bytes, save
 from .heatmaps import Heat, View, default_smoothing, describe, heatmap
 
 __all__ = [

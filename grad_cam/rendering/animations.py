@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from . import files
-from .figures import FRAME, INK, LINE, QUIET
+from .grid import FRAME, INK, LINE, QUIET
 from .text import clean, families, fitted
 
 

@@ -1,7 +1,9 @@
 """Colours of a heatmap, and a picture under them.
 
-Lightness has to rise along a scale that is read without its colours, in print or by the colour-blind; matplotlib's
-perceptual colormaps do. "bgr", the project's first colours, gets lighter up to yellow and darker to red.
+Lightness has to rise along a scale that is to be read without its colours, in print or by the colour-blind. "plasma" is
+the default because it does so evenly and because its violet and magenta are rare in photographs: of the perceptual
+colormaps, inferno and magma end in skin and sand, viridis in grass. "bgr", the colours of `GradCAM`, tells more levels
+apart, but gets lighter only up to yellow, then darker to red.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ ALPHA = 0.6
 COLORMAP = "bgr"
 """Blue for low, green for medium, red for high: the colours of `GradCAM`."""
 
+DEFAULT = "plasma"
+"""Colours of everything else: from dark violet over magenta to light yellow."""
+
 SIGNED = "RdBu_r"
 """Colours of the signed view: red for, blue against, which the colour-blind tell apart, too (ColorBrewer)."""
 
@@ -40,7 +45,7 @@ _DIVERGING = ("PiYG", "PRGn", "BrBG", "PuOr", "RdGy", "RdBu", "RdYlBu", "RdYlGn"
 
 
 @functools.lru_cache(maxsize=32)
-def palette(colormap: str = COLORMAP, view: View = "positive") -> NDArray[np.uint8]:
+def palette(colormap: str = DEFAULT, view: View = "positive") -> NDArray[np.uint8]:
     """Returns the colours of a colormap, from low to high.
 
     Args:
@@ -80,7 +85,7 @@ def _colormap(name: str) -> Colormap:
     return matplotlib.colormaps[name]
 
 
-def colorize(heatmap: ArrayLike, colormap: str = COLORMAP, view: View = "positive") -> NDArray[np.uint8]:
+def colorize(heatmap: ArrayLike, colormap: str = DEFAULT, view: View = "positive") -> NDArray[np.uint8]:
     """Gives every value of a heatmap its colour.
 
     Args:
@@ -115,7 +120,7 @@ def overlay(
     heatmap: ArrayLike,
     *,
     alpha: float = ALPHA,
-    colormap: str = COLORMAP,
+    colormap: str = DEFAULT,
     view: View = "positive",
 ) -> Image.Image:
     """Lays the colours of a heatmap over a picture.

@@ -23,7 +23,8 @@ class Display:
             positive.
         smoothing: Sigma of a Gaussian in pixels of the shown picture; None takes what suits its size (5 at 224).
         alpha: Opacity of the hottest spot of an overlay, 0 (picture only) to 1 (colours only).
-        colormap: "bgr" (blue, green, red) or the name of a matplotlib colormap.
+        colormap: The name of a matplotlib colormap, or "bgr" (blue, green, red), the colours of `GradCAM`. "plasma"
+            gets lighter from low to high, so that it reads without its colours, and stands out from photographs.
         view: "positive" shows evidence for the target; "signed" also shows evidence against it, in diverging colours
             with zero in the middle.
 
@@ -34,8 +35,8 @@ class Display:
 
     threshold: float = 1 / 8
     smoothing: float | None = None
-    alpha: float = 0.6
-    colormap: str = "bgr"
+    alpha: float = colors.ALPHA
+    colormap: str = colors.DEFAULT
     view: heatmaps.View = "positive"
 
     def __post_init__(self) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import secrets
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from ..errors import refuse_existing
+from PIL import Image
+
+from ..errors import GradCamError, refuse_existing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write(path: str | os.PathLike[str], content: bytes | str, *, force: bool = False) -> pathlib.Path:
@@ -67,3 +75,61 @@ def _publish(temporary: pathlib.Path, target: pathlib.Path) -> None:
     except FileExistsError:
         refuse_existing([target], False)
         raise
+
+
+def png_bytes(figure: Figure, dpi: float | None = None) -> bytes:
+    """Returns a figure as a PNG file.
+
+    Args:
+        figure: The figure.
+        dpi: Pixels per inch; the figure's own (150) by default.
+    """
+    return _encoded(figure, "png", dpi)
+
+
+def save(
+    picture: Figure | Image.Image, path: str | os.PathLike[str], *, dpi: float | None = None, force: bool = True
+) -> pathlib.Path:
+    """Writes a figure or a picture; the suffix of the path says in which format.
+
+    The file is written once it is complete in memory, so a format that fails leaves an existing file as it was.
+
+    Args:
+        picture: The figure or picture.
+        path: Where to; a folder that is not there is made.
+        dpi: Pixels per inch of a figure; its own (150) by default.
+        force: Replace a file that exists.
+
+    Returns:
+        The path.
+
+    Raises:
+        GradCamError: The suffix is of no known format.
+        FileExistsError: The file exists and `force` is False.
+    """
+    path = pathlib.Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    known: Iterable[str] = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
+    known = (*known, "bmp") if isinstance(picture, Image.Image) else (*known, "pdf", "svg")
+    if kind not in known:
+        raise GradCamError(
+            f"cannot tell a picture format from {path.name!r}", remedy=f"end the name in one of .{', .'.join(known)}"
+        )
+    return write(path, _encoded(picture, kind, dpi), force=force)
+
+
+def _encoded(picture: Figure | Image.Image, kind: str, dpi: float | None) -> bytes:
+    kind = {"jpg": "jpeg", "tif": "tiff"}.get(kind, kind)
+    buffer = io.BytesIO()
+    quality = {"quality": 95} if kind in ("jpeg", "webp") else {}
+    if isinstance(picture, Image.Image):
+        picture.save(buffer, kind.upper(), **quality)
+    else:
+        options: dict[str, Any] = {"pil_kwargs": quality} if quality else {}
+        if kind in ("pdf", "svg"):
+            options["metadata"] = {"CreationDate" if kind == "pdf" else "Date": None}  # the same figure, the same file
+        picture.savefig(
+            buffer, format=kind, dpi=dpi or picture.dpi, bbox_inches=picture.bbox_inches,
+            facecolor=picture.get_facecolor(), edgecolor="none", transparent=False, **options,
+        )  # fmt: skip
+    return buffer.getvalue()

@@ -322,14 +322,12 @@ def _environment() -> jinja2.Environment:
 
 
 def _document(report: Report, bits: int, side: int | None) -> str:
-    import markupsafe
-
     environment = _environment()
     assert environment.loader is not None
     css, js = (environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js"))
     text = environment.get_template("report.html").render(
         report=report, data=_data(report, bits, side), storage=_storage(report, bits, side),
-        smoothest=max(20.0, _smoothing(report)), css=markupsafe.Markup(css), js=markupsafe.Markup(js),
+        smoothest=max(20.0, _smoothing(report)), css=css, js=js,
         policy=f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; "
         "base-uri 'none'; form-action 'none'",
     )  # fmt: skip

@@ -27,8 +27,7 @@ class StageInfo:
     """One line of the printed chain: a stage and what leaves it.
 
     Attributes:
-        layer_idx: Number of stages after it (the `layer_idx` of `split` and `GradCAM`); None for a module inside a
-            stage.
+        layer_idx: Number of stages after it (the `layer_idx` of `split` and `GradCAM`); None inside a stage.
         name: Module path of the stage; a stage that ends after a module says so (``blk + add``).
         type: Class of the module.
         shape: Shape at the cut after the stage, without the batch.
@@ -82,7 +81,8 @@ class Split:
     def __repr__(self) -> str:
         layout = f"{self.layout}, {self.layout.channels} channels" if self.layout else self.note
         context = f", {self.context} more tensors" if self.context else ""
-        return f"Split('{self.name}', layer_idx={self.layer_idx}, {layout}{context})"
+        sizes = " and ".join(map(str, self.batches))
+        return f"Split('{self.name}', layer_idx={self.layer_idx}, {layout}{context}, exact at batches of {sizes})"
 
 
 class Chain(Stages):

@@ -43,10 +43,10 @@ In its own folder, demo-output, it writes them anew each time.
     check_folder(output)
     opened = ModelOptions().open()
     with busy("Explaining two photos"):
-        from ... import explain, rendering, sweep, targets, zoo
-        from ...images import load_image
+        from ... import explain, rendering, sweep, targets
+        from ...loading import load_image, samples
 
-        inputs = {name: opened.prepare(load_image(path))[0] for name, path in zoo.samples().items()}
+        inputs = {name: opened.prepare(load_image(path))[0] for name, path in samples().items()}
         found = {name: explain(opened.model, inputs[name]) for name in ("espresso", "cat")}
         for name, result in found.items():
             rendering.save(result.figure(), paths[f"{name}.png"])

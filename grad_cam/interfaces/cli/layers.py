@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -13,10 +14,13 @@ from .console import busy, console, print_json, say, table
 from .edge import command
 from .options import FLAG, MODEL, NAMES, Json, ModelOptions, option
 
+if TYPE_CHECKING:
+    from ... import Chain
+
 
 @dataclasses.dataclass(frozen=True)
 class _Model(ModelOptions):
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help=NAMES)] = "demo"
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=NAMES)] = "demo"
     pretrained: Annotated[
         bool,
         option("--pretrained/--no-pretrained", panel=MODEL, show_default=False,
@@ -41,7 +45,7 @@ def layers(
     """List the layers of a model, to choose one from.
 
     Every line is a place where the model can be cut exactly. \
-The first number is its layer_idx: how many stages come after it.
+The first number is its layer_idx: how many top-level stages come after it. Inside such a stage there is only the name.
 
     [bold]Examples[/]
       grad-cam layers resnet34
@@ -56,13 +60,16 @@ The first number is its layer_idx: how many stages come after it.
     if verify:
         _verify(opened, depth, as_json)
         return
+    from ... import chain
+
     with busy("Cutting it into stages"):
-        links = opened.chain(depth)
+        links = chain(opened.model, opened.prepare.size, depth)
         try:
             chosen = links.default_split().name
         except ValueError:
             chosen = None  # no cut carries a map
-        stages = links.stages
+        indices = _layer_indices(links if depth == 1 else chain(opened.model, opened.prepare.size), links.names)
+        stages = [dataclasses.replace(s, layer_idx=indices.get(s.name)) for s in links.stages]
     if as_json:
         print_json([_row(s, s.name == chosen) for s in stages])
         return
@@ -71,7 +78,8 @@ The first number is its layer_idx: how many stages come after it.
         grid = _times(s.layout.grid) if s.layout else "–"
         note = "default" if s.name == chosen else s.note
         style = "bold green" if s.name == chosen else "" if s.layout is not None and not s.note else "dim"
-        cells = (str(s.layer_idx), s.name, s.type, _times(s.shape), str(s.layout or "–"), grid, note)
+        index = "–" if s.layer_idx is None else str(s.layer_idx)
+        cells = (index, s.name, s.type, _times(s.shape), str(s.layout or "–"), grid, note)
         listed.add_row(*(Text(cell) for cell in cells), style=style)
     say((opened.name, "bold"), f" ({type(links.model).__name__}), {len(links)} stages, input {_times(links.size)}")
     console().print(listed)
@@ -79,6 +87,12 @@ The first number is its layer_idx: how many stages come after it.
         say(("No layer of this model carries a map.", "yellow"))
     elif chosen not in links.names:
         say(("default", "bold green"), f": {chosen}, inside a stage (--depth {depth + 1} opens them)")
+
+
+def _layer_indices(top: Chain, names: Sequence[str]) -> dict[str, int | None]:
+    """The layer_idx (number of top-level stages after it) of the layers at which such a stage ends."""
+    inside = {s.layer_idx: [n for n in names if n == s.name or n.startswith(f"{s.name}.")] for s in top.stages}
+    return {found[-1]: index for index, found in inside.items() if found}
 
 
 def _row(s: Any, default: bool) -> dict[str, Any]:
@@ -95,10 +109,10 @@ def _times(numbers: Any) -> str:
 
 def _verify(opened: Opened, depth: int, as_json: bool) -> None:
     """Prints the table of `verify`; the exit code is 1 where something does not hold."""
-    from ... import verify
+    from ... import chain, verify
 
     with busy("Checking every cut"):
-        links = opened.chain(depth)
+        links = chain(opened.model, opened.prepare.size, depth)
         found = verify(links, links.size)
     if as_json:
         rows = [dataclasses.asdict(row) for row in found.rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -11,6 +11,9 @@ from rich.text import Text
 from .console import console, print_json, table
 from .edge import command
 from .options import FLAG, Json
+
+if TYPE_CHECKING:
+    from ...methods import Method
 
 WIDE = 120
 """Columns of a terminal from which on there is room for the sources, too."""
@@ -23,14 +26,18 @@ def methods(
 ) -> None:
     """List the methods, with what each is good for.
 
-    [bold]Example[/]
+    `grad-cam explain --method NAME` uses one of them. \
+With --json there is more about each: where it comes from, whether it depends on the class, its settings (--option).
+
+    [bold]Examples[/]
       grad-cam methods
+      grad-cam methods --json
     """
     from ... import METHODS
 
     if as_json:
-        fields = ("name", "title", "kind", "class_specific", "advice", "source", "link")
-        print_json([{name: getattr(m, name) for name in fields} for m in METHODS.values()])
+        fields = ("name", "title", "kind", "scope", "class_specific", "advice", "source", "link")
+        print_json([{**{name: getattr(m, name) for name in fields}, "options": _defaults(m)} for m in METHODS.values()])
         return
     if markdown:
         sys.stdout.write(methods_table())
@@ -42,6 +49,14 @@ def methods(
     for m in METHODS.values():
         listed.add_row(Text(m.name, "cyan"), Text(m.advice), *[Text(m.source, "dim")] * wide)
     shown.print(listed)
+
+
+def _defaults(method: Method) -> dict[str, Any]:
+    """The settings of a method with their defaults; None where there is none to write."""
+    return {
+        name: value if isinstance(value, (str, int, float, bool, tuple)) else None
+        for name, value in method.options.items()
+    }
 
 
 def methods_table() -> str:

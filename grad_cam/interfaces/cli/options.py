@@ -160,14 +160,14 @@ class TargetOptions:
         Returns:
             The target (see `grad_cam.explain`) for a batch of images (B, C, H, W).
         """
-        from ... import explain, targets, zoo
+        from ... import explain, loading, targets
 
-        count = zoo.class_count(opened.model)
+        count = loading.class_count(opened.model)
         if self.top is not None and count is not None and self.top > count:
             raise typer.BadParameter(f"--top {self.top}: give 1 to {count}, the number of classes")
 
         def index(name: str | None) -> int | None:
-            return None if name is None else zoo.class_index(opened.model, name)
+            return None if name is None else loading.class_index(opened.model, name)
 
         if self.rather_than is not None:
             difference = targets.difference(index(self.why), index(self.rather_than))

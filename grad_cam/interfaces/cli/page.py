@@ -6,27 +6,45 @@ from typing import Annotated
 
 import typer
 
+from .console import say
 from .edge import command
+from .options import FLAG, ModelOptions
 
 
 @command("app")
 def web_page(
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="The model the page opens with.")
-    ] = "demo",
+    model: ModelOptions,
     port: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=65535, help="Port on this machine; default: a free one.")
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen at; 0.0.0.0 lets everyone in your network in, without a password.",
+        ),
+    ] = "127.0.0.1",
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in your browser.", **FLAG)] = False,
 ) -> None:
     """Open a web page on this machine to explore models and photos (needs the extra [cyan]app[/]).
 
-    [bold]Example[/]
+    It is served until Ctrl-C, to this machine alone unless --host says otherwise.
+
+    [bold]Examples[/]
+      grad-cam app --open
       grad-cam app --model resnet50 --port 7870
+      grad-cam app --model resnet18 --checkpoint mine.pth --classes names.txt
     """
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
         raise ImportError("the web page needs gradio: pip install 'gradcam-layers[app]'")
-    from ..app import launch
+    model.check()
+    say(f"Starting the page; the model {model.model} is loaded next", err=True)
+    from ..web import launch
 
-    launch(model=model, port=port).leave()
+    launch(
+        model.model, port, host=host, open_browser=open_browser, input_size=model.input_size,
+        checkpoint=model.checkpoint, class_names=model.class_names(), pretrained=model.pretrained, device=model.device,
+        dtype=model.dtype,
+    ).leave()  # fmt: skip

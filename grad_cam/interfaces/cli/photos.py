@@ -90,7 +90,7 @@ class Photos:
         return [result for photo in photos for result in self._tried(photo.path, lambda photo=photo: work([photo]))]
 
     def _tried(self, path: str, work: Callable[[], list[Any]]) -> list[Any]:
-        from ...images import ImageError
+        from ...loading import ImageError
 
         try:
             return work()
@@ -113,6 +113,6 @@ class Photos:
 
 
 def _read(opened: Opened, path: str, stem: str) -> Photo:
-    from ...images import load_image
+    from ...loading import load_image
 
     return Photo(path, stem, opened.prepare(load_image(path))[0])

@@ -60,7 +60,7 @@ It explains the three likeliest classes of every photo unless an option says oth
         raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as report.html")
     refuse_existing([output], force)
     check_folder(output.parent)
-    from ..report import report_of, write_report
+    from ...rendering.report import report_of, write_report
 
     display = look.display
     how.found()
@@ -70,14 +70,13 @@ It explains the three likeliest classes of every photo unless an option says oth
     def work(some: list[Photo], bars: Bars) -> list[Any]:
         (photo,) = some
         found = run_sweep(opened, photo.tensor, classes(photo.tensor), depth, how, bars)
-        return [(Path(photo.path).name, found)]
+        return [(photo.path, found)]
 
     photos.go(opened, work)
     if photos.done:
         names, sweeps = zip(*photos.done, strict=True)
         call = shlex.join(["grad-cam", *sys.argv[1:]])
-        settings = {name: getattr(display, name) for name in ("threshold", "smoothing", "alpha", "colormap")}
-        page = report_of(*sweeps, names=names, model=model.model, call=call, **settings)
+        page = report_of(*sweeps, names=names, model=model.model, call=call, display=display)
         write_report(page, output, force)
         count = len(names)
         say((str(output), "green"), f"  {count} photo{'s' * (count > 1)}, {len(page.layers)} layers")

@@ -60,7 +60,7 @@ def side_by_side(
     first = results[0]
     pairs = [(e, k) for k in targets for e in results]
     size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
-    heats = [display.heat(raw_map(e, b, k), size).values for e, k in pairs]
+    heats = [display.heat(raw_map(e, b, k), size) for e, k in pairs]
 
     def facts(e: Explanation, k: int) -> tuple[str, str, str]:
         title = METHODS[e.method].title if e.method in METHODS else e.method
@@ -76,8 +76,8 @@ def side_by_side(
     where = f"{model} at {layer}" if layer else model
     title = "\n".join(line for line in (target, method, where) if line)
     return rendering.comparison(
-        first.pictures[b], heats, captions, title=title, notes=[e.note(b, k) for e, k in pairs],
-        colormap=display.colormap, alpha=display.alpha,
+        first.pictures[b], [heat.values for heat in heats], captions, title=title,
+        notes=[e.note(b, k) for e, k in pairs], scales=[(heat.low, heat.high) for heat in heats], display=display,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ agrees with the last one (correlation).
     if missing or len(paths) != 1:
         raise FileNotFoundError(f"there is no file {image!r}" if missing else f"{image!r} is a folder: give one photo")
     folder = check_folder(output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(how.method)}"
-    from ...images import load_image
+    from ...loading import load_image
 
     method, display = how.found()[0], look.display
     picture = load_image(paths[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -152,7 +153,10 @@ class Explorer:
         _close(self.widget)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return self.widget._repr_mimebundle_(**kwargs)
+        bundle = self.widget._repr_mimebundle_(**kwargs)
+        if bundle is not None:  # the picture is for viewers without a kernel
+            bundle["image/png"] = base64.b64encode(self.picture.value).decode()
+        return bundle
 
     # -- what follows a change of a control
 

@@ -148,17 +148,17 @@
   const cache = new Map();
   const state = { image: 0, target: 0, layer: 0, ...report.display };
 
-  const mapAt = (layer) => (images[state.image].maps[state.target] || [])[layer] || null;
+  const mapAt = (layer, image = state.image, target = state.target) => (images[image].maps[target] || [])[layer] || null;
 
-  function values(layer) {
-    const key = `${state.image} ${state.target} ${layer}`;
-    if (!cache.has(key)) cache.set(key, decode(mapAt(layer)));
+  function values(layer, image = state.image, target = state.target) {
+    const key = `${image} ${target} ${layer}`;
+    if (!cache.has(key)) cache.set(key, decode(mapAt(layer, image, target)));
     return cache.get(key);
   }
 
-  function deepest() {
+  function deepest(image = state.image, target = state.target) {
     for (let layer = report.layers.length - 1; layer >= 0; layer--) {
-      if (!emptiness(mapAt(layer), report.layers[layer])) return layer;
+      if (!emptiness(mapAt(layer, image, target), report.layers[layer])) return layer;
     }
     return report.layers.length - 1;
   }
@@ -228,24 +228,75 @@
       `above half strength in ${percent(warm / heat.length)} of the picture`);
   }
 
+  /** One small overlay: the picture, grey where there is no map. */
+  function drawSmall(canvas, image, target, layer) {
+    const picture = pictures[image].small, { width: W, height: H } = picture, m = mapAt(layer, image, target);
+    const empty = emptiness(m, report.layers[layer]), out = new ImageData(new Uint8ClampedArray(picture.data), W, H);
+    canvas.width = W;
+    canvas.height = H;
+    if (!empty) {
+      const scale = W / pictures[image].large.width;
+      const map = gaussian(resize(values(layer, image, target), m.h, m.w, H, W), H, W, state.smoothing * scale);
+      blend(out.data, picture.data, stretch(map, state.threshold, signed()).heat, colours(), Math.max(state.opacity, 0.5));
+    } else {
+      for (let k = 0; k < out.data.length; k += 4) out.data.fill((out.data[k] + out.data[k + 1] + out.data[k + 2]) / 6, k, k + 3);
+    }
+    canvas.getContext("2d").putImageData(out, 0, 0);
+    return empty;
+  }
+
   function drawStrip() {
-    const picture = pictures[state.image].small, { width: W, height: H } = picture;
-    const scale = W / pictures[state.image].large.width;
     report.layers.forEach((layer, i) => {
-      const button = $("strip").children[i], canvas = button.firstChild, m = mapAt(i), empty = emptiness(m, layer);
-      canvas.width = W;
-      canvas.height = H;
+      const button = $("strip").children[i], empty = drawSmall(button.firstChild, state.image, state.target, i);
       button.classList.toggle("empty", Boolean(empty));
       button.querySelector(".why").textContent = empty ? empty[0] : "";
-      const out = new ImageData(new Uint8ClampedArray(picture.data), W, H);
-      if (!empty) {
-        const map = gaussian(resize(values(i), m.h, m.w, H, W), H, W, state.smoothing * scale);
-        blend(out.data, picture.data, stretch(map, state.threshold, signed()).heat, colours(), Math.max(state.opacity, 0.5));
-      } else {
-        for (let k = 0; k < out.data.length; k += 4) out.data.fill((out.data[k] + out.data[k + 1] + out.data[k + 2]) / 6, k, k + 3);
-      }
-      canvas.getContext("2d").putImageData(out, 0, 0);
     });
+  }
+
+  // ---------------------------------------------------------------- contact sheet
+
+  const cards = [];
+  const best = (image) => image.predictions[0] || { label: image.classes[0] ?? "", probability: 0 };
+
+  /** The pictures that the filter leaves, in the order chosen. */
+  function listed() {
+    const only = $("only").value, way = { most: -1, least: 1 }[$("sort").value] || 0;
+    return images.map((_, i) => i).filter((i) => !only || best(images[i]).label === only)
+      .sort((a, b) => way * (best(images[a]).probability - best(images[b]).probability) || a - b);
+  }
+
+  function drawSheet() {
+    if (images.length < 2) return;
+    images.forEach((_, i) => drawSmall(cards[i].querySelector("canvas"), i, 0, deepest(i, 0)));
+  }
+
+  function step(by) {
+    const order = listed(), at = order.indexOf(state.image);
+    if (order.length) chooseImage(order[at < 0 ? 0 : (at + by + order.length) % order.length]);
+  }
+
+  function buildSheet() {
+    const sheet = images.length > 1;
+    $("sheet-controls").hidden = !sheet;
+    $("pictures-key").hidden = !sheet;
+    $("pictures").classList.toggle("sheet", sheet);
+    images.forEach((image, i) => {
+      const said = image.predictions.length ? `${best(image).label}, ${percent(best(image).probability)}` : "";
+      const button = make("button", { type: "button", title: image.name, "aria-label": [image.name, said].filter(Boolean).join(": ") },
+        make("span", { class: "small" }, make("img", { src: image.source, alt: "", width: 36, height: 36 }),
+          ...(sheet ? [make("canvas", { "aria-hidden": "true" })] : [])),
+        make("bdi", {}, short(image.name)), ...(sheet && said ? [make("span", { class: "said quiet" }, said)] : []));
+      button.addEventListener("click", () => chooseImage(i));
+      cards.push(button);
+    });
+    for (const label of [...new Set(images.map((image) => best(image).label))].sort()) $("only").append(make("option", { value: label }, label));
+    const arrange = () => $("pictures").replaceChildren(...listed().map((i) => cards[i]));
+    $("sort").addEventListener("change", arrange);
+    $("only").addEventListener("change", () => {
+      arrange();
+      if (!listed().includes(state.image)) step(1);
+    });
+    arrange();
   }
 
   function mark(nodes, chosen, attribute, on = "true", off = null) {
@@ -289,7 +340,7 @@
 
     if (changed("image")) {
       drawClasses();
-      mark($("pictures").children, state.image, "aria-pressed", "true", "false");
+      mark(cards, state.image, "aria-pressed", "true", "false");
     }
     if (changed("image", "target")) {
       const tabs = $("classes").children;
@@ -339,6 +390,7 @@
     }
     drawView();
     if (changed("image", "target", "threshold", "smoothing", "opacity", "colormap", "view")) drawStrip();
+    if (changed("threshold", "smoothing", "opacity", "colormap", "view")) drawSheet();
     if (drawn.layer !== undefined && changed("image", "target", "layer")) {
       $("announce").textContent = view.getAttribute("aria-label");
     }
@@ -362,19 +414,13 @@
   // ---------------------------------------------------------------- the page, once
 
   function build() {
-    $("pictures").replaceChildren(...images.map((image, i) => {
-      const button = make("button", { type: "button", title: image.name, "aria-label": image.name },
-        make("img", { src: image.source, alt: "", width: 36, height: 36 }), make("bdi", {}, short(image.name)));
-      button.addEventListener("click", () => chooseImage(i));
-      return button;
-    }));
-
+    buildSheet();
     $("layer").max = String(report.layers.length - 1);
     document.querySelector(".depth").style.setProperty("--n", String(report.layers.length));
     $("strip").replaceChildren(...report.layers.map((layer, i) => {
       const index = layer.index === null ? "–" : String(layer.index);
       const button = make("button", { type: "button", tabindex: "-1", "aria-label": `${layer.name}, layer_idx ${index}`, title: `${layer.name} · layer_idx ${index}` },
-        make("canvas", { "aria-hidden": "true" }), make("span", { class: "why" }), make("span", { class: "number" }, index));
+        make("canvas", { "aria-hidden": "true" }), make("span", { class: "why" }), make("span", { class: "number" }, index), make("bdi", { class: "named" }, layer.name));
       button.addEventListener("click", () => chooseLayer(i));
       return button;
     }));
@@ -405,11 +451,13 @@
     });
 
     document.addEventListener("keydown", (event) => {
-      if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input:not(#layer), pre")) return;
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (step && event.target !== $("layer")) {
+      if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input:not(#layer), pre, select")) return;
+      const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key], next = { p: -1, n: 1 }[event.key];
+      if (along && event.target !== $("layer")) {
         event.preventDefault();
-        chooseLayer(state.layer + step);
+        chooseLayer(state.layer + along);
+      } else if (next && images.length > 1) {
+        step(next);
       } else if (/^[1-9]$/.test(event.key) && Number(event.key) <= images[state.image].classes.length) {
         set({ target: Number(event.key) - 1 });
       }

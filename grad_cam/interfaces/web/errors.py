@@ -1,0 +1,15 @@
+"""What can go wrong on the page."""
+
+from __future__ import annotations
+
+from ...errors import GradCamError
+
+__all__ = ["AppError", "Superseded"]
+
+
+class AppError(GradCamError):
+    """A page that cannot be served, or a request that the page cannot serve."""
+
+
+class Superseded(Exception):  # noqa: N818  (not an error: the visitor wants something else by now, or has left)
+    """Stops a computation whose result is no longer wanted."""

@@ -1,0 +1,111 @@
+"""What a caller asks of the engine, validated before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .arguments import ArgumentTypeError
+from .methods import METHODS, Method, MethodError, find
+from .methods import eigen_smooth as _eigen_smooth
+from .methods.chunks import Progress
+from .methods.combinators import Fusion
+from .methods.factorization import Factorization
+from .outputs import Output
+from .rules.balanced import Rules
+
+Target = Any
+"""None (the predicted class), a class index or name, a list with one per image, `targets.top(k)`, or any callable
+``logits (B, classes) -> score (B,)``."""
+
+AnyMethod = str | Method | Callable[..., Tensor | Factorization]
+"""A name or title from `METHODS`, or a function whose parameters are named after ingredients."""
+
+AnyLayer = int | str | nn.Module
+"""A layer_idx, a module path or a module."""
+
+Reshape = str | Callable[[Tensor], Tensor] | None
+"""None, a layout ("NCHW", "NHWC", "tokens"), or a callable from the activation to (B, C, H, W)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Validated arguments."""
+
+    method: Method
+    target: Target
+    layout: Reshape
+    fuse: Fusion | None
+    aug_smooth: bool
+    eigen_smooth: bool
+    progress: Progress | None
+    output: Output
+    rules: Rules | None
+    options: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, function: str, method: AnyMethod, target: Target = None, layout: Reshape = None,
+        fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False,
+        progress: Progress | None = None, output: Output = None, rules: str | None = None, residual: float = 0.0,
+        **options: Any,
+    ) -> Request:  # fmt: skip
+        """Validates the arguments of a function of the public screen, by its name."""
+        found, chosen = find(method), Rules.of(rules, residual)
+        if chosen is not None and found.no_rules:
+            fits = ", ".join(m.name for m in METHODS.values() if not m.no_rules)
+            raise MethodError(f"rules mean nothing to {found.name}: {found.no_rules}", remedy=f"they fit {fits}")
+        for asked, allowed, name in (
+            (aug_smooth, found.aug_smooth, "aug_smooth"),
+            (eigen_smooth, found.channelwise, "eigen_smooth"),
+        ):
+            if asked and not allowed:
+                fits = ", ".join(m.name for m in METHODS.values() if getattr(m, name))
+                raise MethodError(f"{name} cannot wrap {found.name}", remedy=f"it wraps {fits}")
+        known = found.options
+        for name in options:
+            if name not in known:
+                raise _unknown_argument(function, name, found)
+        for name, default in known.items():
+            if default is inspect.Parameter.empty and name not in options:
+                raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
+        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, chosen, options)
+
+    @property
+    def function(self) -> Callable[..., Tensor | Factorization]:
+        """What is called with the ingredients."""
+        return functools.partial(_eigen_smooth, self.method.function) if self.eigen_smooth else self.method.function
+
+    @property
+    def name(self) -> str:
+        """The method and what is wrapped around it."""
+        name = self.method.name if self.rules is None else f"{self.method.name} + {self.rules}"
+        return name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
+
+
+_HABITS = {
+    "target": ("targets", "target", "target_category", "category", "class_idx"),
+    "layer": ("target_layers", "target_layer", "layers", "layer", "layer_idx"),
+    "images": ("input_tensor", "inputs", "images", "image", "img_path"),
+}
+"""Names that arguments have in other libraries, or in another function of this one."""
+_OURS = {
+    "explain": {"target": "target=...", "layer": "layer=...", "images": ""},
+    "sweep": {"target": "target=...", "layer": "layers=[...]", "images": ""},
+    "GradCAM": {"target": "class_idx=...", "layer": "layer_idx=...", "images": ""},
+}
+
+
+def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeError:
+    meant = next((ours for ours, names in _HABITS.items() if name in names), None)
+    if meant is not None:
+        picture = '"cat.jpg"' if function == "GradCAM" else "images"
+        call = ", ".join(filter(None, ["model", picture, _OURS[function][meant]]))
+        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
+    takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
+    return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
