@@ -336,8 +336,29 @@ class Sweep(Sequence[Explanation]):
             curves,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
-            display=display,
+            display=display, bars=self._bars(image, target),
         )  # fmt: skip
+
+    def ledger_figure(self, image: int = 0, target: int = 0) -> Figure:
+        """What the score is made of at every depth, as signed bars; for a sweep with rules."""
+        first = self.explanations[0]
+        bars = self._bars(image, target)
+        if bars is None:
+            first.ledger()  # says what is missing
+        assert bars is not None
+        names = [layer.name for layer, _ in self.ledgers()]
+        return rendering.ledger_figure(names, bars, f"{first.target[image][target]}\n{_title(first.method)}")
+
+    def ledgers(self) -> list[tuple[Layer, Ledger]]:
+        """The ledgers of all layers; for a sweep with rules."""
+        return [(one.layer, one.ledger()) for one in self.explanations]
+
+    def _bars(self, image: int, target: int) -> rendering.SignedBars | None:
+        if any(one.balance is None for one in self.explanations):
+            return None
+        rows = [ledger.parts(image, target) for _, ledger in self.ledgers()]
+        score = self.explanations[0].ledger().value("score", image, target)
+        return rendering.SignedBars({name: [row[name] for row in rows] for name in rows[0]}, score)
 
     def animate(
         self, path: str | os.PathLike[str], image: int = 0, target: int = 0, *, duration_ms: int = 500,

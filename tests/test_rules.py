@@ -536,3 +536,23 @@ def test_a_frozen_copy_of_an_explanation() -> None:
     found = copy.deepcopy(grad_cam.explain(model, pictures(side, 2), rules="balanced").ledger())
     lines = str(found).split("\n")
     assert len(lines) == 2 and all(" = " in line and "constants" in line and "%" not in line for line in lines)
+
+
+def test_signed_bars_of_a_sweep() -> None:
+    """The ledger is drawn under the overlays and alone: bars that add up to the score at every depth."""
+    model, side = MODELS["vit"]()
+    found = grad_cam.sweep(model, pictures(side, 1), rules="balanced")
+    bars = found._bars(0, 0)
+    assert bars is not None and len(bars) == len(found) == len(found.ledgers())
+    sums = [sum(values[i] for values in bars.parts.values()) for i in range(len(bars))]
+    assert sums == pytest.approx([bars.score] * len(bars), abs=1e-5)
+    low, high = bars.range()
+    stacked = list(bars.stacked())
+    assert {name for name, *_ in stacked} == {"map", "prefix tokens", "constants"}
+    assert low == pytest.approx(min(0, *(sum(min(0, v[i]) for v in bars.parts.values()) for i in range(len(bars)))))
+    assert high >= bars.score
+    for figure in (found.figure(), found.ledger_figure()):
+        words = " ".join(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
+        assert "prefix tokens" in words and "constants" in words
+    with pytest.raises(GradCamError, match="rules="):
+        grad_cam.sweep(model, pictures(side, 1)).ledger_figure()

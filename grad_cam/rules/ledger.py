@@ -43,7 +43,12 @@ class Ledger:
 
     def parts(self, image: int = 0, target: int = 0) -> dict[str, float]:
         """The parts of one image and target by their titles."""
-        return {TITLES[name]: self._one(getattr(self, name), image, target) for name in PARTS}
+        return {TITLES[name]: self.value(name, image, target) for name in PARTS}
+
+    def value(self, name: str, image: int = 0, target: int = 0) -> float:
+        """The score, the gap or a part of one image and target."""
+        values = getattr(self, name)
+        return float(values[image, target] if values.ndim == 2 else values[image])
 
     def closes(self, dtype: torch.dtype) -> bool:
         """Whether nothing is missing but rounding.
@@ -61,10 +66,6 @@ class Ledger:
             return True
         return Ledger(*(getattr(self, f.name).sum(0, keepdim=True) for f in dataclasses.fields(self))).closes(dtype)
 
-    @staticmethod
-    def _one(values: Tensor, image: int, target: int) -> float:
-        return float(values[image, target] if values.ndim == 2 else values[image])
-
     def line(self, image: int = 0, target: int = 0) -> str:
         """One image and target in a line: ``6.84 = 6.60 map + 1.20 prefix tokens - 0.96 constants``."""
         text = ""
@@ -72,8 +73,7 @@ class Ledger:
             if value:
                 sign = ("- " if value < 0 else "+ ") if text else ("-" if value < 0 else "")
                 text += f"{' ' if text else ''}{sign}{abs(value):.3g} {title}"
-        gap = self._one(self.gap, image, target)
-        return f"{self._one(self.score, image, target):.3g} = {text or '0'} (gap {gap:.1g})"
+        return f"{self.value('score', image, target):.3g} = {text or '0'} (gap {self.value('gap', image, target):.1g})"
 
     def __str__(self) -> str:
         count = self.score.shape[1] if self.score.ndim == 2 else 1
