@@ -34,7 +34,7 @@ from .methods.factorization import Factorization
 from .outputs import Output
 from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
-from .rules.ledger import warn_of_gap
+from .rules.ledger import warn_of_gaps
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
@@ -193,7 +193,7 @@ def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Ex
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
     if request.rules is not None:
-        _warn_of_gaps(explanations)
+        warn_of_gaps([(e.layer.name, e.balance) for e in explanations if e.balance is not None], cutter.images.dtype)
     return explanations if request.fuse is None else [_fused(explanations, request.fuse)]
 
 
@@ -207,14 +207,6 @@ def _groups(cuts: Sequence[Cut], request: Request) -> list[list[int]]:
     return [*([together] if together else []), *([n] for n in alone)]
 
 
-def _warn_of_gaps(explanations: Sequence[Explanation]) -> None:
-    """Warns of the explanation whose ledger misses most, if one does."""
-    off = [e for e in explanations if e.balance is not None and not e.balance.closes(e.logits.dtype)]
-    if off:
-        worst = max(off, key=lambda e: float(e.balance.gap.abs().nan_to_num(torch.inf).max()))  # type: ignore[union-attr]
-        warn_of_gap(worst.balance, f"'{worst.layer.name}'")  # type: ignore[arg-type]
-
-
 def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -> list[Explanation]:
     """The explanations of cuts that one forward pass serves."""
     method = request.method
@@ -226,7 +218,10 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
 
     def maps_of(run: Forward) -> list[Tensor | Factorization]:
         passes = [Pass(run, n, request.progress) for n in range(len(places))]
-        return [one.maps(method, request.function, request.options) for one in passes]
+        return [
+            one.nothing() if request.rules is not None and one.is_dead else
+            one.maps(method, request.function, request.options) for one in passes
+        ]  # fmt: skip
 
     logits = forward.graph.detach()
     resolved = forward.targets
@@ -343,7 +338,7 @@ def sweep(
         "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, **options,
     )  # fmt: skip
-    if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
+    if isinstance(layers, str) and layers not in _WHOLE:
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
     if not isinstance(layers, str) and not len(layers):
         raise ValueError("layers=[] names no layer: give at least one")
@@ -352,11 +347,15 @@ def sweep(
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output)
         depth, cuts, skipped = _swept(cutter, request.method, layers)
+        empty = _empty(cutter, depth) if request.rules is not None and layers in _WHOLE and fuse is None else []
+        cuts = sorted([*cuts, *empty], key=lambda cut: cut.position)
         found = _explained(cutter, cuts, request)
         if fuse is not None:
             return found[0]
         stages = _table(cutter, depth)
-    return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model))
+    balances = tuple((one.layer, one.balance) for one in found if one.balance is not None)
+    found = [one for n, one in enumerate(found) if not cuts or cuts[n] not in empty]
+    return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model), balances)
 
 
 def _swept(
@@ -379,6 +378,15 @@ def _swept(
             listed.setdefault(cut.value, cut)
         cuts = list(listed.values())
     return depth, sorted(cuts, key=lambda cut: cut.position), skipped
+
+
+_WHOLE = ("auto", "stages", "blocks")
+
+
+def _empty(cutter: Cutter, depth: int) -> list[Cut]:
+    """The cuts at which the gradient is known to be zero at every position: no map, but a ledger that says why."""
+    cuts = [cutter.at_border(border) for border in cutter.borders_at(depth)[:-1]]
+    return [cut for cut in cuts if cutter.record.dead.get(cut.value, False)]
 
 
 def _table(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:

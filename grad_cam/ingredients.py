@@ -250,6 +250,16 @@ class Pass:
         require_finite(found, f"the gradient {self._where}", self.cutter)
         return self.layout.to_map(found)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the gradient is known to be zero at every position of the cut."""
+        return bool(self.forward.cuts) and self.cutter.record.dead.get(self.forward.cuts[self.n].value, False)
+
+    def nothing(self) -> Tensor:
+        """The maps of all targets at a cut that is dead."""
+        shape = len(self.images), len(self.forward.targets.scores), *self.layout.grid
+        return torch.zeros(shape, dtype=torch.float32, device=self.images.device)
+
     def ledger(self) -> Ledger:
         """What the scores are made of at the cut; the gradient was taken with rules."""
         forward, count = self.forward, len(self.images)

@@ -282,6 +282,7 @@ class Sweep(Sequence[Explanation]):
         model: Name of the model's class.
         stages: The whole layer table.
         labels: Names of the model's classes, if known.
+        balances: The ledgers of all layers, if the gradient was taken by rules; see `ledgers`.
     """
 
     explanations: tuple[Explanation, ...]
@@ -289,6 +290,7 @@ class Sweep(Sequence[Explanation]):
     model: str
     stages: tuple[StageInfo, ...]
     labels: Sequence[str] | None = None
+    balances: tuple[tuple[Layer, Ledger], ...] = ()
 
     def __repr__(self) -> str:
         first, last = self.explanations[0], self.explanations[-1]
@@ -336,13 +338,13 @@ class Sweep(Sequence[Explanation]):
             curves,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
-            display=display, bars=self._bars(image, target),
+            display=display, bars=self._bars(image, target, mapped=True),
         )  # fmt: skip
 
     def ledger_figure(self, image: int = 0, target: int = 0) -> Figure:
         """What the score is made of at every depth, as signed bars; for a sweep with rules."""
         first = self.explanations[0]
-        bars = self._bars(image, target)
+        bars = self._bars(image, target, mapped=False)
         if bars is None:
             first.ledger()  # says what is missing
         assert bars is not None
@@ -350,14 +352,15 @@ class Sweep(Sequence[Explanation]):
         return rendering.ledger_figure(names, bars, f"{first.target[image][target]}\n{_title(first.method)}")
 
     def ledgers(self) -> list[tuple[Layer, Ledger]]:
-        """The ledgers of all layers; for a sweep with rules."""
-        return [(one.layer, one.ledger()) for one in self.explanations]
+        """The ledgers of all layers in order of depth, also of those whose map is empty; for a sweep with rules."""
+        return list(self.balances)
 
-    def _bars(self, image: int, target: int) -> rendering.SignedBars | None:
-        if any(one.balance is None for one in self.explanations):
+    def _bars(self, image: int, target: int, mapped: bool) -> rendering.SignedBars | None:
+        if not self.balances:
             return None
-        rows = [ledger.parts(image, target) for _, ledger in self.ledgers()]
-        score = self.explanations[0].ledger().value("score", image, target)
+        ledgers = [one.ledger() for one in self.explanations] if mapped else [each for _, each in self.balances]
+        rows = [ledger.parts(image, target) for ledger in ledgers]
+        score = ledgers[0].value("score", image, target)
         return rendering.SignedBars({name: [row[name] for row in rows] for name in rows[0]}, score)
 
     def animate(

@@ -542,8 +542,12 @@ def test_signed_bars_of_a_sweep() -> None:
     """The ledger is drawn under the overlays and alone: bars that add up to the score at every depth."""
     model, side = MODELS["vit"]()
     found = grad_cam.sweep(model, pictures(side, 1), rules="balanced")
-    bars = found._bars(0, 0)
-    assert bars is not None and len(bars) == len(found) == len(found.ledgers())
+    bars = found._bars(0, 0, mapped=False)
+    assert bars is not None and len(bars) == len(found) + 2 == len(found.ledgers())
+    layer, ledger = found.ledgers()[-2]  # a block whose patches nobody reads: all is in the class token
+    assert layer.name not in [one.layer.name for one in found] and layer.name == "blocks.2"
+    assert not bool(ledger.map.any()) and torch.allclose(ledger.prefix + ledger.constants, ledger.score, atol=1e-5)
+    assert [name for name, _ in found.skipped].count(layer) == 1
     sums = [sum(values[i] for values in bars.parts.values()) for i in range(len(bars))]
     assert sums == pytest.approx([bars.score] * len(bars), abs=1e-5)
     low, high = bars.range()

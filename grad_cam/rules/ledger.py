@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -125,11 +126,15 @@ def joined(ledgers: list[Ledger]) -> Ledger:
     return Ledger(*(torch.cat([getattr(one, f.name) for one in ledgers]) for f in dataclasses.fields(Ledger)))
 
 
-def warn_of_gap(ledger: Ledger, where: str) -> None:
-    """Warns that a ledger does not close."""
-    off, score = float(ledger.gap.abs().max()), float(ledger.score.abs().max())
+def warn_of_gaps(ledgers: Sequence[tuple[str, Ledger]], dtype: torch.dtype) -> None:
+    """Warns of the layer whose ledger misses most, if one does not close."""
+    off = [(name, one) for name, one in ledgers if not one.closes(dtype)]
+    if not off:
+        return
+    where, worst = max(off, key=lambda pair: float(pair[1].gap.abs().nan_to_num(torch.inf).max()))
+    missing, score = float(worst.gap.abs().max()), float(worst.score.abs().max())
     warnings.warn(
-        f"the map at {where} and the ledger miss the score by {off:.2g} (score {score:.3g}): an operation of this "
-        "model has no balanced rule; grad_cam.audit(model, images) names it",
-        stacklevel=2,
+        f"the map at '{where}' and the ledger miss the score by {missing:.2g} (score {score:.3g}): an operation of "
+        "this model has no balanced rule; grad_cam.audit(model, images) names it",
+        stacklevel=4,
     )
