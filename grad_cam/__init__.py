@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from .gradcam import GradCAM
     from .methods import METHODS, register
     from .results import Explanation, Sweep
+    from .rules import audit
     from .splitting import Chain, Split, SplitError, chain, split, verify
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
+    "rules": ("audit",),
     "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),
 }
 

@@ -35,12 +35,13 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"errors", "loading", "metrics", "methods", "rendering", "splitting"},
-    "ingredients": {"errors", "layouts", "methods", "splitting", "targets"},
-    "requests": {"arguments", "methods", "outputs"},
+    "results": {"errors", "loading", "metrics", "methods", "rendering", "rules", "splitting"},
+    "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
+    "requests": {"arguments", "methods", "outputs", "rules"},
+    "rules": {"arguments", "batchnorm", "errors", "introspection", "outputs", "splitting", "targets"},
     "engine": {
         "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "requests",
-        "results", "splitting", "targets",
+        "results", "rules", "splitting", "targets",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "gradcam": {
