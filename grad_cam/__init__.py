@@ -2,7 +2,7 @@
 
 `GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into
 an extractor and a classifier, `explore` opens the notebook explorer (extra `[notebook]`); `inspect` is another name of
-it. The modules `errors`, `layouts`, `loading`, `methods`, `metrics`, `rendering`, `results`, `splitting` and `targets`
+it. The modules `errors`, `layouts`, `loading`, `methods`, `metrics`, `rendering`, `results`, `rules`, `splitting` and `targets`
 are attributes, too.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from . import metrics as metrics
     from . import rendering as rendering
     from . import results as results
+    from . import rules as rules
     from . import splitting as splitting
     from . import targets
     from .engine import explain, sweep
@@ -31,17 +32,30 @@ if TYPE_CHECKING:
     from .interfaces.notebook import explore
     from .methods import METHODS, register
     from .results import Explanation, Sweep
+    from .rules import audit
     from .splitting import Chain, Split, SplitError, chain, split, verify
 
     __version__: str
     inspect = explore
 
-_MODULES = ("errors", "layouts", "loading", "methods", "metrics", "rendering", "results", "splitting", "targets")
+_MODULES = (
+    "errors",
+    "layouts",
+    "loading",
+    "methods",
+    "metrics",
+    "rendering",
+    "results",
+    "rules",
+    "splitting",
+    "targets",
+)
 _HOMES = {
     "engine": ("explain", "sweep"),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
+    "rules": ("audit",),
     "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),
 }
 

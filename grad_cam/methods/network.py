@@ -241,7 +241,7 @@ def guided_gradient(images: Tensor, score: WholeScore) -> Tensor:
 @method(
     "Guided backprop", kind="network", source="Springenberg et al., ICLR Workshops 2015",
     link="https://arxiv.org/abs/1412.6806",
-    advice="Fine lines, hardly about the class; for networks of ReLUs, and not to be trusted alone.",
+    advice="Fine lines, hardly about the class; for networks of ReLUs, and not to be trusted alone.", own_backward=True,
 )  # fmt: skip
 def guided_backprop(images: Tensor, whole_score: WholeScore) -> Tensor:
     """Where the guided gradient is strong: edges and textures that the network looks at, hardly about a class.
@@ -265,7 +265,7 @@ def guided_backprop(images: Tensor, whole_score: WholeScore) -> Tensor:
 
 @method(
     "Guided Grad-CAM", kind="network", source="Selvaraju et al., ICCV 2017", link="https://arxiv.org/abs/1610.02391",
-    advice="Guided backprop's lines where Grad-CAM sees the class.",
+    advice="Guided backprop's lines where Grad-CAM sees the class.", own_backward=True,
 )  # fmt: skip
 def guided_grad_cam(images: Tensor, whole_score: WholeScore, cam: Tensor) -> Tensor:
     """The fine lines of guided backpropagation where Grad-CAM sees the class.

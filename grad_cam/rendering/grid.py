@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .bars import SignedBars, draw_bars
 from .colors import palette
 from .display import Display
 from .files import png_bytes
@@ -106,7 +107,7 @@ def draw_grid(
     bar: Bar,
     most: int = 6,
     remark: str = "",
-    curves: Mapping[str, Sequence[float]] | None = None,
+    curves: Mapping[str, Sequence[float] | SignedBars] | None = None,
 ) -> Figure:
     """Lays out panels of one size in rows, a colour bar at their right, a headline over and curves under them.
 
@@ -118,7 +119,7 @@ def draw_grid(
         bar: The colour bar.
         most: Panels in a row, when square, that `columns=None` does not exceed.
         remark: A quiet line under all.
-        curves: Name -> one value for each panel but the first.
+        curves: Name -> one value for each panel but the first, or a sum for each.
     """
     first = cells[0]
     assert first is not None
@@ -143,11 +144,21 @@ def draw_grid(
     single = rows == 1 and len(cells) > 1
     below = [_bare(figure.add_subplot(grid[rows + i, int(single) : columns])) for i in range(len(curves))]
     for axes, (name, values) in zip(below, curves.items(), strict=True):
-        _draw_curve(axes, name, values)
+        if isinstance(values, SignedBars):
+            draw_bars(axes, values)
+            _caption_curve(axes, name)
+        else:
+            _draw_curve(axes, name, values)
     _place(figure, panels, beside)
     if single:
-        for axes in below:
-            _stand_under(axes, panels[1:])
+        for axes, (name, values) in zip(below, curves.items(), strict=True):
+            middles = _middles(axes, panels[1:])
+            if isinstance(values, SignedBars):
+                draw_bars(axes, values, middles)
+                _caption_curve(axes, name)
+            else:
+                axes.set_xlim(0, 1)
+                axes.lines[-1].set_xdata(middles)
     elif below:
         _name_points(below[-1], [cell.caption.split("\n")[0] for cell in cells[1:] if cell is not None])
     _cut(figure, headline, remark)
@@ -255,16 +266,19 @@ def _draw_curve(axes: Axes, name: str, values: Sequence[float]) -> None:
         np.arange(len(y)), y, color=LINE, linestyle="-", linewidth=1.3, marker="o", markersize=3.2, markeredgewidth=0,
         clip_on=False, zorder=3,
     )  # fmt: skip
+    _caption_curve(axes, name)
+
+
+def _caption_curve(axes: Axes, name: str) -> None:
     first, *rest = name.split("\n")
     _caption(axes, [(first, CAPTION, INK), *((text, _DETAIL, QUIET) for text in rest)])
 
 
-def _stand_under(axes: Axes, above: Sequence[Axes]) -> None:
-    """Moves the points of a curve under their panels."""
+def _middles(axes: Axes, above: Sequence[Axes]) -> list[float]:
+    """The middles of panels as places across the axes under them, from 0 to 1."""
     place = axes.get_position()
-    middles = [panel.get_position() for panel in above]
-    axes.set_xlim(0, 1)
-    axes.lines[-1].set_xdata([((box.x0 + box.x1) / 2 - place.x0) / place.width for box in middles])
+    boxes = [panel.get_position() for panel in above]
+    return [((box.x0 + box.x1) / 2 - place.x0) / place.width for box in boxes]
 
 
 def _name_points(axes: Axes, names: Sequence[str]) -> None:
