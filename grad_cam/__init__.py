@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import targets
     from .engine import explain, sweep
+    from .evidencing import evidence
     from .gradcam import GradCAM
     from .methods import METHODS, register
     from .results import Explanation, Sweep
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 _HOMES = {
     "engine": ("explain", "sweep"),
+    "evidencing": ("evidence",),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
