@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from . import splitting as splitting
     from . import targets
     from .engine import explain, sweep
+    from .evidencing import evidence
     from .gradcam import GradCAM
     from .interfaces.notebook import explore
     from .methods import METHODS, register
@@ -52,6 +53,7 @@ _MODULES = (
 )
 _HOMES = {
     "engine": ("explain", "sweep"),
+    "evidencing": ("evidence",),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
