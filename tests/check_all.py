@@ -1,4 +1,4 @@
-"""The heavy acceptance: every model family, named layers, threads and memory, the slow tests, the wheel, the lowest versions.
+"""The heavy acceptance: every model family, named layers, threads and memory, slow tests, wheel, lowest versions.
 
 ::
 
