@@ -32,15 +32,16 @@ ALLOWED: dict[str, set[str]] = {
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors"},
-    "metrics": set(),
+    "metrics": {"errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"errors", "loading", "metrics", "methods", "rendering", "splitting"},
-    "ingredients": {"errors", "layouts", "methods", "splitting", "targets"},
-    "requests": {"arguments", "methods", "outputs"},
+    "results": {"errors", "loading", "metrics", "methods", "rendering", "rules", "splitting"},
+    "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
+    "requests": {"arguments", "methods", "outputs", "rules"},
+    "rules": {"arguments", "batchnorm", "errors", "introspection", "outputs", "splitting", "targets"},
     "engine": {
         "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "requests",
-        "results", "splitting", "targets",
+        "results", "rules", "splitting", "targets",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "gradcam": {

@@ -82,7 +82,9 @@ def method_names() -> dict[str, str]:
     folder = pathlib.Path(__file__).parents[1] / "methods"
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "method":
                     names[node.name] = str(ast.literal_eval(mark.args[0]))
     return names
@@ -104,7 +106,8 @@ def _letters(name: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- predictions
 
 
-class Prediction(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Prediction:
     """One row of a list of predictions."""
 
     index: int
@@ -128,9 +131,11 @@ def probabilities(logits: Any) -> NDArray[np.float64]:
     if values.ndim != 1:
         return np.empty(0)
     if len(values) == 1:
-        return 0.5 * (1 + np.tanh(values / 2))  # the sigmoid, without overflow
+        sigmoid: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))  # without overflow
+        return sigmoid
     powers = np.exp(values - values.max(initial=-np.inf))
-    return powers / powers.sum()
+    softmax: NDArray[np.float64] = powers / powers.sum()
+    return softmax
 
 
 def predictions(logits: Any, labels: Sequence[str] | None = None, count: int = 5) -> list[Prediction]:

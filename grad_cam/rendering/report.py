@@ -20,6 +20,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import GradCamError, refuse_existing
@@ -205,9 +206,9 @@ def _without_folders(call: str) -> str:
     return re.sub(r"""(?<![^\s=(,])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])+""", "", call)
 
 
-def _one_map(explanation: Any, image: int, target: int) -> np.ndarray:
-    maps = explanation.map[image].float().cpu().numpy()
-    return maps[target] if maps.ndim == 3 else maps
+def _one_map(explanation: Any, image: int, target: int) -> NDArray[np.float32]:
+    maps: NDArray[np.float32] = explanation.map[image].float().cpu().numpy()
+    return np.asarray(maps[target]) if maps.ndim == 3 else maps
 
 
 def _guesses(logits: Any, labels: Sequence[str] | None) -> list[ReportPrediction]:

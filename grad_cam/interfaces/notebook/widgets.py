@@ -222,7 +222,7 @@ class Explorer:
     def _build(self, widgets: Any, method: str, display: Display) -> None:
         """Makes the controls."""
         state = self._state
-        named = {"style": {"description_width": "78px"}, "layout": {"width": "auto"}}
+        named: dict[str, Any] = {"style": {"description_width": "78px"}, "layout": {"width": "auto"}}
 
         def slider(description: str, value: float, high: float, step: float, form: str) -> Any:
             return widgets.FloatSlider(
@@ -230,25 +230,29 @@ class Explorer:
             )
 
         layers, start = list(state.layers), state.start.layer
-        self.layer = widgets.SelectionSlider(options=layers, value=start, description="Layer", **named)
+        self.layer: Any = widgets.SelectionSlider(options=layers, value=start, description="Layer", **named)
         titles = [(entry.title, name) for name, entry in METHODS.items()]
-        self.method = widgets.Dropdown(options=titles, value=method, description="Method", **named)
-        self.search = widgets.Text(placeholder="search by name or index", description="Class", **named)
-        self.target = widgets.Select(options=state.matching(), value=self._target, rows=6, description=" ", **named)
+        self.method: Any = widgets.Dropdown(options=titles, value=method, description="Method", **named)
+        self.search: Any = widgets.Text(placeholder="search by name or index", description="Class", **named)
+        self.target: Any = widgets.Select(
+            options=state.matching(), value=self._target, rows=6, description=" ", **named
+        )
         usual = rendering.default_smoothing(
             state.picture.size[::-1]
         )  # a whole number of steps: the page rounds to them
-        self.threshold = slider("Threshold", display.threshold, max(0.95, display.threshold), 0.025, ".3f")
-        self.smoothing = slider("Smoothing", display.smoothing, max(display.smoothing, 4 * usual), usual / 10, ".1f")
-        self.alpha = slider("Opacity", display.alpha, 1.0, 0.05, ".2f")
+        self.threshold: Any = slider("Threshold", display.threshold, max(0.95, display.threshold), 0.025, ".3f")
+        self.smoothing: Any = slider(
+            "Smoothing", display.smoothing, max(display.smoothing, 4 * usual), usual / 10, ".1f"
+        )
+        self.alpha: Any = slider("Opacity", display.alpha, 1.0, 0.05, ".2f")
         colormaps = list(dict.fromkeys((*COLORMAPS, display.colormap)))
-        self.colormap = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)
-        self.view = widgets.ToggleButtons(
+        self.colormap: Any = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)
+        self.view: Any = widgets.ToggleButtons(
             options=[("Overlay", "overlay"), ("Heatmap", "heatmap")],
             style={"button_width": "92px"},
             layout={"margin": "4px 2px 2px 84px"},
         )
-        self.picture = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
+        self.picture: Any = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
         self._arrange(widgets)
 
     def _arrange(self, widgets: Any) -> None:
@@ -275,7 +279,7 @@ class Explorer:
         )  # fmt: skip
         both = widgets.HBox([left, right], layout={"flex_flow": "row wrap", "grid_gap": "20px", "width": "100%"})
         style = widgets.HTML(markup.style(), layout={"height": "0", "margin": "0"})
-        self.widget = widgets.VBox([style, both, self._code], layout={"width": "100%"})
+        self.widget: Any = widgets.VBox([style, both, self._code], layout={"width": "100%"})
         self.widget.add_class("gradcam-explorer")
 
 

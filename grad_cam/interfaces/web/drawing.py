@@ -39,8 +39,7 @@ class Drawing(NamedTuple):
 
     def ramp(self) -> list[str]:
         """Colours of the scale from low to high, for a style sheet."""
-        view: rendering.View = "positive" if self.kind == "positive" else "signed"
-        colours = rendering.palette(self.colormap, view)[::17]
+        colours = rendering.palette(self.colormap, self._view)[::17]
         return ["#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in colours]
 
     def ends(self, map: NDArray[np.float32], size: tuple[int, int]) -> tuple[str, str]:
@@ -52,7 +51,12 @@ class Drawing(NamedTuple):
         return number(heat.low), number(heat.high)
 
     def _display(self) -> rendering.Display:
-        return rendering.Display(self.threshold, self.smoothing, self.alpha, self.colormap, self.kind)
+        return rendering.Display(self.threshold, self.smoothing, self.alpha, self.colormap, self._view)
+
+    @property
+    def _view(self) -> rendering.View:
+        """The view; that of raw values has zero in the middle, too."""
+        return "positive" if self.kind == "positive" else "signed"
 
 
 def number(value: float) -> str:

@@ -65,7 +65,9 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
         raise AppError(error.what, error.given, "choose a model with a layer that has a spatial grid") from error
     types = {stage.name: stage.type for stage in found.stages}
     layers = tuple(
-        LayerChoice(one.layer.name, types.get(one.layer.name, ""), tuple(one.map.shape[-2:]), one.layer.layer_idx)
+        LayerChoice(
+            one.layer.name, types.get(one.layer.name, ""), (one.map.shape[-2], one.map.shape[-1]), one.layer.layer_idx
+        )
         for one in found
     )
     inside = [i for i, layer in enumerate(layers) if f"{layer.name}.".startswith(f"{usual}.")]
@@ -85,7 +87,9 @@ class Models:
     """
 
     def __init__(self, name: str, first: Future[OpenedModel], capacity: int) -> None:
-        self.name, self.first, self._capacity = name, first, max(capacity, 1)
+        self.name = name
+        self.first = first
+        self._capacity = max(capacity, 1)
         self._opened: collections.OrderedDict[str, OpenedModel] = collections.OrderedDict()
         self._lock = threading.Lock()
 
