@@ -1,9 +1,12 @@
 """Layer-by-layer explanations of PyTorch vision models.
 
-`GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into
-an extractor and a classifier, `explore` opens the notebook explorer (extra `[notebook]`); `inspect` is another name of
-it. The modules `errors`, `layouts`, `loading`, `methods`, `metrics`, `rendering`, `results`, `rules`, `splitting` and `targets`
-are attributes, too.
+`GradCAM` is the four-line interface; `explain` and `sweep` are the engine behind it and return an `Explanation` or a
+`Sweep` of them. `chain` and `split` cut a model into an extractor and a classifier, `verify` checks on a model of your
+own what every map rests on. `METHODS` is the table of methods, `register` adds one, `targets` says what is explained.
+`explore` opens the explorer in a notebook (extra `[notebook]`); `inspect` is another name of it.
+
+The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
+`grad_cam.rendering` (`Display`, figures, files).
 """
 
 from __future__ import annotations
