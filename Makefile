@@ -9,7 +9,7 @@ LOWEST := .venv-lowest
 # Test files that need no optional extra.
 CORE := api_changes arguments batchnorm common explanation gradcam gradient_methods introspection layouts \
   loading_checkpoints loading_images loading_labels loading_models loading_normalisation loading_preprocess methods \
-  metrics network perturbation factorization rendering report splitting targets
+  metrics_maps network perturbation factorization rendering report splitting targets
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
