@@ -2,8 +2,8 @@
 
 `GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into
 an extractor and a classifier, `explore` opens the notebook explorer (extra `[notebook]`); `inspect` is another name of
-it. The modules `errors`, `layouts`, `loading`, `methods`, `metrics`, `rendering`, `results`, `rules`, `splitting` and `targets`
-are attributes, too.
+it. The modules `errors`, `layouts`, `loading`, `methods`, `metrics`, `rendering`, `results`, `rules`, `splitting` and
+`targets` are attributes, too.
 """
 
 from __future__ import annotations
@@ -39,17 +39,8 @@ if TYPE_CHECKING:
     inspect = explore
 
 _MODULES = (
-    "errors",
-    "layouts",
-    "loading",
-    "methods",
-    "metrics",
-    "rendering",
-    "results",
-    "rules",
-    "splitting",
-    "targets",
-)
+    "errors", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting", "targets"
+)  # fmt: skip
 _HOMES = {
     "engine": ("explain", "sweep"),
     "results": ("Explanation", "Sweep"),
