@@ -1,9 +1,15 @@
 """Layer-by-layer explanations of PyTorch vision models.
 
-`GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into
-an extractor and a classifier, `explore` opens the notebook explorer (extra `[notebook]`); `inspect` is another name of
-it. The modules `errors`, `layouts`, `loading`, `methods`, `metrics`, `rendering`, `results`, `rules`, `splitting` and
-`targets` are attributes, too.
+`GradCAM` is the four-line interface; `explain` and `sweep` are the engine behind it and return an `Explanation` or a
+`Sweep` of them. `chain` and `split` cut a model into an extractor and a classifier, `verify` checks on a model of your
+own what every map rests on. `METHODS` is the table of methods, `register` adds one, `targets` says what is explained.
+`explore` opens the explorer in a notebook (extra `[notebook]`); `inspect` is another name of it.
+
+The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
+`grad_cam.rendering` (`Display`, figures, files).
+
+These two and the modules `errors`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and `targets` are
+attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from . import splitting as splitting
     from . import targets
     from .engine import explain, sweep
+    from .evidencing import evidence
     from .gradcam import GradCAM
     from .interfaces.notebook import explore
     from .methods import METHODS, register
@@ -43,6 +50,7 @@ _MODULES = (
 )  # fmt: skip
 _HOMES = {
     "engine": ("explain", "sweep"),
+    "evidencing": ("evidence",),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),

@@ -287,8 +287,11 @@ def _name_points(axes: Axes, names: Sequence[str]) -> None:
 
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    room = max(int(axes.get_position().width * figure.get_size_inches()[0] / 1.2), 2)
-    chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(room, len(names)))})
+    left, right = axes.get_xlim()
+    pitch = axes.get_position().width * figure.get_size_inches()[0] / (right - left)  # inches from point to point
+    last = len(names) - 1
+    step = min(math.ceil(1.2 / pitch), max(last, 1))
+    chosen = [*range(0, last - step + 1, step), last]
     labels = ["\n".join(fitted(names[i], 1.1, 1, lambda text: width_of(text, _TICK))) for i in chosen]
     axes.set_xticks(chosen, labels, **_style(_TICK, QUIET))
     axes.tick_params(axis="x", length=0, pad=4, bottom=False, top=False, labelbottom=True, labeltop=False)
