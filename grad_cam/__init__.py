@@ -7,6 +7,9 @@ own what every map rests on. `METHODS` is the table of methods, `register` adds 
 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
 `grad_cam.rendering` (`Display`, figures, files).
+
+These two and the modules `errors`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and `targets` are
+attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -43,17 +46,8 @@ if TYPE_CHECKING:
     inspect = explore
 
 _MODULES = (
-    "errors",
-    "layouts",
-    "loading",
-    "methods",
-    "metrics",
-    "rendering",
-    "results",
-    "rules",
-    "splitting",
-    "targets",
-)
+    "errors", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting", "targets"
+)  # fmt: skip
 _HOMES = {
     "engine": ("explain", "sweep"),
     "evidencing": ("evidence",),

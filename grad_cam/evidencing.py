@@ -208,7 +208,7 @@ def _marked(one: Tensor, share: float, seed: int) -> Tensor:
     order = metrics.ranked(values, seed)[: max(1, round(share * len(values)))]
     marked = torch.zeros(len(values), dtype=torch.bool)
     marked[order] = values[order] > 0
-    return marked.unflatten(0, (_UNITS, _UNITS))
+    return marked.reshape(_UNITS, _UNITS)
 
 
 def _elsewhere(marked: Tensor, count: int, seed: int) -> Tensor:

@@ -98,7 +98,10 @@ class Bank:
     def regression(self) -> Tensor:
         """What each region adds to the scores, (B, K, cells, cells); see `methods.regions.region_regression`."""
         cells = self.kept.shape[-1]
-        return torch.stack([fit(self.kept.flatten(1), each) for each in self.scores]).unflatten(2, (cells, cells))
+        fitted: Tensor = torch.stack([fit(self.kept.flatten(1), each) for each in self.scores]).unflatten(
+            2, (cells, cells)
+        )
+        return fitted
 
     def split(self) -> tuple[Bank, Bank]:
         """Returns two banks of half the coalitions each, pairs staying together: one to make a map, one to judge it."""
@@ -122,7 +125,8 @@ def kept_mass_correlation(kept: Tensor, values: Tensor, scores: Tensor) -> Tenso
     nuisance, _ = torch.linalg.qr(torch.stack([torch.ones_like(size), size, size**2], 1))  # (N,3)
 
     def cleaned(columns: Tensor) -> Tensor:
-        return columns - nuisance @ (nuisance.T @ columns)
+        rest: Tensor = columns - nuisance @ (nuisance.T @ columns)
+        return rest
 
     scale = values.abs().amax(1, keepdim=True)
     mass = cleaned(kept @ (values.double() / torch.where(scale > 0, scale, 1.0)).T)  # (N,M)
