@@ -1,4 +1,4 @@
-"""Networks of which it is known what they look at: one window, cell or token (`python -m tests.planted`: a table)."""
+"""Networks of which it is known what they look at; `python -m tests.planted` prints which methods show it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def planted() -> tuple[nn.Module, Tensor]:
 def test_good_maps_have_strong_and_wrong_ones_weak_evidence(planted: tuple[nn.Module, Tensor]) -> None:
     """A map of the one cell that matters lowers the score to nothing and beats random maps; one beside it does not."""
     model, x = planted
-    found = grad_cam.explain(model, x, layer="features", target=0)
+    found = grad_cam.explain(model, x, method="hires_cam", target=0)
     good = grad_cam.evidence(model, found)
     assert good.weakness is None and good.without < 0.2 * good.score and good.beats > 0.95
     assert good.sentence.startswith("Removing the marked ") and "lowers the score from" in good.sentence

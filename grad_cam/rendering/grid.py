@@ -305,7 +305,8 @@ def _cut(figure: Figure, headline: Sequence[Line], remark: str) -> None:
     right, top = max(box.x1 for box in boxes) / DPI + _MARGIN, max(box.y1 for box in boxes) / DPI + _MARGIN
     right = max(right, left + 3.2)
     headline = _wrapped(headline, right - left - 2 * _MARGIN)
-    bottom -= 0.2 if remark else 0
+    remarks = fitted(remark, right - left - 2 * _MARGIN, 4, lambda text: width_of(text, _DETAIL))
+    bottom -= _tall([(line, _DETAIL, QUIET) for line in remarks]) + 0.05 if remarks else 0
     wide, high = right - left, top - bottom + _tall(headline) + (0.08 if headline else 0)
     places = [axes.get_position() for axes in figure.axes]
     figure.set_size_inches(wide, high)
@@ -317,5 +318,6 @@ def _cut(figure: Figure, headline: Sequence[Line], remark: str) -> None:
     for text, size, colour in headline:
         figure.text(flush, (y - size / 72) / high, text, va="baseline", ha="left", **_style(size, colour))
         y -= 1.42 * size / 72
-    if remark:
-        figure.text(flush, _MARGIN / high, remark, va="bottom", ha="left", **_style(_DETAIL, QUIET))
+    for i, line in enumerate(reversed(remarks)):
+        y = _MARGIN + _tall([(line, _DETAIL, QUIET)]) * i
+        figure.text(flush, y / high, line, va="bottom", ha="left", **_style(_DETAIL, QUIET))
