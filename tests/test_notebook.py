@@ -18,7 +18,7 @@ from PIL import Image
 
 import grad_cam
 from grad_cam import METHODS, explore, rendering
-from grad_cam.interfaces.notebook import Choice, Display, Explorer, ExplorerState, LatestRequests, state
+from grad_cam.interfaces.notebook import Choice, Explorer, ExplorerState, LatestRequests, state
 from grad_cam.interfaces.notebook.widgets import Stopped
 
 pytest.importorskip("ipywidgets")
@@ -202,7 +202,7 @@ def test_every_method(method, model, photo, request):
     shown = opened.compute(choice)[choice]
     torch.testing.assert_close(shown.map, expected.map)
     assert shown.layer.name == (choice.layer or expected.layer.name)
-    assert opened.render(shown, Display(0.1, 0.0, 0.5, "bgr")).size == photo.size
+    assert opened.render(shown, rendering.Display(0.1, 0.0, 0.5, "bgr")).size == photo.size
 
 
 # --------------------------------------------------------------------------------------------------------- widgets

@@ -17,7 +17,7 @@ from torch import nn
 from ... import explain, sweep
 from ...errors import LayerError
 from ...loading import ModelError, load_image, samples
-from ..common import LayerChoice, Opened, open_model
+from ..common import LayerChoice, Opened, layer_choices, open_model
 from .errors import AppError
 
 __all__ = ["SUGGESTED", "Models", "OpenedModel", "open_page_model"]
@@ -63,11 +63,7 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
         usual = explain(opened.model, example).layer.name
     except LayerError as error:
         raise AppError(error.what, error.given, "choose a model with a layer that has a spatial grid") from error
-    types = {stage.name: stage.type for stage in found.stages}
-    layers = tuple(
-        LayerChoice(one.layer.name, types.get(one.layer.name, ""), tuple(one.map.shape[-2:]), one.layer.layer_idx)
-        for one in found
-    )
+    layers = tuple(layer_choices(found))
     inside = [i for i, layer in enumerate(layers) if f"{layer.name}.".startswith(f"{usual}.")]
     return OpenedModel(
         opened.name, opened.model, opened.prepare, opened.labels, layers=layers,

@@ -15,7 +15,7 @@ import gradio as gr
 from ... import METHODS
 from ...loading import samples
 from . import layout
-from .drawing import Drawing
+from .drawing import SETTINGS
 from .errors import AppError, Superseded
 from .models import Models, OpenedModel
 from .requests import QUEUES, LatestRequests, queue_for
@@ -95,7 +95,7 @@ class _Events:
     def connect(self) -> None:
         """Connects everything."""
         part, page = self.part, self.page
-        controls, drawing = ([part[name] for name in names] for names in (_CONTROLS, Drawing._fields))
+        controls, drawing = ([part[name] for name in names] for names in (_CONTROLS, SETTINGS))
         pictures = [part[name] for name in TABS]
         options = [part[f"option {number}"] for number in range(OPTIONS)]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -146,8 +146,8 @@ class _Events:
                 due = queue_for(before, controls, self.models)
                 if due != queue and due in self.turns:
                     return {self.turns[due]: next(self.tickets)}
-                drawing = Drawing(*values[1 + len(_CONTROLS) :])
-                found = page_update(before, controls, drawing, self.models, limits=self.limits, progress=step)
+                settings = dict(zip(SETTINGS, values[1 + len(_CONTROLS) :], strict=True))
+                found = page_update(before, controls, settings, self.models, limits=self.limits, progress=step)
                 if queue != "maps":
                     try:
                         self.latest.check(visitor, controls)
@@ -168,8 +168,9 @@ class _Events:
     def leave(self, request: gr.Request) -> None:
         self.latest.note(str(request.session_hash), None)
 
-    def redraw(self, view: Any, *settings: Any) -> Any:
-        return gr.skip() if view is None else self.as_updates(redrawn(view, Drawing(*settings)))
+    def redraw(self, view: Any, *values: Any) -> Any:
+        settings = dict(zip(SETTINGS, values, strict=True))
+        return gr.skip() if view is None else self.as_updates(redrawn(view, settings))
 
     def upload(self, path: Any) -> tuple[Any, None]:
         try:
