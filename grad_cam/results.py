@@ -65,7 +65,7 @@ class Explanation:
     Attributes:
         map: Raw signed map in units of the score per activation, (B, h, w), or (B, K, h, w) for K targets an image.
         logits: (B, classes).
-        target: What was explained, in words: K names for each image.
+        target: What was explained: K names for each image.
         classes: Class indices (B, K), or None if the target is not a class.
         layer: Name and layer_idx of the cut.
         method: Name of the method.
@@ -167,7 +167,7 @@ class Explanation:
         return rendering.map_figure(self.raw(image, target), title=self.title(image, target), display=display)
 
     def title(self, image: int = 0, target: int = 0) -> str:
-        """What a figure of this explanation says above the picture."""
+        """The headline of a figure: target with its probability, method and layer."""
         return f"{self.target[image][target]}{self.confidence(image, target)}\n{_title(self.method)} at {self.layer}"
 
     def save(
@@ -247,7 +247,7 @@ _MEANING = {
     "focus": "how small a part of the picture the evidence is on: 0 the whole of it, 1 a single spot",
     "agreement with the last": "rank correlation with the deepest map: 1 alike, 0 unrelated, −1 opposite",
 }
-"""What the curves of a sweep mean, as the figure says it."""
+"""The meaning of the curves of a sweep, as captions."""
 
 
 def _title(method: str) -> str:
@@ -335,7 +335,7 @@ class Sweep(Sequence[Explanation]):
         path, display = pathlib.Path(path), Display.of(display, **changes)
         refuse_existing([path], force)
         frames = [
-            rendering.captioned(display.overlay(one.pictures[image], one.raw(image, target)), title)
+            rendering.captioned(display.overlay(one.pictures[image], one.raw(image, target)), *title.split("\n"))
             for one, title in zip(self.explanations, self._titles(), strict=True)
         ]
         return rendering.animation(frames, path, duration_ms, force=force)

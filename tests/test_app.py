@@ -275,8 +275,8 @@ def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
                 continue
             assert parts["notice"] == "" and parts["view"].controls.method == method, (method, tab)
             # several maps of one layer have the tab of one layer to themselves; elsewhere their place says so
-            shown = "<img" if entry.gives == "map" or tab == "layer" else "gc-lack"
-            assert shown in parts[tab] or tab == "methods", (method, tab)
+            shown = "<img" if entry.gives == "map" or tab != "layers" else "gc-lack"
+            assert shown in parts[tab], (method, tab)
             of_layer = f"<code>{now.layer.name}</code>" in parts["headline"]
             assert of_layer == (entry.scope == "layer") != ("the whole network" in parts["headline"]), method
     chosen = now.controls._replace(tab="methods", chosen=tuple(METHODS))
@@ -314,7 +314,7 @@ def test_a_page_that_cannot_be_drawn_says_so(
 
 def test_a_newer_request_stops_a_long_computation(view: View, opened: OpenedModel) -> None:
     """What nobody waits for any more ends at its next step, without a message; others go on."""
-    latest = requests.LatestRequests()
+    latest = requests.Visitors()
     old = view.controls._replace(method="ablation_cam", target=view.target)
 
     def step(done: int, total: int) -> None:

@@ -42,20 +42,6 @@ def test_one_line() -> None:
     assert common.one_line(ValueError()) == "ValueError"
 
 
-def test_refuse_existing(tmp_path: pathlib.Path) -> None:
-    """Files that exist are named, the first three of many, unless overwriting is asked for."""
-    paths = [tmp_path / f"{i}.png" for i in range(5)]
-    common.refuse_existing(paths)
-    paths[1].touch()
-    with pytest.raises(FileExistsError, match=r"1\.png exists already.*--force"):
-        common.refuse_existing(paths)
-    for path in paths:
-        path.touch()
-    with pytest.raises(FileExistsError, match=r"2\.png and 2 more exist already"):
-        common.refuse_existing(paths)
-    common.refuse_existing(paths, force=True)
-
-
 def test_open_model() -> None:
     """A model is opened with size, type and class names of the caller's choice."""
     torch.manual_seed(0)

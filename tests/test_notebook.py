@@ -122,9 +122,9 @@ def test_third_request_waits_for_a_thread():
     """With both threads taken, the last request is computed by the first that becomes free."""
     gates = Gates()
     requests = LatestRequests(gates.compute, gates.report)
-    requests.prefetch("a")
+    requests.request("a")
     assert gates.begun["a"].wait(LIMIT)
-    requests.prefetch("c")
+    requests.request("c")
     assert gates.begun["c"].wait(LIMIT)
     requests.request("b")
     assert not gates.begun["b"].wait(0.05)
@@ -132,7 +132,7 @@ def test_third_request_waits_for_a_thread():
     gates.opened["c"].set()  # its failure concerns nobody
     assert requests.wait(LIMIT)
     gates.opened["a"].set()
-    assert gates.reported == [("busy", "b", ""), ("ready", "b", "B")]
+    assert gates.reported == [("busy", "a", ""), ("busy", "c", ""), ("busy", "b", ""), ("ready", "b", "B")]
 
 
 def test_keys_of_a_group_are_computed_together():

@@ -156,6 +156,33 @@ def test_interfaces_use_the_screen(path: pathlib.Path) -> None:
     assert used & others == ({"web"} if path.name == "page.py" and folder == "cli" else set())
 
 
+TESTED_BY = {
+    "engine": "test_explanation", "results": "test_explanation", "ingredients": "test_methods",
+    "methods.gradient": "test_gradient_methods", "methods.capture": "test_attention", "methods.chunks":
+    "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",
+    "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
+    "interfaces.web.guards": "test_app_server", "interfaces.notebook": "test_notebook",
+}  # fmt: skip
+"""The test modules that are not named after what they test."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_module_has_its_test_module(path: pathlib.Path) -> None:
+    """A module, or the room it is in, has a test module named after it or listed."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts[-1] in ("__init__", "__main__") or parts[0] in OLD_NAMES or parts == ("interfaces", "report"):
+        return  # lists of names, and old names, which a test below imports
+    dotted = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    names = [TESTED_BY[each] for each in dotted if each in TESTED_BY]
+    names += [f"test_{'_'.join(parts)}", f"test_{parts[-1]}", *(f"test_{'_'.join(each.split('.'))}" for each in dotted)]
+    found = [ROOT / "tests" / f"{name}.py" for name in names if (ROOT / "tests" / f"{name}.py").exists()]
+    assert found, f"{'.'.join(parts)} has no test module"
+    assert "grad_cam" in found[0].read_text(encoding="utf-8")
+
+
+OLD_NAMES = ("explanation", "images", "tracing", "zoo")
+
+
 def test_no_circle() -> None:
     """No module imports itself by way of others, wherever its import statements stand, typing excepted.
 
@@ -272,9 +299,6 @@ def test_photos_are_small_and_credited() -> None:
     credits = (PACKAGE / "photos" / "CREDITS.md").read_text(encoding="utf-8")
     assert len(photos) == 2
     assert all(photo.stat().st_size < 200_000 and photo.name in credits for photo in photos)
-
-
-OLD_NAMES = ("explanation", "images", "tracing", "zoo")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

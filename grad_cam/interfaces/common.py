@@ -1,4 +1,4 @@
-"""What the command line, the notebook explorer and the web page share: words, file names, predictions, opened models.
+"""Shared by the command line, the notebook explorer and the web page: texts, file names, opened models.
 
 torch and the rest of the package are imported when a model is opened: the command line answers `--help` without them.
 """
@@ -126,7 +126,7 @@ class Opened:
     Attributes:
         name: The name it was opened by.
         model: The model.
-        prepare: How it wants its pictures.
+        prepare: Preprocessing of its images.
         labels: Names of its classes, if known.
     """
 
@@ -150,7 +150,7 @@ def open_model(
     device: str | None = None,
     dtype: str | None = None,
 ) -> Opened:
-    """Loads a model, or takes one, with all that is needed to explain pictures with it.
+    """Opens a model: its module, its preprocessing and the names of its classes.
 
     Args:
         model: A name for `loading.load`, a model, or a chain of one.

@@ -1,7 +1,6 @@
 """Models by name, and two photos to try them on.
 
-Nothing heavy is imported before it is needed: timm, torchvision and transformers are loaded by the name that asks for
-them.
+timm, torchvision and transformers are imported by the first name that needs them.
 """
 
 from __future__ import annotations

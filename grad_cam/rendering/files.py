@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and never over another file unless that is asked for."""
+"""Writes files whole or not at all, and over another file only with `force`."""
 
 from __future__ import annotations
 

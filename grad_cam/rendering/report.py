@@ -329,32 +329,29 @@ def _data(report: Report, bits: int, side: int | None) -> dict[str, Any]:
         "signed": _text(palette(display.colormap, "signed").tobytes()),
         "layers": [
             {
-                "index": None if layer.layer_idx is None else int(layer.layer_idx),
+                "index": layer.layer_idx,
                 "name": layer.name,
                 "type": layer.type,
-                "shape": [int(n) for n in layer.output_shape],
+                "shape": layer.output_shape,
                 "layout": layer.layout,
-                "grid": None if layer.grid is None else [int(n) for n in layer.grid],
+                "grid": layer.grid,
                 "note": layer.note,
-            }
+            }  # fmt: skip
             for layer in report.layers
         ],
-        "images": [
-            {
-                "name": image.name,
-                "width": image.picture.shape[1],
-                "height": image.picture.shape[0],
-                "source": files.data_uri(Image.fromarray(np.ascontiguousarray(image.picture)), "jpeg"),
-                "predictions": [
-                    {"index": int(p.index), "label": p.label, "probability": float(p.probability)}
-                    for p in image.predictions
-                ],
-                "classes": [str(label) for label in image.classes],
-                "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
-            }
-            for image in report.images
-        ],
+        "images": [_image(image, bits, side) for image in report.images],
     }
+
+
+def _image(image: ReportImage, bits: int, side: int | None) -> dict[str, Any]:
+    height, width = image.picture.shape[:2]
+    return {
+        "name": image.name, "width": width, "height": height,
+        "source": files.data_uri(Image.fromarray(np.ascontiguousarray(image.picture)), "jpeg"),
+        "predictions": [p._asdict() for p in image.predictions],
+        "classes": [str(label) for label in image.classes],
+        "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
+    }  # fmt: skip
 
 
 def _smoothing(report: Report) -> float:

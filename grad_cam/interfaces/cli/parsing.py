@@ -1,4 +1,4 @@
-"""Reads what is typed: sizes, numbers, settings, names of files and folders. Nothing heavy is imported."""
+"""Parses options and arguments: sizes, numbers, settings, files and folders. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def size(text: str) -> Any:
 
 
 def number(low: float, high: float | None = None) -> Callable[[str], float]:
-    """Reads a number of a range, so that the help can say it in few words."""
+    """Makes a parser of numbers in a range."""
 
     def read(text: str) -> float:
         try:
@@ -42,7 +42,7 @@ def number(low: float, high: float | None = None) -> Callable[[str], float]:
 
 
 def one_of(*values: str) -> Callable[[str], str]:
-    """Reads one of a few words."""
+    """Makes a parser of one of a few words."""
 
     def read(text: str) -> str:
         if text not in values:

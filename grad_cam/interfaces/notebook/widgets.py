@@ -83,7 +83,7 @@ def explore(
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: the explorer was closed)
-    """Ends a computation whose result nobody needs."""
+    """Stops a computation of a closed explorer."""
 
 
 class Explorer:
@@ -202,7 +202,7 @@ class Explorer:
                 self._status.value = markup.computing(choice, done / total)
 
     def _draw(self, _: Any = None) -> None:
-        """Draws the map that is shown, as the display controls say."""
+        """Draws the map that is shown, with the settings of the display controls."""
         with self._requests.lock:  # the pool may draw, too
             choice, one = self._shown
             self.picture.value = rendering.png_bytes(self._state.render(one, self._display, self.view.value))

@@ -17,7 +17,7 @@ __all__ = ["parts", "theme"]
 
 COMPARED = ["grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam"]
 
-# A click on anything with data-pick is told to the server; the listener stays when the content changes.
+# Sends clicks on elements with data-pick to the server; the listener stays when the content changes.
 _PICK = """
 element.addEventListener('click', (event) => {
   const picked = event.target.closest('[data-pick]');

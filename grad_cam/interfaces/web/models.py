@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class OpenedModel(Opened):
-    """A model with all that the page asks about it.
+    """A model with its layers.
 
     Attributes:
         layers: The layers of the slider, from the picture to the logits.
@@ -90,7 +90,7 @@ class Models:
         return self.first.done() if name == self.name else name in self._opened
 
     def __call__(self, name: str) -> OpenedModel:
-        """Opens a model that a visitor asks for by name; waits for the first one while it is loading.
+        """Opens a model by the name that a visitor gave; waits for the first one while it is loading.
 
         Raises:
             GradCamError: No such model, or one that only the owner of the page may open.
@@ -124,8 +124,8 @@ def _open_published(name: str) -> OpenedModel:
     """Opens a model for a visitor; a name of the Hugging Face Hub never means a folder of the server.
 
     Raises:
-        AppError: The same words for a folder as for a name that the Hub does not know, since they would tell which
-            folders there are.
+        AppError: Also for the name of a folder, in the words for a name that the Hub does not know, which reveal
+            nothing about the folders of the server.
     """
     hub, _, repository = name.rpartition(":")
     try:
@@ -135,9 +135,9 @@ def _open_published(name: str) -> OpenedModel:
     except ModelError as error:
         if not hub:
             raise
-        _log.info("a visitor asked for %r: %s", name, error)
+        _log.info("a visitor requested %r: %s", name, error)
         raise AppError(
-            f"{name!r} cannot be had from the Hugging Face Hub",
+            f"cannot get {name!r} from the Hugging Face Hub",
             remedy="check that it is the name of an image classifier there and that the server reaches the Hub; "
             "the model 'demo' needs no network",
         ) from None

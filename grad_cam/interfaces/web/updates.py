@@ -99,7 +99,7 @@ def _pictures(view: View, drawing: Drawing) -> dict[str, Any]:
 
 
 def _restored(before: View | None, controls: Controls) -> dict[str, Any]:
-    """The controls that say something else than the page shows, as it shows them."""
+    """The controls that differ from what the page shows, set back to it."""
     if before is None:
         return {}
     shown = before.controls._asdict()
