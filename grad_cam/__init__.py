@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from .gradcam import GradCAM
     from .methods import METHODS, register
     from .results import Explanation, Sweep
+    from .rules import audit
     from .splitting import Chain, Split, SplitError, chain, split, verify
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
+    "rules": ("audit",),
     "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),
 }
 
@@ -38,8 +40,8 @@ def __getattr__(name: str) -> Any:
         from .interfaces.notebook import explore
 
         return explore
-    if name == "targets":
-        return importlib.import_module(".targets", __name__)
+    if name in ("metrics", "targets"):
+        return importlib.import_module(f".{name}", __name__)
     for home, names in _HOMES.items():
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(f".{home}", __name__), name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from .errors import GradCamError, InputError, LayerError
 
@@ -103,6 +103,10 @@ def check_fraction(value: Any, name: str, *, below_one: bool = False) -> float:
 # -------------------------------------------------------------------------------------------------------------- layers
 
 
+@overload
+def as_layer(value: SupportsIndex | str | nn.Module, name: str = "layer") -> int | str | nn.Module: ...
+@overload
+def as_layer(value: Any, name: str = "layer") -> int | str | nn.Module | None: ...
 def as_layer(value: Any, name: str = "layer") -> int | str | nn.Module | None:
     """Reads what a caller gives for one layer; whether the model has it is not checked.
 
@@ -126,7 +130,8 @@ def as_layer(value: Any, name: str = "layer") -> int | str | nn.Module | None:
             )
         return value
     if value is None or _is_module(value):
-        return value
+        found: nn.Module | None = value
+        return found
     raise ArgumentTypeError(
         f"{name}={_short(value)} is not a layer", type(value).__name__,
         "give a whole number (layer_idx), a module path or a module of the model",
@@ -195,6 +200,7 @@ def check_model(model: Any) -> nn.Module:
     """
     import torch
     from torch import nn
+    from torch.nn.parameter import is_lazy
 
     if not isinstance(model, nn.Module):
         remedy = "give the network itself"
@@ -206,7 +212,7 @@ def check_model(model: Any) -> nn.Module:
             remedy = "build the network and load these weights with load_state_dict"
         raise ArgumentTypeError("model must be a torch.nn.Module", _kind(model), remedy)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise GradCamError(
                 "the model has lazy parameters without a shape", f"such as '{name}'", "run it once on a batch first"
             )

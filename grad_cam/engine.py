@@ -25,19 +25,21 @@ from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
 from .layouts import Layout
 from .loading import class_names, normalisation_note, preprocessing
-from .methods import Method
+from .methods import METHODS, Method
 from .methods import aug_smooth as _aug_smooth
 from .methods import fuse as _fuse
-from .methods.chunks import Progress
+from .methods.chunks import Progress, Score
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
 from .predictions import class_label
 from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
+from .rules.ledger import warn_of_gaps
 from .splitting import Chain, StageInfo
 from .splitting.cuts import BLOCKS, Cut, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
+from .splitting.log import Ref
 from .splitting.public import open_images, stages_of
 
 
@@ -82,25 +84,28 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) 
 def explain(
     model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Sequence[AnyLayer] | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None,
-    **options: Any,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Explanation | list[Explanation]:  # fmt: skip
     """Explains what a model saw in a batch of images.
 
@@ -121,6 +126,12 @@ def explain(
         eigen_smooth: First principal component of the method's terms instead of their sum.
         output: Which part of what the model returns are the logits, where that is not plain: a key or attribute, an
             index, or a callable from what the model returns to the logits.
+        rules: "balanced" takes the gradient by rules under which maps add up: at every cut the HiResCAM map and
+            the ledger (`Explanation.ledger`) sum to the score. For methods that read gradients at a cut, and FullGrad.
+            None takes PyTorch's own.
+        residual: With rules: strength of the rule for residual additions, under which branches that cancel pass on
+            little; 0 is the plain sum, 1.0 is what is recommended. At a cut inside a residual branch the other branch
+            is a constant of the map, so that the rule does not act on the addition that joins them.
         progress: Called by perturbation methods as (done, total), in perturbed copies scored.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
@@ -133,7 +144,8 @@ def explain(
         SplitError: The model cannot be cut exactly there.
     """
     request = Request.of(
-        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output, **options
+        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
+        rules, residual, **options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
@@ -146,6 +158,34 @@ def explain(
         cutter = _cutter(model, inner, images, output)
         found = _explained(cutter, _cuts(cutter, request.method, layer), request)
     return found if several and fuse is None else found[0]
+
+
+def score_function(model: nn.Module, images: Tensor, target: Target = None, *, output: Output = None) -> Score:
+    """Makes the function that metrics score versions of images with.
+
+    Args:
+        model: As for `explain`.
+        images: As for `explain`; the target is fixed on them.
+        target: As for `explain`.
+        output: As for `explain`.
+
+    Returns:
+        A function from images (N, C, H, W), and for each the number of the image (N,) that it is a version of, to
+        scores (N, K), without a graph.
+    """
+    inner, images = _prepared(model, images)
+    with torch.inference_mode(False), torch.no_grad():
+        cutter = _cutter(model, inner, images, output)
+        names = class_names(cutter.model)
+        forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names))
+        score = Pass(forward).score
+        forward.targets  # noqa: B018 (a target that does not fit is refused now)
+
+    def scores(versions: Tensor, index: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return score(versions.to(images), index.to(images.device))
+
+    return scores
 
 
 def _cuts(cutter: Cutter, method: Method, layer: Any) -> list[Cut]:
@@ -176,34 +216,42 @@ def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Ex
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
     seen = _seen(cutter.model, cutter.images)
-    groups = _groups(cuts, request.method)
+    groups = _groups(cuts, request)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
         results = cutter.retrying(functools.partial(_of_one_run, cutter, [cuts[n] for n in group], each, seen))
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
+    if request.rules is not None:
+        warn_of_gaps([(e.layer.name, e.balance) for e in explanations if e.balance is not None], cutter.images.dtype)
     return explanations if request.fuse is None else [_fused(explanations, request.fuse)]
 
 
-def _groups(cuts: Sequence[Cut], method: Method) -> list[list[int]]:
+def _groups(cuts: Sequence[Cut], request: Request) -> list[list[int]]:
     """The numbers of the cuts that one forward pass serves: all of them, as far as method and model allow."""
-    if not method.one_pass or method.gives != "map":
+    if not request.method.one_pass or request.method.gives != "map":
         return [[n] for n in range(len(cuts))] or [[]]
-    alone = [[n] for n, cut in enumerate(cuts) if cut.point is None]
-    together = [n for n, cut in enumerate(cuts) if cut.point is not None]
-    return [together, *alone] if together else alone
+    # a ledger books what crosses a cut beside the activation as constant, which in another cut's graph it is not
+    alone = [n for n, cut in enumerate(cuts) if cut.point is None or (request.rules is not None and cut.context)]
+    together = [n for n in range(len(cuts)) if n not in alone]
+    return [*([together] if together else []), *([n] for n in alone)]
 
 
 def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -> list[Explanation]:
     """The explanations of cuts that one forward pass serves."""
     method = request.method
     names = class_names(cutter.model)
-    forward = Forward(cutter, cuts, method, lambda z: targets.resolve(request.target, z, names), request.layout)
+    forward = Forward(
+        cutter, cuts, method, lambda z: targets.resolve(request.target, z, names), request.layout, request.rules
+    )
     places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
     def maps_of(run: Forward) -> list[Tensor | Factorization]:
         passes = [Pass(run, n, request.progress) for n in range(len(places))]
-        return [one.maps(method, request.function, request.options) for one in passes]
+        return [
+            one.nothing() if request.rules is not None and one.is_dead else
+            one.maps(method, request.function, request.options) for one in passes
+        ]  # fmt: skip
 
     logits = forward.graph.detach()
     resolved = forward.targets
@@ -222,7 +270,10 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             require_finite(maps, f"the map at '{place.name}'", cutter)
             maps = maps if resolved.several else maps[:, 0]
         made.append(
-            Explanation(maps.detach(), logits, words, classes, place, request.name, seen)
+            Explanation(
+                maps.detach(), logits, words, classes, place, request.name, seen,
+                Pass(forward, n).ledger() if cuts and request.rules is not None else None,
+            )
         )  # fmt: skip
     return made
 
@@ -236,7 +287,8 @@ def _concept_names(run: Pass, found: Factorization, names: list[str] | None) -> 
 def _fused(each: list[Explanation], how: Fusion) -> Explanation:
     name = "+".join(e.layer.name for e in each)
     joined = _fuse([e.map for e in each], how)
-    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=f"{each[-1].method}, {how}")
+    method = f"{each[-1].method}, {how}"
+    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None)
 
 
 def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
@@ -266,19 +318,21 @@ def _seen(model: nn.Module, images: Tensor) -> Seen:
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> Sweep: ...  # fmt: skip
 @overload
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, progress: Progress | None = None,
-    **options: Any,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Sweep | Explanation:  # fmt: skip
     """Explains a model at many cuts, in one forward and one backward pass.
 
@@ -298,6 +352,8 @@ def sweep(
         aug_smooth: As for `explain`.
         eigen_smooth: As for `explain`.
         output: As for `explain`.
+        rules: As for `explain`; one backward pass serves the ledgers of all layers.
+        residual: As for `explain`.
         progress: As for `explain`, over all layers.
         **options: The method's own settings.
 
@@ -308,9 +364,10 @@ def sweep(
         ValueError: No cut carries a map, or as for `explain`.
     """
     request = Request.of(
-        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output, **options
+        "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
+        rules, residual, **options,
     )  # fmt: skip
-    if isinstance(layers, str) and layers not in ("auto", "stages", "blocks"):
+    if isinstance(layers, str) and layers not in _WHOLE:
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
     if not isinstance(layers, str) and not len(layers):
         raise ValueError("layers=[] names no layer: give at least one")
@@ -319,11 +376,15 @@ def sweep(
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output)
         depth, cuts, skipped = _swept(cutter, request.method, layers)
+        empty = _empty(cutter, depth) if request.rules is not None and layers in _WHOLE and fuse is None else []
+        cuts = sorted([*cuts, *empty], key=lambda cut: cut.position)
         found = _explained(cutter, cuts, request)
         if fuse is not None:
             return found[0]
         stages = _table(cutter, depth)
-    return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model))
+    balances = tuple((one.layer, one.balance) for one in found if one.balance is not None)
+    found = [one for n, one in enumerate(found) if not cuts or cuts[n] not in empty]
+    return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model), balances)
 
 
 def _swept(
@@ -346,6 +407,15 @@ def _swept(
             listed.setdefault(cut.value, cut)
         cuts = list(listed.values())
     return depth, sorted(cuts, key=lambda cut: cut.position), skipped
+
+
+_WHOLE = ("auto", "stages", "blocks")
+
+
+def _empty(cutter: Cutter, depth: int) -> list[Cut]:
+    """The cuts at which the gradient is known to be zero at every position: no map, but a ledger that says why."""
+    cuts = [cutter.at_border(border) for border in cutter.borders_at(depth)[:-1]]
+    return [cut for cut in cuts if cutter.record.dead.get(cut.value, False)]
 
 
 def _table(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
@@ -374,7 +444,8 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
         reasons += [f"{layer.name}: {note}" for layer, note in skipped]
     if layers == "auto":  # branches that share no border: their modules
         inner = list(reversed(inner_cuts(cutter)))
-        mark_dead(cutter, [(c, cutter.reading(c).layout) for c in inner])
+        layouts = [(c, cutter.reading(c).layout) for c in inner]
+        mark_dead(cutter, [(c, layout) for c, layout in layouts if layout is not None])
         cuts = [c for c in inner if not cutter.record.dead.get(c.value, False)]
         if cuts:
             return depths[0], cuts, []
@@ -389,7 +460,8 @@ def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Laye
 def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
     borders = cutter.borders_at(depth)
     cuts: list[tuple[Cut, Layout]] = []
-    skipped, values = [], {}
+    skipped: list[tuple[Layer, str]] = []
+    values: dict[Ref, str] = {}
     for before, border in zip((None, *borders), borders[:-1], strict=False):
         cut = cutter.at_border(border)
         reading = cutter.reading(cut)

@@ -19,7 +19,9 @@ class GradCamError(ValueError):
     """
 
     def __init__(self, what: str, given: str = "", remedy: str = "") -> None:
-        self.what, self.given, self.remedy = what, given, remedy
+        self.what = what
+        self.given = given
+        self.remedy = remedy
         super().__init__("; ".join(part for part in (f"{what} ({given})" if given else what, remedy) if part))
 
     def __reduce__(self) -> tuple[type[GradCamError], tuple[str, str, str]]:

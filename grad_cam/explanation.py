@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 
 from .engine import explain, sweep
+from .errors import refuse_existing
 from .loading import class_names
 from .requests import Target
-from .results import Explanation, Layer, Sweep, refuse_existing
+from .results import Explanation, Layer, Sweep
 
 __all__ = ["Explanation", "Layer", "Sweep", "Target", "class_names", "explain", "refuse_existing", "sweep"]
 

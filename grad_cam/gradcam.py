@@ -165,7 +165,8 @@ class GradCAM:
     def heatmap(self) -> NDArray[np.float32]:
         """The heatmap with the present settings, float32 (H, W) in 0..1 (in -1..1 in the signed view)."""
         heat = self.explanation.heatmap(self.display)
-        return heat[0, 0] if heat.ndim == 4 else heat[0]
+        first: NDArray[np.float32] = heat[0, 0] if heat.ndim == 4 else heat[0]
+        return first
 
     @property
     def display(self) -> Display:
@@ -232,7 +233,8 @@ class GradCAM:
             raster = path.suffix if path.suffix.lower() not in (".pdf", ".svg") else ".png"
             files = {path.with_name(f"{path.stem}-{name}{raster}"): picture for name, picture in pictures.items()}
             refuse_existing([path, *files], force)
-            for file, picture in {path: figure, **files}.items():
+            rendering.save(figure, path, force=force)
+            for file, picture in files.items():
                 rendering.save(picture, file, force=force)
         return _shown(figure)
 
@@ -260,7 +262,7 @@ def _check_order(model: Any, img_path: Any) -> None:
 
 def _shown(figure: Figure) -> Figure | None:
     """In a notebook, displays the figure and returns None; elsewhere returns it."""
-    ipython = sys.modules.get("IPython")
+    ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None or not hasattr(shell, "kernel"):
         return figure

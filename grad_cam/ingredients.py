@@ -6,6 +6,7 @@ the target.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -24,6 +25,8 @@ from .methods.factorization import Factorization
 from .methods.gradient import NoisyGradients, TailGradient, grad_cam, gradient_of, noisy_copies
 from .methods.network import WholeScore
 from .methods.registry import ALL_TARGETS, PER_TARGET
+from .rules.balanced import Balanced, Entry, Rules
+from .rules.ledger import Ledger, joined, ledger_at, stacked
 from .splitting.cuts import BLOCKS, Cut, Cutter, Taken
 from .splitting.default import default_cut
 
@@ -42,24 +45,63 @@ class Forward:
         method: For which method: how the model is run follows from what it reads.
         resolve: Fixes the target.
         layout: The caller's `reshape_transform`.
+        rules: How the backward is changed, if it is.
     """
 
     def __init__(
-        self, cutter: Cutter, cuts: Sequence[Cut], method: Method, resolve: Resolver, layout: Any = None
-    ) -> None:
-        self.cutter, self.cuts, self.method, self.layout, self._resolve = cutter, list(cuts), method, layout, resolve
+        self, cutter: Cutter, cuts: Sequence[Cut], method: Method, resolve: Resolver, layout: Any = None,
+        rules: Rules | None = None,
+    ) -> None:  # fmt: skip
+        self.cutter = cutter
+        self.cuts: list[Cut] = list(cuts)
+        self.method = method
+        self.layout = layout
+        self.rules = rules
+        self.entries: list[list[Entry]] = []  # what the rules wrote into the ledger, for each target
+        self._resolve = resolve
+        self._mode: Balanced | None = None
 
     def on(self, images: Tensor, only: int | None = None) -> Forward:
         """The same for other images, with the targets fixed on these ones; with only one of them if `only` is given."""
         resolved = self.targets
         if only is not None:
             resolved = dataclasses.replace(resolved, scores=resolved.scores[only : only + 1])
-        return Forward(self.cutter.for_images(images), self.cuts, self.method, lambda _: resolved, self.layout)
+        return Forward(
+            self.cutter.for_images(images), self.cuts, self.method, lambda _: resolved, self.layout, self.rules
+        )
+
+    @functools.cached_property
+    def each(self) -> list[Forward]:
+        """The same for every image alone."""
+
+        def alone(row: int) -> Forward:
+            index = torch.tensor([row], device=self.cutter.images.device)
+            scores = tuple(lambda z, rows=None, s=s: s(z, index) for s in self.targets.scores)  # type: ignore[misc]
+            resolved = dataclasses.replace(self.targets, scores=scores)
+            images = self.cutter.images[row : row + 1]
+            there = self.cutter.for_images(images)
+            return Forward(there, self.cuts, self.method, lambda _: resolved, self.layout, self.rules)
+
+        return [alone(row) for row in range(len(self.cutter.images))]
 
     @functools.cached_property
     def taken(self) -> Taken:
         """The activations at the cuts, to differentiate by, and the logits that follow from them."""
-        return self.cutter.take(self.cuts, by_image=self.layout is None)
+        if self.rules is None:
+            return self.cutter.take(self.cuts, by_image=self.layout is None)
+        self.cutter.taken = None  # made without the rules
+        context = any(cut.context for cut in self.cuts)
+        with self.ruled(context) as self._mode:
+            if context:  # by the model's own forward: the images and what depends on them are seen
+                return self.cutter.take_all(self.cuts)
+            return self.cutter.take(self.cuts, by_image=self.layout is None)
+
+    def ruled(self, context: bool = False) -> Any:
+        """The function mode of the rules, if there are any."""
+        if self.rules is None:
+            return contextlib.nullcontext()
+        images = self.cutter.images
+        return Balanced(len(images), self.rules.residual, images if context else None)
 
     @functools.cached_property
     def captured(self) -> tuple[Tensor, list[Tensor]]:
@@ -98,6 +140,8 @@ class Forward:
             with torch.enable_grad():
                 total = scored(score, self.graph).sum()
                 found.append(self.cutter.gradients(total, self.taken.activations, keep_graph=k < last))
+            if self._mode is not None:
+                self.entries.append(self._mode.entries())
         return found
 
     def grid(self, n: int) -> tuple[int, int] | None:
@@ -117,8 +161,11 @@ class Pass:
     """
 
     def __init__(self, forward: Forward, n: int = 0, progress: Progress | None = None) -> None:
-        self.forward, self.n, self.progress = forward, n, progress
-        self.cutter, self.images = forward.cutter, forward.cutter.images
+        self.forward = forward
+        self.n = n
+        self.progress = progress
+        self.cutter: Cutter = forward.cutter
+        self.images: Tensor = forward.cutter.images
 
     def maps(self, method: Method, function: Callable[..., Any], options: dict[str, Any]) -> Tensor | Factorization:
         """Calls a method: its maps of all targets, (B, K, h, w), or its concepts.
@@ -148,9 +195,10 @@ class Pass:
             elif name in ALL_TARGETS and k is not None:
                 value = _column(value, k)
             given.append(value)
-        return function(*given, **options)
+        with self.forward.ruled() if method.scope == "network" else contextlib.nullcontext():
+            return function(*given, **options)
 
-    def _checked(self, method: Method, found: Any, count: int | None = None) -> Tensor:
+    def _checked(self, method: Method, found: object, count: int | None = None) -> Tensor:
         """Raises MethodError unless a result is a map (B, h, w), or (B, K, h, w) for K targets at once."""
         batch = len(self.images)
         wanted = "(B, h, w)" if count is None else "(B, K, h, w)"
@@ -208,6 +256,35 @@ class Pass:
         found = self.forward.gradients[k][self.n]
         require_finite(found, f"the gradient {self._where}", self.cutter)
         return self.layout.to_map(found)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the gradient is known to be zero at every position of the cut."""
+        return bool(self.forward.cuts) and self.cutter.record.dead.get(self.forward.cuts[self.n].value, False)
+
+    def nothing(self) -> Tensor:
+        """The maps of all targets at a cut that is dead."""
+        shape = len(self.images), len(self.forward.targets.scores), *self.layout.grid
+        return torch.zeros(shape, dtype=torch.float32, device=self.images.device)
+
+    def ledger(self) -> Ledger:
+        """What the scores are made of at the cut; the gradient was taken with rules."""
+        forward, count = self.forward, len(self.images)
+        raw, each = self._raw, []
+        for k, score in enumerate(forward.targets.scores):
+            gradient = forward.gradients[k][self.n]
+            maps = self.layout.to_map(raw.detach()), self.layout.to_map(gradient)
+            with torch.enable_grad():
+                logits = forward.graph.detach().requires_grad_()
+                value = scored(score, logits)
+                (slope,) = torch.autograd.grad(value.sum(), [logits])
+            linear = (slope.double() * logits.detach().double()).flatten(1).sum(1)
+            each.append(ledger_at(raw, gradient, maps, forward.entries[k], value, linear))
+        found = stacked(each, forward.targets.several)
+        if count > 1 and not found.closes(raw.dtype) and found.closes_in_sum(raw.dtype):
+            # rows could not be told apart by image, as where windows come before images
+            found = dataclasses.replace(joined([Pass(one, self.n).ledger() for one in forward.each]), score=found.score)
+        return found
 
     def cam(self, k: int) -> Tensor:
         """Grad-CAM of a target's score, (B, h, w)."""
@@ -269,7 +346,13 @@ class Pass:
     def whole_score(self, k: int) -> WholeScore:
         """Images to a target's scores (B,), with a graph."""
         score = self.forward.targets.scores[k]
-        return lambda images: scored(score, self.cutter.forward(images))
+
+        def value(images: Tensor) -> Tensor:
+            logits = self.cutter.forward(images)
+            with torch._C.DisableTorchFunction():  # rules are for the model, not for the target
+                return scored(score, logits)
+
+        return value
 
     def _scores_by(self, logits_of: Callable[[Tensor, Tensor], Tensor]) -> Score:
         def scores(inputs: Tensor, index: Tensor) -> Tensor:

@@ -54,8 +54,10 @@ def _chosen(returned: Any, output: Output) -> Tensor:
         found = output(returned)
     else:
         try:
-            named = isinstance(output, str) and not isinstance(returned, dict)
-            found = getattr(returned, output) if named else returned[output]
+            if isinstance(output, str) and not isinstance(returned, dict):
+                found = getattr(returned, output)
+            else:
+                found = returned[output]
         except (AttributeError, KeyError, IndexError, TypeError):
             found = None
     if not isinstance(found, Tensor):

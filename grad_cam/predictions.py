@@ -5,8 +5,9 @@ Nothing heavy is imported before it is needed, so that the command line can use 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "class_label", "percentage", "predictions", "probabilities"]
 
 
-class Prediction(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Prediction:
     """One class with its probability.
 
     Attributes:
@@ -53,9 +55,11 @@ def probabilities(logits: Any) -> NDArray[np.float64]:
     if values.ndim != 1:
         return np.empty(0)
     if len(values) == 1:
-        return 0.5 * (1 + np.tanh(values / 2))  # the sigmoid, without overflow
+        sigmoid: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))  # without overflow
+        return sigmoid
     powers = np.exp(values - values.max(initial=-np.inf))
-    return powers / powers.sum()
+    softmax: NDArray[np.float64] = powers / powers.sum()
+    return softmax
 
 
 def predictions(logits: Any, labels: Sequence[str] | None = None, count: int = 5) -> list[Prediction]:

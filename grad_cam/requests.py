@@ -17,6 +17,7 @@ from .methods.chunks import Progress
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
+from .rules.balanced import Rules
 
 Target = Any
 """None (the predicted class), a class index or name, a list with one per image, `targets.top(k)`, or any callable
@@ -44,16 +45,21 @@ class Request:
     eigen_smooth: bool
     progress: Progress | None
     output: Output
+    rules: Rules | None
     options: dict[str, Any]
 
     @classmethod
     def of(
         cls, function: str, method: AnyMethod, target: Target = None, layout: Reshape = None,
         fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False,
-        progress: Progress | None = None, output: Output = None, **options: Any,
+        progress: Progress | None = None, output: Output = None, rules: str | None = None, residual: float = 0.0,
+        **options: Any,
     ) -> Request:  # fmt: skip
         """Validates the arguments of a function of the public screen, by its name."""
-        found = find(method)
+        found, chosen = find(method), Rules.of(rules, residual)
+        if chosen is not None and found.no_rules:
+            fits = ", ".join(m.name for m in METHODS.values() if not m.no_rules)
+            raise MethodError(f"rules mean nothing to {found.name}: {found.no_rules}", remedy=f"they fit {fits}")
         for asked, allowed, name in (
             (aug_smooth, found.aug_smooth, "aug_smooth"),
             (eigen_smooth, found.channelwise, "eigen_smooth"),
@@ -68,7 +74,7 @@ class Request:
         for name, default in known.items():
             if default is inspect.Parameter.empty and name not in options:
                 raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
-        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, options)
+        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, chosen, options)
 
     @property
     def function(self) -> Callable[..., Tensor | Factorization]:
@@ -78,7 +84,8 @@ class Request:
     @property
     def name(self) -> str:
         """The method and what is wrapped around it."""
-        return self.method.name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
+        name = self.method.name if self.rules is None else f"{self.method.name} + {self.rules}"
+        return name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
 
 
 _HABITS = {

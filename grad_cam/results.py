@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import metrics, rendering
-from .errors import refuse_existing
+from .errors import GradCamError, refuse_existing
 from .loading.preprocess import Preprocessing
 from .methods import METHODS
 from .predictions import percentage, probabilities
 from .rendering import Display
+from .rules.ledger import Ledger
 from .splitting import StageInfo
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Explanation:
         layer: Name and layer_idx of the cut.
         method: Name of the method.
         seen: What the model saw.
+        balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
     """
 
     map: Tensor
@@ -79,6 +81,7 @@ class Explanation:
     layer: Layer
     method: str
     seen: Seen
+    balance: Ledger | None = None
 
     @property
     def images(self) -> Tensor:
@@ -96,6 +99,21 @@ class Explanation:
         return (
             f"Explanation({self.method} of {of} at {self.layer}, map {_sizes(self.map)}, logits {_sizes(self.logits)})"
         )
+
+    def ledger(self) -> Ledger:
+        """What the score is made of at this cut: map + prefix tokens + context + constants, each in its units.
+
+        Whatever the method, "map" is the sum of activation times gradient over the grid, the sum of the HiResCAM map.
+
+        Raises:
+            GradCamError: The gradient was not taken by rules, or not at one cut.
+        """
+        if self.balance is None:
+            raise GradCamError(
+                "this explanation has no ledger", f"{self.method} at {self.layer}",
+                'give rules="balanced" and one layer',
+            )  # fmt: skip
+        return self.balance
 
     def heatmap(self, display: Display | None = None, **changes: Any) -> NDArray[np.float32]:
         """Returns what is shown of the maps, at image size.
@@ -270,6 +288,7 @@ class Sweep(Sequence[Explanation]):
         model: Name of the model's class.
         stages: The whole layer table.
         labels: Names of the model's classes, if known.
+        balances: The ledgers of all layers, if the gradient was taken by rules; see `ledgers`.
     """
 
     explanations: tuple[Explanation, ...]
@@ -277,6 +296,7 @@ class Sweep(Sequence[Explanation]):
     model: str
     stages: tuple[StageInfo, ...]
     labels: Sequence[str] | None = None
+    balances: tuple[tuple[Layer, Ledger], ...] = ()
 
     def __repr__(self) -> str:
         first, last = self.explanations[0], self.explanations[-1]
@@ -300,8 +320,8 @@ class Sweep(Sequence[Explanation]):
         A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
         """
         maps = [e.raw(image, target) for e in self.explanations]
-        agreement = [metrics.agreement(m, maps[-1]) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
-        return {"focus": [metrics.focus(m) for m in maps], "agreement with the last": agreement}
+        agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
+        return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
 
     def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The grid of overlays, shallow to deep, with the summary curves under it.
@@ -324,8 +344,30 @@ class Sweep(Sequence[Explanation]):
             curves,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
-            display=display,
+            display=display, bars=self._bars(image, target, mapped=True),
         )  # fmt: skip
+
+    def ledger_figure(self, image: int = 0, target: int = 0) -> Figure:
+        """What the score is made of at every depth, as signed bars; for a sweep with rules."""
+        first = self.explanations[0]
+        bars = self._bars(image, target, mapped=False)
+        if bars is None:
+            first.ledger()  # says what is missing
+        assert bars is not None
+        names = [layer.name for layer, _ in self.ledgers()]
+        return rendering.ledger_figure(names, bars, f"{first.target[image][target]}\n{_title(first.method)}")
+
+    def ledgers(self) -> list[tuple[Layer, Ledger]]:
+        """The ledgers of all layers in order of depth, also of those whose map is empty; for a sweep with rules."""
+        return list(self.balances)
+
+    def _bars(self, image: int, target: int, mapped: bool) -> rendering.SignedBars | None:
+        if not self.balances:
+            return None
+        ledgers = [one.ledger() for one in self.explanations] if mapped else [each for _, each in self.balances]
+        rows = [ledger.parts(image, target) for ledger in ledgers]
+        score = ledgers[0].value("score", image, target)
+        return rendering.SignedBars({name: [row[name] for row in rows] for name in rows[0]}, score)
 
     def animate(
         self, path: str | os.PathLike[str], image: int = 0, target: int = 0, *, duration_ms: int = 500,

@@ -131,6 +131,18 @@ def _threads(item: str) -> Any:
     return out
 
 
+def _rules_items() -> list[str]:
+    from .rules_families import items
+
+    return items()
+
+
+def _rules(item: str) -> Any:
+    from .rules_families import examine
+
+    return examine(item)
+
+
 def _endurance_items() -> list[str]:
     from .endurance import CHECKS
 
@@ -174,6 +186,7 @@ PARTS = {
     "timm": Part(_timm_items, _timm),
     "torchvision": Part(_torchvision_items, _torchvision),
     "hf": Part(_hugging_face_items, _hugging_face),
+    "rules": Part(_rules_items, _rules),
     "layers": Part(_layer_items, _layers),
     "threads": Part(_endurance_items, _threads),
     "wheel": Part(lambda: ["wheel-check"], _wheel, SLOW_LIMIT),

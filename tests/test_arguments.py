@@ -167,7 +167,7 @@ def test_nested_and_quantised_images() -> None:
     [
         (3, r"torch\.nn\.Module \(int\)"),
         (None, "NoneType"),
-        ("resnet18", r"zoo\.load\('resnet18'\)"),
+        ("resnet18", r"loading\.load\('resnet18'\)"),
         (nn.ReLU, r"the class ReLU.*ReLU\(\.\.\.\)"),
         ({"weight": torch.zeros(1)}, "dict.*load_state_dict"),
         (torch.relu, "builtin_function_or_method"),

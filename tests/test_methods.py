@@ -20,7 +20,8 @@ from grad_cam.methods.registry import ALL_TARGETS, PER_TARGET
 
 EVERY = pytest.mark.parametrize("name", list(METHODS))
 QUICK: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 20}, "ss_cam": {"samples": 2, "channels": 4}, "is_cam": {"steps": 2, "channels": 4},
+    "rise": {"masks": 20}, "region_regression": {"masks": 20, "cells": 3},
+    "ss_cam": {"samples": 2, "channels": 4}, "is_cam": {"steps": 2, "channels": 4},
     "smooth_grad_cam_plus_plus": {"samples": 2}, "score_cam": {"channels": 4}, "occlusion": {"window": 32},
 }  # fmt: skip
 
@@ -82,7 +83,7 @@ def test_what_follows_from_the_signature(name: str) -> None:
 def test_scopes() -> None:
     """The images alone, the whole network, or a layer; Guided Grad-CAM has the layer of its map."""
     scopes = {scope: {m.name for m in METHODS.values() if m.scope == scope} for scope in ("input", "network")}
-    assert scopes["input"] == {"occlusion", "rise"}
+    assert scopes["input"] == {"occlusion", "rise", "region_regression"}
     assert scopes["network"] == {"attention_rollout", "gradient_rollout", "le_grad", "full_grad", "guided_backprop"}
 
 

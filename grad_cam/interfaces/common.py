@@ -74,7 +74,9 @@ def method_names() -> dict[str, str]:
     folder = pathlib.Path(__file__).parents[1] / "methods"
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "method":
                     names[node.name] = str(ast.literal_eval(mark.args[0]))
     return names

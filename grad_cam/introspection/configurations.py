@@ -6,7 +6,7 @@ import contextlib
 import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ def timm_config(model: nn.Module) -> Declared[Mapping[str, Any]] | None:
     """Reads timm's configuration of a model, also of one that Hugging Face wraps; None if it is none of timm's."""
     for owner, path in ((model, ""), (getattr(model, "config", None), "config.")):
         for name in ("pretrained_cfg", "default_cfg"):
-            found = getattr(owner, name, None)
+            found: Any = getattr(owner, name, None)
             found = found.to_dict() if hasattr(found, "to_dict") else found
             if isinstance(found, Mapping) and found:
                 return Declared(found, path + name)
@@ -82,9 +82,9 @@ def as_size(value: Any) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether a value is a whole number from 1 on; numpy's count, a bool does not."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def settings(config: Any, names: tuple[str, ...], path: str) -> Iterator[tuple[Any, str]]:

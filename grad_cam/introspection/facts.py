@@ -284,7 +284,7 @@ def reductions(model: nn.Module) -> set[int]:
     for level in getattr(info, "info", info) or ():
         value = level.get("reduction") if isinstance(level, Mapping) else None
         if is_count(value):
-            found.add(int(value))  # type: ignore[arg-type]
+            found.add(int(value))
     for size, _ in settings(getattr(model, "config", None), ("patch_size",), "config"):
         if is_count(size):
             depths = getattr(getattr(model, "config", None), "depths", None)

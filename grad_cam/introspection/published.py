@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 def is_torchvision(model: nn.Module) -> bool:
@@ -53,7 +54,7 @@ def _torchvision_classifiers() -> tuple[tuple[type[nn.Module], Any], ...]:
 
 def _parameter_counts(model: nn.Module) -> set[int]:
     """The numbers of parameters with 1000 outputs: of a changed last layer, and of one put after the features."""
-    if any(isinstance(parameter, nn.parameter.UninitializedTensorMixin) for parameter in model.parameters()):
+    if any(is_lazy(parameter) for parameter in model.parameters()):
         return set()
     count = sum(parameter.numel() for parameter in model.parameters())
     layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import GradCamError
 
@@ -136,7 +136,7 @@ def _as_image_error(error: Exception, name: str) -> ImageError:
     """Restates an error of Pillow or the file system in a sentence."""
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return ImageError(f"{name} is too large an image", str(error).rstrip("."), "scale it down first")
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return ImageError(f"{name} is not an image in a format that can be read, such as JPEG, PNG, WebP or TIFF")
     if isinstance(error, OSError) and error.errno is not None:
         return ImageError(f"{name} cannot be read", error.strerror or str(error))

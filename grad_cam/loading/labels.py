@@ -79,8 +79,8 @@ class ClassNames(list[str]):
             more = f" and {len(found) - _OFFERED} more" if len(found) > _OFFERED else ""
             offer = f"{', '.join(found[:_OFFERED])}{more} end{'s' * (len(found) == 1)} in it"
             raise ModelError(f"the model has no class {text!r}", remedy=f"{offer}; give one class")
-        words = [word for label, synonyms in self._entries for word in (label, *synonyms)]
-        remedy = closest(text, words) or "give an index or another name"
+        known = [word for label, synonyms in self._entries for word in (label, *synonyms)]
+        remedy = closest(text, known) or "give an index or another name"
         raise ModelError(f"the model has no class {text!r}", remedy=remedy)
 
 
@@ -182,7 +182,7 @@ def _entries_of(model: nn.Module) -> tuple[Entry, ...] | None:
         return _entries(tuple(names))
     settings = getattr(model, "pretrained_cfg", None)
     names = _in_order(settings.get("label_names") or ()) if isinstance(settings, Mapping) else None
-    if names and len(names) == count:
+    if isinstance(settings, Mapping) and names and len(names) == count:
         words = settings.get("label_descriptions")
         return _entries(tuple(str(words.get(each, each)) if isinstance(words, Mapping) else each for each in names))
     return _imagenet(_IMAGENET_SUBSETS[count]) if count in _IMAGENET_SUBSETS else None
@@ -215,7 +215,7 @@ def _entries(names: tuple[str, ...]) -> tuple[Entry, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _imagenet(subset: str) -> tuple[Entry, ...]:
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo(subset)
     synsets = info.label_names()

@@ -154,7 +154,8 @@ def _torchvision(name: str, pretrained: bool, num_classes: int | None = None) ->
             settings["weights_backbone"] = None  # else it is downloaded all the same
         if plain in ("googlenet", "inception_v3"):
             settings["init_weights"] = False  # minutes of scipy otherwise
-        return models.get_model(plain, weights=None, **settings)
+        empty: nn.Module = models.get_model(plain, weights=None, **settings)
+        return empty
     weights = models.get_model_weights(plain).DEFAULT
     count = len(weights.meta.get("categories", ()))
     if num_classes is not None and num_classes != count:
@@ -163,7 +164,8 @@ def _torchvision(name: str, pretrained: bool, num_classes: int | None = None) ->
             "add pretrained=False or a checkpoint",
         )  # fmt: skip
     with _fetching(name):
-        return models.get_model(plain, weights=weights)
+        model: nn.Module = models.get_model(plain, weights=weights)
+    return model
 
 
 def _hugging_face(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Module:
@@ -176,6 +178,7 @@ def _hugging_face(name: str, pretrained: bool, num_classes: int | None = None) -
     settings: dict[str, Any] = {} if num_classes is None else {"num_labels": num_classes}
     auto = transformers.AutoModelForImageClassification
     with _fetching(name):
+        model: nn.Module
         if pretrained:
             model = auto.from_pretrained(where, ignore_mismatched_sizes=bool(settings), **settings)
         else:

@@ -363,12 +363,12 @@ def for_channels(found: Preprocessing, channels: int) -> Preprocessing:
     """The same for another number of channels: all but three get the mean of the colours' means."""
     if channels == found.channels:
         return found
-    alike = {name: (float(np.mean(getattr(found, name))),) * channels for name in ("mean", "std")}
-    return dataclasses.replace(found, channels=channels, processor=None, **alike)
+    mean, std = ((float(np.mean(values)),) * channels for values in (found.mean, found.std))
+    return dataclasses.replace(found, channels=channels, processor=None, mean=mean, std=std)
 
 
 def _from_timm(config: Mapping[str, Any]) -> Preprocessing:
-    from timm.data import resolve_data_config
+    from timm.data.config import resolve_data_config
 
     data = resolve_data_config(pretrained_cfg=dict(config))
     mean, std = tuple(data["mean"]), tuple(data["std"])

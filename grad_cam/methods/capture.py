@@ -51,7 +51,8 @@ class Capture(TorchFunctionMode):
 
     def __init__(self, batch: int, positions: int) -> None:
         super().__init__()
-        self.batch, self.positions = batch, positions
+        self.batch = batch
+        self.positions = positions
         self.found: list[Tensor] = []
         self.others: list[tuple[int, ...]] = []
         self._value: Tensor | None = None
@@ -114,7 +115,8 @@ class Capture(TorchFunctionMode):
         dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         if not self._fits((*query.shape[:-1], key.shape[-2])):
-            return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+            plain: Tensor = func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+            return plain
         self._twins, self._value = self._twins or value is self._value, value
         if enable_gqa:  # fewer heads of keys and values, shared by groups of queries
             groups = query.shape[-3] // key.shape[-3]

@@ -41,11 +41,15 @@ class ChunkedScores:
     ) -> None:  # fmt: skip
         if chunk is not None and (not is_index(chunk) or chunk < 1):
             raise ValueError(f"chunk={chunk!r} is no number of copies: use 1 or more, or None to have it chosen")
-        self.score, self.progress, self.several = score, progress, False
-        self.chunk = _chunk(one, copies) if chunk is None else int(chunk)
+        self.score: Score = score
+        self.progress: Progress | None = progress
+        self.several: bool = False
+        self.chunk: int = _chunk(one, copies) if chunk is None else int(chunk)
         # On a CPU convolutions run about 1.5 times as fast with the channels last, and other layers no slower.
-        self.format = torch.channels_last if one.device.type == "cpu" and one.ndim == 3 else torch.contiguous_format
-        self.done, self.total = 0, batch * copies_each
+        fast = one.device.type == "cpu" and one.ndim == 3
+        self.format: torch.memory_format = torch.channels_last if fast else torch.contiguous_format
+        self.done: int = 0
+        self.total: int = batch * copies_each
 
     def parts(self, count: int) -> Iterator[slice]:
         """Cuts `count` copies into chunks of the current size."""

@@ -44,7 +44,7 @@ def without_autocast(
     """Keeps the matrix products of a function in the precision of its tensors inside a caller's `torch.autocast`."""
 
     @functools.wraps(function)
-    def wrapped(tensor: Tensor, *args: _Options.args, **options: _Options.kwargs) -> _Result:
+    def wrapped(tensor: Tensor, /, *args: _Options.args, **options: _Options.kwargs) -> _Result:
         with torch.autocast(tensor.device.type, enabled=False):
             return function(tensor, *args, **options)
 

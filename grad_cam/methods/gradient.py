@@ -255,7 +255,8 @@ def norm_grad(activations: Tensor, gradients: Tensor) -> Tensor:
     Source:
         Rebuffi et al., CVPR 2020 (NormGrad), sec. 3, https://arxiv.org/abs/2004.02866
     """
-    return working(gradients).norm(dim=1) * working(activations).norm(dim=1)
+    norms: Tensor = working(gradients).norm(dim=1) * working(activations).norm(dim=1)
+    return norms
 
 
 @method(

@@ -137,7 +137,7 @@ def _as_maps(bias: Tensor, axis: int, grid: tuple[int, int] | None) -> Tensor | 
         return bias if axis == 1 else bias.movedim(axis, 1)  # (B,C,h,w)
     if bias.ndim == 3 and axis == 2 and grid is not None and 0 <= bias.shape[1] - grid[0] * grid[1] <= 64:
         tokens = bias[:, bias.shape[1] - grid[0] * grid[1] :]  # the prefix tokens come first
-        return tokens.transpose(1, 2).unflatten(2, grid)
+        return tokens.transpose(1, 2).reshape(len(bias), -1, *grid)
     return None
 
 
@@ -241,7 +241,7 @@ def guided_gradient(images: Tensor, score: WholeScore) -> Tensor:
 @method(
     "Guided backprop", kind="network", source="Springenberg et al., ICLR Workshops 2015",
     link="https://arxiv.org/abs/1412.6806",
-    advice="Fine lines, hardly about the class; for networks of ReLUs, and not to be trusted alone.",
+    advice="Fine lines, hardly about the class; for networks of ReLUs, and not to be trusted alone.", own_backward=True,
 )  # fmt: skip
 def guided_backprop(images: Tensor, whole_score: WholeScore) -> Tensor:
     """Where the guided gradient is strong: edges and textures that the network looks at, hardly about a class.
@@ -265,7 +265,7 @@ def guided_backprop(images: Tensor, whole_score: WholeScore) -> Tensor:
 
 @method(
     "Guided Grad-CAM", kind="network", source="Selvaraju et al., ICCV 2017", link="https://arxiv.org/abs/1610.02391",
-    advice="Guided backprop's lines where Grad-CAM sees the class.",
+    advice="Guided backprop's lines where Grad-CAM sees the class.", own_backward=True,
 )  # fmt: skip
 def guided_grad_cam(images: Tensor, whole_score: WholeScore, cam: Tensor) -> Tensor:
     """The fine lines of guided backpropagation where Grad-CAM sees the class.
@@ -310,7 +310,7 @@ class _GuidedClamp(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (inside,) = ctx.saved_tensors
         return gradient.clamp(min=0) * inside, None, None
 
@@ -320,7 +320,8 @@ _RELU_INPLACE = {torch.relu_, Tensor.relu_, functional.relu_}
 _CLAMP = {torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, Tensor.clamp_, torch.clamp_}
 _CLAMP_MIN = {torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_, torch.clamp_min_}
 _HARDTANH = {functional.hardtanh, functional.hardtanh_}
-_THRESHOLD = {functional.threshold, functional.threshold_, torch.threshold, torch.threshold_}
+_THRESHOLD_INPLACE = {vars(module)["threshold_"] for module in (torch, functional)}  # torch's stubs have none
+_THRESHOLD = {functional.threshold, torch.threshold, *_THRESHOLD_INPLACE}
 
 
 class _Guided(TorchFunctionMode):
@@ -359,7 +360,7 @@ def _as_clamp(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
         inplace = func is functional.hardtanh_ or bool(given(3, "inplace", False))
         return (float(high), inplace) if low == 0 else None
     if func in _THRESHOLD:
-        inplace = func in (functional.threshold_, torch.threshold_) or bool(given(3, "inplace", False))
+        inplace = func in _THRESHOLD_INPLACE or bool(given(3, "inplace", False))
         return (None, inplace) if given(1, "threshold", None) == 0 and given(2, "value", None) == 0 else None
     if func in _CLAMP:
         low, high = given(1, "min", None), given(2, "max", None)

@@ -8,7 +8,8 @@ out of one run, (B, K, H, W) instead of (B, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -186,7 +187,7 @@ def ss_cam(
     generator = torch.Generator().manual_seed(seed)
     drawn = noise * torch.randn(samples, 1, *images.shape[2:], generator=generator)  # (n,1,h,w)
     drawn = drawn.to(device=images.device, dtype=working(images).dtype)
-    changes = [lambda masks, each=each: masks + each for each in drawn]  # (n,h,w) + (1,h,w)
+    changes = [functools.partial(torch.add, each) for each in drawn]  # (1,h,w) + (n,h,w)
     return _masked(activations, images, score, changes, channels, chunk, progress)
 
 
@@ -225,7 +226,7 @@ def is_cam(
     """
     if steps < 1:
         raise ValueError(f"steps={steps} leaves nothing to average: use 1 or more")
-    changes = [lambda masks, share=(i + 1) / steps: masks * share for i in range(steps)]
+    changes = [functools.partial(torch.mul, other=(i + 1) / steps) for i in range(steps)]
     return _masked(activations, images, score, changes, channels, chunk, progress)
 
 
@@ -369,7 +370,7 @@ def _as_it_is(masks: Tensor) -> Tensor:
 
 
 def _masked(
-    activations: Tensor, images: Tensor, score: Score, changes: list[Callable[[Tensor], Tensor]],
+    activations: Tensor, images: Tensor, score: Score, changes: Sequence[Callable[[Tensor], Tensor]],
     channels: int | None, chunk: int | None, progress: Progress | None,
 ) -> Tensor:  # fmt: skip
     """Score-CAM's map, with every mask's score averaged over `changes` made to the mask."""

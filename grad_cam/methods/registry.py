@@ -66,6 +66,7 @@ class Method:
         advice: When to use it, in one line.
         channelwise: Whether its map is a sum over channels, each computed alone, so that `eigen_smooth` can wrap it.
         aug_smooth: Whether `aug_smooth` can wrap it: it gives one map that follows a flip of the image.
+        own_backward: Whether it changes the backward itself, so that no other rules can be given for it.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Method:
     advice: str = ""
     channelwise: bool = False
     aug_smooth: bool = True
+    own_backward: bool = False
 
     def __post_init__(self) -> None:
         if self.channelwise and self.ingredients != ("activations", "gradients"):
@@ -110,6 +112,19 @@ class Method:
     def one_pass(self) -> bool:
         """Whether activations and gradients of one pass are all it reads, so that many cuts cost one pass."""
         return {"activations"} <= set(self.ingredients) <= {"activations", "gradients", "progress"}
+
+    @property
+    def no_rules(self) -> str:
+        """Why the rules of `grad_cam.rules` mean nothing to it, in a clause; "" if they do."""
+        if self.own_backward:
+            return "it changes the backward by a rule of its own"
+        if any("attention" in name or "block" in name for name in self.ingredients):
+            return "it differentiates attention, which the rules count as constant"
+        if "tail_gradient" in self.ingredients:
+            return "it differentiates at other activations than the model's, where the rules say nothing"
+        if not {"gradients", "noisy_gradients", "cam", "whole_score"} & set(self.ingredients):
+            return "it takes no gradient"
+        return ""
 
     @property
     def per_target(self) -> bool:
@@ -187,7 +202,8 @@ METHODS: dict[str, Method] = {}
 
 def method(
     title: str, *, kind: Kind = "other", source: str = "", link: str = "", advice: str = "",
-    channelwise: bool = False, aug_smooth: bool = True, name: str | None = None, replace: bool = False,
+    channelwise: bool = False, aug_smooth: bool = True, own_backward: bool = False, name: str | None = None,
+    replace: bool = False,
 ) -> Callable[[_Function], _Function]:  # fmt: skip
     """Registers a function as a method, as a decorator.
 
@@ -205,6 +221,7 @@ def method(
         advice: When to use it, in one line.
         channelwise: Whether its map is a sum over channels, each computed alone.
         aug_smooth: Whether its map follows a flip of the image.
+        own_backward: Whether it changes the backward itself.
         name: Its name in code; by default the function's.
         replace: Take the place of a method of that name.
 
@@ -219,7 +236,8 @@ def method(
 
     def add(function: _Function) -> _Function:
         entry = Method(
-            name or _name_of(function), title, function, kind, source, link, advice, channelwise, aug_smooth
+            name or _name_of(function), title, function, kind, source, link, advice, channelwise, aug_smooth,
+            own_backward,
         )  # fmt: skip
         own = {_letters(entry.name), _letters(title)}
         for taken in METHODS.values():

@@ -68,7 +68,7 @@ def palette(colormap: str = DEFAULT, view: View = "positive") -> NDArray[np.uint
     if view == "signed" and colormap.removesuffix("_r") not in _DIVERGING:
         found = _colormap(SIGNED)
     places = np.linspace(0, 1, 255 if view == "signed" else 256)
-    colours = np.rint(found(places)[:, :3] * 255).astype(np.uint8)
+    colours: NDArray[np.uint8] = np.rint(found(places)[:, :3] * 255).astype(np.uint8)
     colours.flags.writeable = False
     return colours
 
@@ -101,7 +101,8 @@ def colorize(heatmap: ArrayLike, colormap: str = DEFAULT, view: View = "positive
     """
     heat = as_heat(heatmap, view)
     level = np.rint(127 * heat).astype(int) + 127 if view == "signed" else np.rint(255 * heat).astype(int)
-    return palette(colormap, view)[level]
+    colours: NDArray[np.uint8] = palette(colormap, view)[level]
+    return colours
 
 
 def opacity(heatmap: ArrayLike, alpha: float = ALPHA) -> NDArray[np.float32]:
@@ -115,7 +116,8 @@ def opacity(heatmap: ArrayLike, alpha: float = ALPHA) -> NDArray[np.float32]:
         alpha, "alpha", 0, 1, what="an opacity", remedy="give a number from 0 (picture only) to 1 (colours only)"
     )
     cold = 1 - np.clip(np.abs(np.asarray(heatmap, np.float32)), 0, 1)
-    return np.float32(alpha) * (1 - cold * cold)
+    opacity: NDArray[np.float32] = np.float32(alpha) * (1 - cold * cold)
+    return opacity
 
 
 def overlay(

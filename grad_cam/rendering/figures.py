@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..errors import GradCamError
+from .bars import SignedBars
 from .colors import as_heat, as_pixels, colorize, overlay, palette
 from .display import Display
 from .grid import ALERT, CAPTION, INK, QUIET, TITLE, Bar, Line, Panel, Scale, draw_grid
@@ -133,6 +134,7 @@ def sweep_figure(
     titles: Sequence[str],
     curves: Mapping[str, Sequence[float]] | None = None,
     *,
+    bars: SignedBars | None = None,
     columns: int | None = None,
     title: str = "",
     notes: Sequence[str | None] | None = None,
@@ -149,6 +151,7 @@ def sweep_figure(
         heatmaps: Heatmaps (N, H, W) in 0..1, in the signed view -1..1, in the order of depth.
         titles: Names of the layers; lines after the first are set smaller ("layer3" over "5 · 14 × 14").
         curves: Name of a summary -> one value for each layer; NaN leaves a gap. Lines after the first explain it.
+        bars: What the score is the sum of at each layer, drawn under the curves.
         columns: Panels in a row, the picture included; by default rows of about the same length.
         title: Of the whole figure.
         notes: One for each heatmap, from `describe`, or None.
@@ -163,8 +166,12 @@ def sweep_figure(
             raise GradCamError(
                 f"curve {name!r} has {len(values)} values for {len(cells) - 1} layers", remedy="give one for each"
             )
-    curves = {name: values for name, values in (curves or {}).items() if np.isfinite(values).any()}
-    return _side_by_side(cells, scales, display, title, columns, 1.3, most=10, curves=curves)
+    below: dict[str, Sequence[float] | SignedBars] = {
+        name: values for name, values in (curves or {}).items() if np.isfinite(values).any()
+    }
+    if bars is not None:
+        below[f"what the score {number(bars.score)} is made of"] = bars
+    return _side_by_side(cells, scales, display, title, columns, 1.3, most=10, curves=below)
 
 
 def map_figure(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .bars import SignedBars, draw_bars
 from .colors import palette
 from .display import Display
 from .files import png_bytes
@@ -76,7 +77,7 @@ def _wrapped(lines: Sequence[Line], width: float) -> list[Line]:
     return [
         (part, size, colour)
         for text, size, colour in lines
-        for part in fitted(text, width, 2 if size > _DETAIL else 1, lambda t, size=size: width_of(t, size))
+        for part in fitted(text, width, 2 if size > _DETAIL else 1, functools.partial(width_of, size=size))
     ]
 
 
@@ -106,7 +107,7 @@ def draw_grid(
     bar: Bar,
     most: int = 6,
     remark: str = "",
-    curves: Mapping[str, Sequence[float]] | None = None,
+    curves: Mapping[str, Sequence[float] | SignedBars] | None = None,
 ) -> Figure:
     """Lays out panels of one size in rows, a colour bar at their right, a headline over and curves under them.
 
@@ -118,7 +119,7 @@ def draw_grid(
         bar: The colour bar.
         most: Panels in a row, when square, that `columns=None` does not exceed.
         remark: A quiet line under all.
-        curves: Name -> one value for each panel but the first.
+        curves: Name -> one value for each panel but the first, or a sum for each.
     """
     # The steps depend on each other in this order: measure captions, place axes, then cut the figure to what is drawn.
     first = cells[0]
@@ -144,11 +145,21 @@ def draw_grid(
     single = rows == 1 and len(cells) > 1
     below = [_bare(figure.add_subplot(grid[rows + i, int(single) : columns])) for i in range(len(curves))]
     for axes, (name, values) in zip(below, curves.items(), strict=True):
-        _draw_curve(axes, name, values)
+        if isinstance(values, SignedBars):
+            draw_bars(axes, values)
+            _caption_curve(axes, name)
+        else:
+            _draw_curve(axes, name, values)
     _place(figure, panels, beside)
     if single:
-        for axes in below:
-            _stand_under(axes, panels[1:])
+        for axes, (name, values) in zip(below, curves.items(), strict=True):
+            middles = _middles(axes, panels[1:])
+            if isinstance(values, SignedBars):
+                draw_bars(axes, values, middles)
+                _caption_curve(axes, name)
+            else:
+                axes.set_xlim(0, 1)
+                axes.lines[-1].set_xdata(middles)
     elif below:
         _name_points(below[-1], [cell.caption.split("\n")[0] for cell in cells[1:] if cell is not None])
     _cut(figure, headline, remark)
@@ -256,22 +267,27 @@ def _draw_curve(axes: Axes, name: str, values: Sequence[float]) -> None:
         np.arange(len(y)), y, color=LINE, linestyle="-", linewidth=1.3, marker="o", markersize=3.2, markeredgewidth=0,
         clip_on=False, zorder=3,
     )  # fmt: skip
+    _caption_curve(axes, name)
+
+
+def _caption_curve(axes: Axes, name: str) -> None:
     first, *rest = name.split("\n")
     _caption(axes, [(first, CAPTION, INK), *((text, _DETAIL, QUIET) for text in rest)])
 
 
-def _stand_under(axes: Axes, above: Sequence[Axes]) -> None:
-    """Moves the points of a curve under their panels."""
+def _middles(axes: Axes, above: Sequence[Axes]) -> list[float]:
+    """The middles of panels as places across the axes under them, from 0 to 1."""
     place = axes.get_position()
-    middles = [panel.get_position() for panel in above]
-    axes.set_xlim(0, 1)
-    axes.lines[-1].set_xdata([((box.x0 + box.x1) / 2 - place.x0) / place.width for box in middles])
+    boxes = [panel.get_position() for panel in above]
+    return [((box.x0 + box.x1) / 2 - place.x0) / place.width for box in boxes]
 
 
 def _name_points(axes: Axes, names: Sequence[str]) -> None:
     """Names under as many points of a curve as there is room for, the first and the last among them."""
+    from matplotlib.figure import Figure
+
     figure = axes.get_figure()
-    assert figure is not None
+    assert isinstance(figure, Figure)
     room = max(int(axes.get_position().width * figure.get_size_inches()[0] / 1.2), 2)
     chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(room, len(names)))})
     labels = ["\n".join(fitted(names[i], 1.1, 1, lambda text: width_of(text, _TICK))) for i in chosen]
@@ -282,7 +298,7 @@ def _name_points(axes: Axes, names: Sequence[str]) -> None:
 def _cut(figure: Figure, headline: Sequence[Line], remark: str) -> None:
     """Cuts a figure to what is drawn and a margin, with a headline above and a remark under it."""
     across, down = figure.get_size_inches()
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    boxes = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
     left, bottom = min(box.x0 for box in boxes) / DPI - _MARGIN, min(box.y0 for box in boxes) / DPI - _MARGIN
     right, top = max(box.x1 for box in boxes) / DPI + _MARGIN, max(box.y1 for box in boxes) / DPI + _MARGIN
     right = max(right, left + 3.2)

@@ -197,4 +197,7 @@ def _blurred(matrix: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     weights /= weights.sum()
     padded = np.pad(matrix, ((radius, radius), (0, 0)), mode="symmetric")
-    return sum(weight * padded[shift : shift + len(matrix)] for shift, weight in enumerate(weights))
+    blurred = np.zeros_like(matrix)
+    for shift, weight in enumerate(weights):
+        blurred += weight * padded[shift : shift + len(matrix)]
+    return blurred

@@ -14,7 +14,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -348,7 +348,7 @@ def _image(image: ReportImage, bits: int, side: int | None) -> dict[str, Any]:
     return {
         "name": image.name, "width": width, "height": height,
         "source": files.data_uri(Image.fromarray(np.ascontiguousarray(image.picture)), "jpeg"),
-        "predictions": [p._asdict() for p in image.predictions],
+        "predictions": [asdict(p) for p in image.predictions],
         "classes": [str(label) for label in image.classes],
         "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
     }  # fmt: skip

@@ -78,4 +78,5 @@ def width_of(text: str, size: float) -> float:
     from matplotlib.backends.backend_agg import RendererAgg
 
     renderer = RendererAgg(16, 16, 150)
-    return 1.05 * renderer.get_text_width_height_descent(text, font(size), ismath=False)[0] / 150
+    width: float = renderer.get_text_width_height_descent(text, font(size), ismath=False)[0]
+    return 1.05 * width / 150

@@ -157,7 +157,7 @@ class _Pairs:
 
 
 def _name(event: Step | Call) -> str:
-    return f"module '{event.path}'" if type(event) is Call else f"'{getattr(event.func, '__name__', 'an operation')}'"  # type: ignore[union-attr]
+    return f"module '{event.path}'" if type(event) is Call else f"'{getattr(event.func, '__name__', 'an operation')}'"
 
 
 def _unaligned(log: Log, other: Log, what: str) -> Unaligned:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from .log import Call, Recording, Ref, Step, WritesParameters, kept_random_state
 from .plan import Border, Plan, Unrepeatable
 from .positions import Positions, Reading
 from .stages import Cloned, StageBuilder, Stages
+
+_T = TypeVar("_T")
 
 BLOCKS = 4
 """Depth at which the stages of the known architectures are open down to their blocks."""
@@ -92,19 +94,19 @@ class Record:
     """
 
     def __init__(self, recording: Recording, copy: EvalCopy, images: Tensor) -> None:
-        self.plan = Plan(recording.log, {p for p, m in copy.modules.items() if _only_holds(m)})
-        self.images = tuple(int(n) for n in images.shape[1:])
-        self.kinds = {path: type(module).__name__ for path, module in copy.originals.items()}
-        self.opened = {d: self.plan.opened_at(d, copy.modules) for d in (1,)}
-        self.mode = needs_mode(copy.root) or recording.log.wants_mode
-        self.positions = Positions(self.plan, copy.root, (self.images[-2], self.images[-1]))
+        self.plan: Plan = Plan(recording.log, {p for p, m in copy.modules.items() if _only_holds(m)})
+        self.images: tuple[int, ...] = tuple(int(n) for n in images.shape[1:])
+        self.kinds: dict[str, str] = {path: type(module).__name__ for path, module in copy.originals.items()}
+        self.opened: dict[int, frozenset[str]] = {d: self.plan.opened_at(d, copy.modules) for d in (1,)}
+        self.mode: bool = needs_mode(copy.root) or recording.log.wants_mode
+        self.positions: Positions = Positions(self.plan, copy.root, (self.images[-2], self.images[-1]))
         self.default: Cut | None = None
         self.saving = False
         self.dead: dict[Ref, bool] = {}
         self.aligned: dict[int, tuple[Any, Any]] | None = None
         self.other_shapes: dict[Ref, tuple[int, ...]] = {}
         self.whole: set[int] = set()
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
 
     def borders(self, depth: int, modules: dict[str, nn.Module]) -> tuple[Border, ...]:
         """The borders of the chain of a depth."""
@@ -148,17 +150,20 @@ class Cutter:
     """
 
     def __init__(self, model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> None:
-        self.model, self.images, self.output, self.depth = model, images, output, depth
+        self.model = model
+        self.images = images
+        self.output = output
+        self.depth = depth
         self.recording: Recording | None = None
         with _LOCK:
             self._known = _KNOWN.setdefault(model, _Records())
         self._lent = False  # whether modules of the copy are in use elsewhere
         self._fresh: EvalCopy | None = self.new_copy()
-        self.copy = self._fresh
+        self.copy: EvalCopy = self._fresh
         self.taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
         self._reference: tuple[Tensor, Tensor] | None = None
-        self.is_new = False  # whether the record was made for this cutter
-        self.record = self._find()
+        self.is_new: bool = False  # whether the record was made for this cutter
+        self.record: Record = self._find()
 
     # ------------------------------------------------------------------------------------------------------ record
 
@@ -192,7 +197,7 @@ class Cutter:
         self._known.quiet = not self.copy.wrote_buffers()
         return Record(self.recording, self.copy, self.images)
 
-    def renewing(self, run: Callable[[], Any]) -> Any:
+    def renewing(self, run: Callable[[], _T]) -> _T:
         """Runs something that rests on the record, once more on a new record if it fails on an old one."""
         try:
             return run()
@@ -690,11 +695,11 @@ class Cutter:
         """
         return self.record.positions.of(cut.value, cut.name, self._experiment, careful)
 
-    def _experiment(self, values: Sequence[Ref]) -> dict[Ref, Tensor]:
-        """How much each of some values changes where one patch of the image is changed: see `positions`."""
+    def _experiment(self, values: Sequence[Ref]) -> None:
+        """Measures how much some values change where one patch of the image is changed: see `positions`."""
         points = {r: self._point(r) for r in values}
         usable = {r: p for r, p in points.items() if p is not None}
-        return self.record.positions.measure(self, usable)
+        self.record.positions.measure(self, usable)
 
     # -------------------------------------------------------------------------------------------------------- halves
 
@@ -723,7 +728,7 @@ class Cutter:
         after = [b for b in after if b.value != cut.value or b.position >= len(self.record.plan.log.events)]
         names = [*[b.name for b in before], cut.name if cut.name not in {b.name for b in before} else f"{cut.name}:"]
         ends = [b.position for b in before] + [cut.position] + [b.position for b in after]
-        modules = self._build([0, *ends], [None, *before, cut, *after], copy, original)  # type: ignore[list-item]
+        modules = self._build([0, *ends], [None, *before, cut, *after], copy, original)
         k = len(before) + 1
         first = Stages(list(zip(names, modules[:k], strict=True)))
         last = Stages(list(zip(_unlike([b.name for b in after], names), modules[k:], strict=True)))
@@ -737,7 +742,7 @@ class Cutter:
         copy, self._lent = self.copy, True
         borders = self.borders
         ends = [0, *[b.position for b in borders]]
-        modules = self._build(ends, [None, *borders], copy, original)  # type: ignore[list-item]
+        modules = self._build(ends, [None, *borders], copy, original)
         return list(zip([b.name for b in borders], modules, strict=True))
 
     def _build(

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import SplitError
@@ -38,7 +39,7 @@ HOOKS = tuple(k for k in nn.Module().__dict__ if "forward" in k or k.startswith(
 
 _TABLES = frozenset(k for k, v in nn.Module().__dict__.items() if isinstance(v, (dict, set)))
 
-_PLAIN: dict[type, Any] = {}
+_PLAIN: dict[type, frozenset[str] | None] = {}
 """The attributes of torch's own modules, where they hold nothing that a forward could write to."""
 
 _make_subclass = Tensor._make_subclass
@@ -63,7 +64,8 @@ class EvalCopy:
     """
 
     def __init__(self, model: nn.Module, apart: bool = False, quiet: bool = False) -> None:
-        self.apart, self.quiet = apart, quiet
+        self.apart = apart
+        self.quiet = quiet
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
         self.mark: Any = None
@@ -75,10 +77,10 @@ class EvalCopy:
         self._budget = SHARED_BUFFERS
         self._shared: list[tuple[str, Tensor, int]] = []
         self._modes: list[nn.Module] = []
-        self.root = self._module(model, "")
+        self.root: nn.Module = self._module(model, "")
         for module in self._modes:
             module.train(False)
-        self.renewable = not self._modes and not any(
+        self.renewable: bool = not self._modes and not any(
             isinstance(m, torch.jit.ScriptModule) for m in self.modules.values()
         )
         self._forget()
@@ -150,7 +152,7 @@ class EvalCopy:
     # ---------------------------------------------------------------------------------------------------- modules
 
     def _module(self, module: nn.Module, path: str) -> nn.Module:
-        known = self._memo.get(id(module))
+        known: nn.Module | None = self._memo.get(id(module))
         if known is not None:
             return known
         inner = getattr(module, "_orig_mod", None)
@@ -237,7 +239,7 @@ class EvalCopy:
             if type(parameter) is nn.Parameter:
                 given = parameter.detach().clone() if self.apart else parameter
                 known = _make_subclass(nn.Parameter, given, False)
-            elif isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+            elif is_lazy(parameter):
                 raise SplitError(
                     "the model has lazy parameters without a shape", path, "run it once on a batch before explaining it"
                 )
@@ -258,7 +260,7 @@ class EvalCopy:
         return known
 
     def _cloned(self, tensor: Tensor, path: str) -> Tensor:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise SplitError(
                 "the model has lazy buffers without a shape", path, "run it once on a batch before explaining it"
             )
@@ -273,7 +275,7 @@ class EvalCopy:
 
     def _own(self, value: Any, path: str, depth: int = 0) -> Any:
         """A value that a forward may write to without the user's being changed, modules in it being the copies."""
-        kind = type(value)
+        kind: type = type(value)
         if kind in _ATOMS:
             return value
         known = self._memo.get(id(value))
@@ -314,7 +316,7 @@ class EvalCopy:
             parts = [self._own(v, f"{path}.{i}", depth) for i, v in enumerate(value)]
             if all(a is b for a, b in zip(parts, value, strict=True)):
                 return value
-            new = type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+            new: Any = type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
             return self._known(value, new)
         try:
             new = copying.copy(value)
@@ -360,18 +362,19 @@ class EvalCopy:
         return self._known(function, new)
 
     def _cell(self, cell: types.CellType, content: Any, path: str, depth: int) -> types.CellType:
-        known = self._memo.get(id(cell))
+        known: types.CellType | None = self._memo.get(id(cell))
         if known is not None:
             return known
         own = self._own(content, path, depth + 1)
         new = cell
         if own is not content or type(content) in (int, float, bool, str):  # `nonlocal` may write to it
             new = types.CellType(own)
-        return self._known(cell, new)
+        self._known(cell, new)
+        return new
 
     def _object(self, value: Any, path: str, depth: int) -> Any:
-        kind = type(value)
-        state = getattr(value, "__dict__", None)
+        kind: type = type(value)
+        state: Any = getattr(value, "__dict__", None)
         written_in_python = (kind.__flags__ & _HEAP_TYPE or kind is types.SimpleNamespace) and type(state) is dict
         if not written_in_python or isinstance(value, (type, enum.Enum)) or depth > 3:
             return value
@@ -422,7 +425,7 @@ def is_plain(kind: type, state: dict[str, Any]) -> bool:
 
 def is_plain_object(value: Any) -> bool:
     """Whether all that an object holds are its attributes, in a dict of its own, by a class written in Python."""
-    kind = type(value)
+    kind: type = type(value)
     written_in_python = kind.__flags__ & _HEAP_TYPE or kind is types.SimpleNamespace
     return (
         bool(written_in_python) and type(getattr(value, "__dict__", None)) is dict and not _slots(kind)

@@ -134,7 +134,7 @@ def _code(kind: type) -> list[Any]:
     if kind.__module__.startswith("torch.nn."):
         return parts
     for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
-        forward = base.__dict__.get("forward")
+        forward: Any = base.__dict__.get("forward")
         code = getattr(forward, "__code__", None)
         if code is not None:
             parts.append(id(code))

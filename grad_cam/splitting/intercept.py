@@ -27,7 +27,7 @@ class Point(NamedTuple):
     Attributes:
         path: The module that returns it, or None where an operation of the outermost forward does.
         times: The how-manieth call of the module, from 0.
-        count: How many calls of it there are.
+        calls: How many calls of it there are.
         number: Without a module: the how-manieth tensor function it is.
         function: Its name.
         leaf: Which leaf of the result.
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
     path: str | None
     times: int
-    count: int
+    calls: int
     number: int
     function: str
     leaf: int
@@ -253,8 +253,8 @@ def observe(
             copy.modules[path]._forward_hooks.pop(-1, None)
     if not anywhere:
         for point in points:
-            if point.path is not None and counts.get(point.path) != point.count:
-                raise Moved(f"'{point.path}' was called {counts.get(point.path, 0)} times, not {point.count}")
+            if point.path is not None and counts.get(point.path) != point.calls:
+                raise Moved(f"'{point.path}' was called {counts.get(point.path, 0)} times, not {point.calls}")
     return logits
 
 

@@ -16,7 +16,7 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class Unknown(Leaf):
     kind: str
 
 
+@final
 class Step:
     """One operation.
 
@@ -90,17 +91,21 @@ class Step:
     )  # fmt: skip
 
     def __init__(self, func: Any, args: Any, kwargs: Any, reads: list[Ref], context: Context, number: int) -> None:
-        self.func, self.args, self.kwargs, self.reads, self.context, self.number = (
-            func, args, kwargs, reads, context, number,
-        )  # fmt: skip
+        self.func: Any = func
+        self.args: Any = args
+        self.kwargs: Any = kwargs
+        self.reads: list[Ref] = reads
+        self.context: Context = context
+        self.number: int = number
         self.outs: tuple[Ref | None, ...] = ()
         self.changed: list[tuple[Any, Ref]] = []
         self.same: list[tuple[Ref, Ref]] = []
-        self.writes = False
-        self.depends = False
-        self.problem = ""
+        self.writes: bool = False
+        self.depends: bool = False
+        self.problem: str = ""
 
 
+@final
 class Call:
     """One call of a module.
 
@@ -124,30 +129,40 @@ class Call:
     )  # fmt: skip
 
     def __init__(self, path: str, times: int, start: int, parent: Call | None, context: Context) -> None:
-        self.path, self.times, self.start, self.end, self.parent, self.context = path, times, start, -1, parent, context
+        self.path: str = path
+        self.times: int = times
+        self.start: int = start
+        self.end: int = -1
+        self.parent: Call | None = parent
+        self.context: Context = context
         self.args: Any = ()
         self.kwargs: Any = {}
         self.outs: tuple[Ref | None, ...] = ()
         self.reads: list[Ref] = []
-        self.opaque = self.unknown = self.custom = self.plain = False
+        self.opaque: bool = False
+        self.unknown: bool = False
+        self.custom: bool = False
+        self.plain: bool = False
 
 
+@final
 class Enter:
     """The event that opens a call."""
 
     __slots__ = ("call",)
 
     def __init__(self, call: Call) -> None:
-        self.call = call
+        self.call: Call = call
 
 
+@final
 class Exit:
     """The event that closes a call."""
 
     __slots__ = ("call",)
 
     def __init__(self, call: Call) -> None:
-        self.call = call
+        self.call: Call = call
 
 
 Context = tuple[bool, bool, Any]
@@ -175,9 +190,11 @@ class Log:
         self.shapes: list[tuple[int, ...]] = []
         self.made: list[int] = []
         self.depends: list[bool] = []
-        self.logits = Ref(0)
+        self.logits: Ref = Ref(0)
         self.calls: list[Call] = []
-        self.batch, self.device_type, self.ambient = batch, device_type, ambient
+        self.batch = batch
+        self.device_type = device_type
+        self.ambient = ambient
         self.wants_mode = False
 
 
@@ -256,7 +273,8 @@ class Attribute:
     """Reads an attribute of a tensor; the functions torch calls for it cannot be pickled."""
 
     def __init__(self, name: str) -> None:
-        self.name = self.__name__ = name
+        self.name = name
+        self.__name__ = name
 
     def __call__(self, tensor: Tensor) -> Any:
         return getattr(tensor, self.name)
@@ -274,7 +292,7 @@ _SILENT = frozenset({
 })  # fmt: skip
 """Attributes that say something of a tensor which is no tensor."""
 
-DATA_DEPENDENT = {
+DATA_DEPENDENT: set[Any] = {
     Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__complex__,
     Tensor.__contains__, Tensor.numpy, Tensor.__array__, torch.equal, Tensor.equal, torch.allclose, Tensor.allclose,
     torch.is_nonzero, Tensor.is_nonzero, Tensor.data_ptr, Tensor.__dlpack__, Tensor.__repr__, Tensor.__format__,
@@ -662,7 +680,7 @@ def _custom_codes() -> set[types.CodeType]:
     while stack:
         one = stack.pop()
         stack += one.__subclasses__()
-        code = getattr(one.__dict__.get("forward"), "__func__", one.__dict__.get("forward"))
+        code: Any = getattr(one.__dict__.get("forward"), "__func__", one.__dict__.get("forward"))
         if hasattr(code, "__code__"):
             found.add(code.__code__)
     return found

@@ -31,9 +31,12 @@ class Plan:
     """
 
     def __init__(self, log: Log, containers: Collection[str] = ()) -> None:
-        self.log, self.containers = log, containers
-        self.last = [-1] * len(log.shapes)
-        self.overwritten = {old for e in log.events if type(e) is Step for old, _ in e.same}
+        self.log = log
+        self.containers = containers
+        self.last: list[int] = [-1] * len(log.shapes)
+        self.overwritten: set[Ref] = {old for e in log.events if type(e) is Step for old, _ in e.same}
+        self.count: list[int] = []
+        self.total: list[int] = []
         self._read_backwards()
         self._count()
         self._clean: dict[int, bool] = {}
@@ -55,10 +58,10 @@ class Plan:
                         open_calls[-1] = True
             elif type(event) is Exit:
                 found = False
-                for r in event.call.outs:
-                    if r is not None and last[r] >= 0:
-                        found = found or depends[r]
-                        last[r] = max(last[r], i)
+                for out in event.call.outs:
+                    if out is not None and last[out] >= 0:
+                        found = found or depends[out]
+                        last[out] = max(last[out], i)
                 open_calls.append(found)
             elif open_calls.pop():
                 for r in event.call.reads:
@@ -220,8 +223,8 @@ class Plan:
         kept: list[Step | Call] = []
         for part in reversed(found):
             if type(part) is Step:
-                made = [r for r in part.outs if r is not None] + [new for _, new in part.changed]
-                if not (part.writes and part.depends) and wanted.isdisjoint(made):
+                own = [r for r in part.outs if r is not None] + [new for _, new in part.changed]
+                if not (part.writes and part.depends) and wanted.isdisjoint(own):
                     continue
                 if part.problem and part.depends:
                     raise Unrepeatable(
@@ -234,7 +237,7 @@ class Plan:
             wanted.update(part.reads)
             kept.append(part)
         kept.reverse()
-        made = {r for part in kept for r in part.outs}
+        made = {r for part in kept for r in part.outs if r is not None}
         made |= {new for part in kept if type(part) is Step for _, new in part.changed}
         return [*self._constants(wanted - made), *kept]
 

@@ -51,8 +51,9 @@ class Positions:
     """The layouts of the values of one record."""
 
     def __init__(self, plan: Plan, root: nn.Module, size: tuple[int, int]) -> None:
-        self.plan, self.size = plan, size
-        self.prefix = introspection.prefix_tokens(root)
+        self.plan = plan
+        self.size = size
+        self.prefix: int | None = introspection.prefix_tokens(root)
         self._orders = _token_orders(root, plan)
         self._spatial = {n for n, p in root.named_parameters() if p.ndim == 4 and min(p.shape[2:]) > 1}
         self._assumed: dict[Ref, Labels] | None = None
@@ -87,7 +88,8 @@ class Positions:
             return Reading(None, "1x1", "")
         if followed is None:
             orders = self._orders.get(value, [])
-            if orders and all(o.order is not None and o.order.equal(orders[0].order) for o in orders):
+            first = orders[0].order if orders else None
+            if first is not None and all(o.order is not None and o.order.equal(first) for o in orders):
                 followed = orders[0]
         if followed is not None and not careful:
             return Reading(followed, "", "followed")

@@ -102,22 +102,26 @@ class Chain(Stages):
     def __init__(self, cutter: Cutter) -> None:
         super().__init__(cutter.chain())
         self.__dict__["cutter"] = cutter  # not a submodule: the model would appear in it a second time
-        self.depth, self.output = cutter.depth, cutter.output
-        self.size = (int(cutter.images.shape[-2]), int(cutter.images.shape[-1]))
-        self.names = tuple(b.name for b in cutter.borders)
-        self.batches = tuple(len(images) for images, _ in cutter.references())
-        self.training = cutter.model.training
+        self.depth: int = cutter.depth
+        self.output: Output = cutter.output
+        self.size: tuple[int, int] = (int(cutter.images.shape[-2]), int(cutter.images.shape[-1]))
+        self.names: tuple[str, ...] = tuple(b.name for b in cutter.borders)
+        self.batches: tuple[int, ...] = tuple(len(images) for images, _ in cutter.references())
+        self.training: bool = cutter.model.training
 
     def forward(self, x: Tensor) -> Tensor:
         """The model's logits."""
-        return super().forward(x)
+        for stage in self:
+            x = stage(x)
+        return x
 
     @property
     def cutter(self) -> Cutter:
         """What cuts the model, on the example the chain was made with."""
         if "cutter" not in self.__dict__:  # the chain was loaded or copied: its model is recorded again
             self.__dict__["cutter"] = open_images(*self.__dict__["_made_of"])
-        return self.__dict__["cutter"]
+        cutter: Cutter = self.__dict__["cutter"]
+        return cutter
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: the stages, with the model and the example that they were made of."""
@@ -220,9 +224,9 @@ def split(
     """
     if isinstance(model, Chain) and example is None:
         return model.split(layer)
-    layer = as_layer(layer)
+    place = as_layer(layer)
     cutter = open_cutter(model, example, 1, output)
-    return cutter.renewing(lambda: split_at(cutter, cutter.cut(layer)))
+    return cutter.renewing(lambda: split_at(cutter, cutter.cut(place)))
 
 
 def open_cutter(model: nn.Module, example: Any, depth: int, output: Output) -> Cutter:
@@ -348,7 +352,7 @@ def split_at(cutter: Cutter, cut: Cut) -> Split:
     """The checked halves at a cut."""
     cutter.require_gradients(cut.position)
     engine = cutter.halves(cut)
-    require_exact(cutter, list(enumerate([*engine[0], *engine[1]])))  # type: ignore[list-item, misc]
+    require_exact(cutter, list(enumerate([*engine[0], *engine[1]])))
     extractor, classifier = cutter.halves(cut, original=True)
     reading = cutter.reading(cut)
     batches = tuple(len(images) for images, _ in cutter.references())

@@ -79,9 +79,9 @@ class Stage(nn.Module):
                 if outs[0] is not None:
                     values[outs[0]] = result
             else:
-                for slot, leaf in zip(outs, leaves(result), strict=False):
-                    if slot is not None:
-                        values[slot] = leaf
+                for place, leaf in zip(outs, leaves(result), strict=False):
+                    if place is not None:
+                        values[place] = leaf
             del result
             for old, new in changed:
                 values[new] = values[old]
@@ -151,8 +151,12 @@ class StageBuilder:
         self, modules: dict[str, nn.Module], tensors: dict[str, Tensor], scaled: dict[int, tuple[Any, Any]],
         ambient: Context, device_type: str, constants: set[str],
     ) -> None:  # fmt: skip
-        self.modules, self.tensors, self.scaled = modules, tensors, scaled
-        self.ambient, self.device_type, self.constants = ambient, device_type, constants
+        self.modules = modules
+        self.tensors = tensors
+        self.scaled = scaled
+        self.ambient = ambient
+        self.device_type = device_type
+        self.constants = constants
 
     def build(
         self, program: Sequence[tuple[int, Step | Call, list[tuple[Ref, Ref]]]], inputs: list[Ref], outputs: list[Ref],
@@ -170,9 +174,9 @@ class StageBuilder:
         """
         if len(program) == len(inputs) == len(outputs) == 1:
             _, part, _ = program[0]
-            alone = type(part) is Call and part.args == (inputs[0],) and not part.kwargs and part.outs == (outputs[0],)
-            if alone and part.plain and self._context(part) is None:
-                return self.modules[part.path]  # the user's own module, called with the one tensor
+            if type(part) is Call and part.plain and self._context(part) is None:
+                if part.args == (inputs[0],) and not part.kwargs and part.outs == (outputs[0],):
+                    return self.modules[part.path]  # the user's own module, called with the one tensor
         stage = Stage()
         stage.device_type, stage.batch_axis = self.device_type, batch_axis
         slots: dict[Any, int] = {}

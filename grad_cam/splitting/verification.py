@@ -159,7 +159,7 @@ class _Hooked:
             with torch.inference_mode(False), torch.enable_grad(), kept_random_state(self.cutter.images.device):
                 images = self.cutter.images.clone().requires_grad_()
                 logits = rows(find_logits(copy.root(images * 1), self.cutter.output), len(images))
-                if len(seen) != point.count or not seen[point.times].requires_grad:
+                if len(seen) != point.calls or not seen[point.times].requires_grad:
                     return None
                 (gradient,) = torch.autograd.grad(_score(logits), seen[point.times], allow_unused=True)
         except Exception:

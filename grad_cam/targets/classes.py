@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,8 +47,9 @@ class PerRow:
         index: The class of every image, (B,).
     """
 
-    def __init__(self, score: Any, index: Tensor) -> None:
-        self.score, self.index = score, index
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor], index: Tensor) -> None:
+        self.score = score
+        self.index = index
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Scores logits (N, classes) of the images `rows` (N,)."""

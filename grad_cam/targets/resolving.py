@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -110,7 +111,7 @@ def _bind(target: Any, logits: Tensor, names: Names) -> tuple[tuple[Score, ...],
     return (score,), False
 
 
-def _custom(function: Any, logits: Tensor, rows: Tensor) -> Tensor:
+def _custom(function: Callable[[Tensor], Tensor], logits: Tensor, rows: Tensor) -> Tensor:
     return function(logits)
 
 

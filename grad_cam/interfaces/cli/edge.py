@@ -16,7 +16,7 @@ from .console import print_error, say
 
 FAILED, SOME_FAILED, STOPPED = 1, 3, 130
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="grad-cam",
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -183,7 +183,8 @@ class TargetOptions:
             return lambda images: likeliest
 
         def against_the_likeliest(images: Tensor) -> Any:
-            found = explain(opened.model, images, target=likeliest, method="random_cam").classes  # type: ignore
+            found = explain(opened.model, images, target=likeliest, method="random_cam").classes
+            assert found is not None  # the likeliest are classes
             return [[targets.negative(k) for k in row] for row in found.tolist()]
 
         return against_the_likeliest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,12 +71,13 @@ class Photos:
                 ready = [
                     photo
                     for path, stem in zip(paths, stems[start:], strict=False)
-                    for photo in self._tried(path, lambda path=path, stem=stem: [_read(opened, path, stem)])
+                    for photo in self._tried(path, functools.partial(_read, opened, path, stem))
                 ]
                 results = self._together(ready, lambda some: work(some, shown))
                 self.done += results
-                for result in results if show else ():
-                    show(result)
+                if show is not None:
+                    for result in results:
+                        show(result)
                 shown.advance(len(paths))
 
     def _together(self, photos: list[Photo], work: Callable[[list[Photo]], list[Any]]) -> list[Any]:
@@ -87,7 +89,7 @@ class Photos:
             except Exception:
                 if debugging():
                     raise
-        return [result for photo in photos for result in self._tried(photo.path, lambda photo=photo: work([photo]))]
+        return [result for photo in photos for result in self._tried(photo.path, functools.partial(work, [photo]))]
 
     def _tried(self, path: str, work: Callable[[], list[Any]]) -> list[Any]:
         from ...loading import ImageError
@@ -112,7 +114,7 @@ class Photos:
             raise typer.Exit(SOME_FAILED if self.done else FAILED)
 
 
-def _read(opened: Opened, path: str, stem: str) -> Photo:
+def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
     from ...loading import load_image
 
-    return Photo(path, stem, opened.prepare(load_image(path))[0])
+    return [Photo(path, stem, opened.prepare(load_image(path))[0])]

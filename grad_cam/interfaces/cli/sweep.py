@@ -88,7 +88,10 @@ def run_sweep(opened: Opened, images: Tensor, target: Any, depth: str, how: Meth
 
     (method,) = how.found()
     with shown.steps(method.title) as step:
-        return run(opened.model, images, layers=depth, target=target, method=method, progress=step, **how.arguments)
+        found: Sweep = run(
+            opened.model, images, layers=depth, target=target, method=method, progress=step, **how.arguments
+        )
+    return found
 
 
 def _write(found: Sweep, folder: Path, display: Display, force: bool) -> tuple[list[Path], list[Path]]:

@@ -53,8 +53,8 @@ class LatestRequests(Generic[K, V]):
         group: Callable[[K], Hashable] = lambda key: key,
         keep: int = 256,
     ) -> None:
-        self.lock = threading.RLock()
-        self.closed = False
+        self.lock: threading.RLock = threading.RLock()
+        self.closed: bool = False
         self.wanted: K | None = None
         self._compute, self._report, self._group, self._keep = compute, report, group, keep
         self._settled = threading.Condition(self.lock)

@@ -71,6 +71,8 @@ class ExplorerState:
     ) -> None:
         check_model(model)
         opened = open_model(model, input_size=input_size)
+        self._tensor: Tensor
+        self.picture: Image.Image
         self._tensor, self.picture = opened.prepare(image)
         self._model, self._layers, self._reshape = model, layers, reshape_transform
         self.progress: Callable[[Choice, int, int], None] = lambda choice, done, total: None
@@ -86,9 +88,9 @@ class ExplorerState:
         self._by_index = {row.index: row for row in self.classes}
         self._given_name = first.target[0][0]
         is_class = target is None or isinstance(target, (int, str, np.integer))
-        known = is_class and first.classes is not None and bool(self.classes)
-        self.start = Choice(self._named(layer), "grad_cam", int(first.classes[0, 0]) if known else GIVEN)
-        self.known = {self.start._replace(layer=one.layer.name): one for one in found}
+        known = first.classes if is_class and self.classes else None
+        self.start: Choice = Choice(self._named(layer), "grad_cam", GIVEN if known is None else int(known[0, 0]))
+        self.known: dict[Choice, Explanation] = {self.start._replace(layer=one.layer.name): one for one in found}
 
     def _named(self, layer: int | str | nn.Module | None) -> str:
         """The name that the layer to begin with has on the slider."""
@@ -156,7 +158,7 @@ class ExplorerState:
 
     def percentage(self, target: int | str | None) -> str:
         """The probability of a class, empty where there is none."""
-        return "" if target in (None, GIVEN) else percentage(self._by_index[int(target)].probability)  # type: ignore[arg-type]
+        return "" if target in (None, GIVEN) else percentage(self._by_index[int(target)].probability)
 
     def matching(self, search: str = "") -> list[tuple[str, int | str]]:
         """Labels and values of the classes whose name holds all the words or whose index it is, the likeliest first."""

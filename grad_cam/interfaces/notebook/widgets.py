@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,7 +76,6 @@ def explore(
         model, image, layers=layers, layer=layer, target=target, input_size=input_size,
         reshape_transform=reshape_transform,
     )  # fmt: skip
-    display = dataclasses.replace(display, smoothing=display.sigma(state.picture.size[::-1]))
     display.overlay(state.picture, [[1.0]])  # refuses a smoothing that exceeds the picture
     return Explorer(ipywidgets, state, entry.name, display)
 
@@ -214,7 +212,7 @@ class Explorer:
     def _build(self, widgets: Any, method: str, display: Display) -> None:
         """Makes the controls."""
         state = self._state
-        named = {"style": {"description_width": "78px"}, "layout": {"width": "auto"}}
+        named: dict[str, Any] = {"style": {"description_width": "78px"}, "layout": {"width": "auto"}}
 
         def slider(description: str, value: float, high: float, step: float, form: str) -> Any:
             return widgets.FloatSlider(
@@ -222,25 +220,27 @@ class Explorer:
             )
 
         layers, start = list(state.layers), state.start.layer
-        self.layer = widgets.SelectionSlider(options=layers, value=start, description="Layer", **named)
+        self.layer: Any = widgets.SelectionSlider(options=layers, value=start, description="Layer", **named)
         titles = [(entry.title, name) for name, entry in METHODS.items()]
-        self.method = widgets.Dropdown(options=titles, value=method, description="Method", **named)
-        self.search = widgets.Text(placeholder="search by name or index", description="Class", **named)
-        self.target = widgets.Select(options=state.matching(), value=self._target, rows=6, description=" ", **named)
-        usual = rendering.default_smoothing(
-            state.picture.size[::-1]
-        )  # a whole number of steps: the page rounds to them
-        self.threshold = slider("Threshold", display.threshold, max(0.95, display.threshold), 0.025, ".3f")
-        self.smoothing = slider("Smoothing", display.smoothing, max(display.smoothing, 4 * usual), usual / 10, ".1f")
-        self.alpha = slider("Opacity", display.alpha, 1.0, 0.05, ".2f")
+        self.method: Any = widgets.Dropdown(options=titles, value=method, description="Method", **named)
+        self.search: Any = widgets.Text(placeholder="search by name or index", description="Class", **named)
+        self.target: Any = widgets.Select(
+            options=state.matching(), value=self._target, rows=6, description=" ", **named
+        )
+        size = (state.picture.height, state.picture.width)
+        sigma, usual = display.sigma(size), rendering.default_smoothing(size)
+        self.threshold: Any = slider("Threshold", display.threshold, max(0.95, display.threshold), 0.025, ".3f")
+        # The page rounds to whole steps, so that the usual value has to be one.
+        self.smoothing: Any = slider("Smoothing", sigma, max(sigma, 4 * usual), usual / 10, ".1f")
+        self.alpha: Any = slider("Opacity", display.alpha, 1.0, 0.05, ".2f")
         colormaps = list(dict.fromkeys((*rendering.COLORMAPS, display.colormap)))
-        self.colormap = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)
-        self.view = widgets.ToggleButtons(
+        self.colormap: Any = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)
+        self.view: Any = widgets.ToggleButtons(
             options=[("Overlay", "overlay"), ("Heatmap", "heatmap")],
             style={"button_width": "92px"},
             layout={"margin": "4px 2px 2px 84px"},
         )
-        self.picture = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
+        self.picture: Any = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
         self._arrange(widgets)
 
     def _arrange(self, widgets: Any) -> None:
@@ -267,7 +267,7 @@ class Explorer:
         )  # fmt: skip
         both = widgets.HBox([left, right], layout={"flex_flow": "row wrap", "grid_gap": "20px", "width": "100%"})
         style = widgets.HTML(markup.style(), layout={"height": "0", "margin": "0"})
-        self.widget = widgets.VBox([style, both, self._code], layout={"width": "100%"})
+        self.widget: Any = widgets.VBox([style, both, self._code], layout={"width": "100%"})
         self.widget.add_class("gradcam-explorer")
 
 

@@ -109,7 +109,7 @@ def prediction_bars(view: View) -> str:
     """The likeliest classes as bars; a click chooses one."""
     rows = predictions(view.logits, view.opened.labels, len(view.logits))
     shown = [row for i, row in enumerate(rows) if i < TOP or row.index == view.target]
-    bars = [row._asdict() | {"percentage": percentage(row.probability)} for row in shown]
+    bars = [vars(row) | {"percentage": percentage(row.probability)} for row in shown]
     return _html("predictions", bars, view.target)
 
 

@@ -149,7 +149,7 @@ def theme() -> gr.themes.Base:
             "checkbox_background_color_selected", "checkbox_border_color_selected",
         ],
     }  # fmt: skip
-    colours = {}
+    colours: dict[str, str] = {}
     for (light, dark), names in uses.items():
         colours |= dict.fromkeys(names, light) | dict.fromkeys([f"{name}_dark" for name in names], dark)
     base = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=sans, font_mono=mono, radius_size="md")

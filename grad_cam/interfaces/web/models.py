@@ -81,7 +81,9 @@ class Models:
     """
 
     def __init__(self, name: str, first: Future[OpenedModel], capacity: int) -> None:
-        self.name, self.first, self._capacity = name, first, max(capacity, 1)
+        self.name = name
+        self.first = first
+        self._capacity = max(capacity, 1)
         self._opened: collections.OrderedDict[str, OpenedModel] = collections.OrderedDict()
         self._lock = threading.Lock()
 

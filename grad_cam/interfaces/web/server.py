@@ -39,7 +39,8 @@ class Page:
     """
 
     def __init__(self, blocks: Any, url: str) -> None:
-        self._blocks, self.url = blocks, url
+        self._blocks = blocks
+        self.url = url
         self._closed = threading.Event()
 
     def wait(self) -> None:

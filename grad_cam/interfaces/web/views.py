@@ -249,8 +249,8 @@ def _computed(view: View, key: Key, progress: Progress | None) -> View:
         found = list(sweep(model, view.tensor, target=view.target, method=key.method, **options))
         keys = [key._replace(layer=one.layer.name) for one in found]
     else:
-        where = {} if key.layer is None else {"layer": key.layer}
-        given = {"target": view.target, "method": key.method, "progress": progress}
+        where: dict[str, Any] = {} if key.layer is None else {"layer": key.layer}
+        given: dict[str, Any] = {"target": view.target, "method": key.method, "progress": progress}
         found, keys = [explain(model, view.tensor, **given, **where, **options)], [key]
     maps = [one.map.reshape(-1, *one.map.shape[-2:]).float().cpu().numpy() for one in found]  # (K,h,w)
     names = [tuple(one.target[0]) for one in found]
