@@ -32,6 +32,7 @@ from .methods.chunks import Progress, Score
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
+from .predictions import class_label
 from .requests import AnyLayer, AnyMethod, Layers, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
 from .rules.ledger import warn_of_gaps
@@ -280,8 +281,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
 def _concept_names(run: Pass, found: Factorization, names: list[str] | None) -> tuple[str, ...]:
     """A name for each concept, after the class that the tail gives to a grid full of it."""
     best = run.class_of(found.offset + found.concepts)
-    words = [names[c] if names and c < len(names) else f"class {c}" for c in best]
-    return tuple(f"concept {i + 1}: {word}" for i, word in enumerate(words))
+    return tuple(f"concept {i + 1}: {class_label(names, c)}" for i, c in enumerate(best))
 
 
 def _fused(each: list[Explanation], how: Fusion) -> Explanation:

@@ -130,7 +130,7 @@ def evidence(
         )
     if not 0 < share < 1:
         raise GradCamError(f"share={share} is not a part of the picture", remedy="use a number between 0 and 1")
-    one = explanation.one_map(image, target)
+    one = explanation.raw(image, target)
     score = score_function(model, explanation.images, _target_of(explanation, explained), output=output)
     picture = explanation.images[image]
     marked = _marked(one, share, seed)

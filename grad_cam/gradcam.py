@@ -45,7 +45,7 @@ class GradCAM:
         cam.imposing_visualization()       # image, overlay, heatmap, colormap
 
     `threshold`, `smoothing`, `colormap`, `alpha` and `view` only concern what is shown; change them at any time,
-    nothing is computed again. A new `layer_idx`, `class_idx` or `method` is seen, too: the map is computed anew.
+    nothing is computed again. After a new `layer_idx`, `class_idx` or `method` the map is computed again.
 
     Args:
         model: Any image classifier (or a `Chain`); explained in eval mode and left exactly as found.

@@ -21,6 +21,7 @@ from . import metrics, rendering
 from .errors import GradCamError, refuse_existing
 from .loading.preprocess import Preprocessing
 from .methods import METHODS
+from .predictions import percentage, probabilities
 from .rendering import Display
 from .rules.ledger import Ledger
 from .splitting import StageInfo
@@ -65,7 +66,7 @@ class Explanation:
     Attributes:
         map: Raw signed map in units of the score per activation, (B, h, w), or (B, K, h, w) for K targets an image.
         logits: (B, classes).
-        target: What was explained, in words: K names for each image.
+        target: What was explained: K names for each image.
         classes: Class indices (B, K), or None if the target is not a class.
         layer: Name and layer_idx of the cut.
         method: Name of the method.
@@ -128,10 +129,6 @@ class Explanation:
         sigma = display.sigma(self._size)
         return rendering.heatmap(self.map, self._size, display.threshold, sigma, display.view)
 
-    def one_map(self, image: int = 0, target: int = 0) -> Tensor:
-        """The raw map (h, w) of one image and target, float32 on the CPU."""
-        return self._one(image, target)
-
     @property
     def is_of_classes(self) -> bool:
         """Whether every map is of the score of the class in `classes`, and of nothing else."""
@@ -140,7 +137,7 @@ class Explanation:
 
     def note(self, image: int = 0, target: int = 0) -> str | None:
         """What is unusual about a map ("all negative", "all zero", ...), or None."""
-        return rendering.describe(self._one(image, target))
+        return rendering.describe(self.raw(image, target))
 
     def overlay(
         self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any
@@ -148,7 +145,7 @@ class Explanation:
         """The heatmap over the picture the model saw, as a PIL image of its size; settings as for `heatmap`."""
         display = Display.of(display, **changes)
         self._warn_of_nothing(image, target, display)
-        return display.overlay(self.pictures[image], self._one(image, target))
+        return display.overlay(self.pictures[image], self.raw(image, target))
 
     def figure(
         self, image: int | None = None, target: int | None = None, *, remark: str = "",
@@ -172,10 +169,10 @@ class Explanation:
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
             return self._panels(images[0], targets[0], display, remark)
-        heats = [[display.heat(self._one(b, k), self._size) for k in targets] for b in images]
+        heats = [[display.heat(self.raw(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
-            [[f"{self.target[b][k]}{self._confidence(b, k)}" for k in targets] for b in images],
+            [[f"{self.target[b][k]}{self.confidence(b, k)}" for k in targets] for b in images],
             title=f"{_title(self.method)} at {self.layer}", notes=[[self.note(b, k) for k in targets] for b in images],
             scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
         )  # fmt: skip
@@ -184,7 +181,7 @@ class Explanation:
         note = self.note(image, target)
         if note in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
-        heat = display.heat(self._one(image, target), self._size)
+        heat = display.heat(self.raw(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
             scale=(heat.low, heat.high), remark=remark, display=display,
@@ -193,11 +190,11 @@ class Explanation:
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""
         display = Display.of(display, **changes)
-        return rendering.map_figure(self._one(image, target), title=self.title(image, target), display=display)
+        return rendering.map_figure(self.raw(image, target), title=self.title(image, target), display=display)
 
     def title(self, image: int = 0, target: int = 0) -> str:
-        """What a figure of this explanation says above the picture."""
-        return f"{self.target[image][target]}{self._confidence(image, target)}\n{_title(self.method)} at {self.layer}"
+        """The headline of a figure: target with its probability, method and layer."""
+        return f"{self.target[image][target]}{self.confidence(image, target)}\n{_title(self.method)} at {self.layer}"
 
     def save(
         self, path: str | os.PathLike[str], *, force: bool = False, display: Display | None = None, **changes: Any
@@ -236,7 +233,12 @@ class Explanation:
     def _per_image(self) -> int:
         return self.map.shape[1] if self.map.ndim == 4 else 1
 
-    def _one(self, image: int, target: int) -> Tensor:
+    def raw(self, image: int = 0, target: int = 0) -> Tensor:
+        """The raw signed map (h, w) of one target of one image, float32 on the CPU.
+
+        Raises:
+            IndexError: There is no such image or target.
+        """
         if not -len(self.map) <= image < len(self.map):
             raise IndexError(f"image={image}: this explanation holds {len(self.map)} images")
         if not 0 <= target < self._per_image:
@@ -254,13 +256,13 @@ class Explanation:
                 stacklevel=3,
             )
 
-    def _confidence(self, image: int, target: int) -> str:
+    def confidence(self, image: int = 0, target: int = 0) -> str:
+        """The probability of the class explained, to go after its name (", 83 %"); empty where there is none."""
         plain = self.classes is not None and self.logits.ndim == 2 and self.logits.shape[1] > 1
         if not plain or any(word in self.target[image][target] for word in _COMPARING):
             return ""
         assert self.classes is not None
-        probability = self.logits[image].float().softmax(-1)[self.classes[image, target]]
-        return f", {100 * float(probability):.0f} %"
+        return f", {percentage(float(probabilities(self.logits[image])[self.classes[image, target]]))}"
 
 
 _COMPARING = (" rather than ", "against ", "probability of ", "what sets ", "concept ")
@@ -271,7 +273,7 @@ _MEANING = {
     "focus": "how small a part of the picture the evidence is on: 0 the whole of it, 1 a single spot",
     "agreement with the last": "rank correlation with the deepest map: 1 alike, 0 unrelated, −1 opposite",
 }
-"""What the curves of a sweep mean, as the figure says it."""
+"""The meaning of the curves of a sweep, as captions."""
 
 
 def _title(method: str) -> str:
@@ -325,7 +327,7 @@ class Sweep(Sequence[Explanation]):
 
         A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
         """
-        maps = [e._one(image, target) for e in self.explanations]
+        maps = [e.raw(image, target) for e in self.explanations]
         agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
         return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
 
@@ -340,7 +342,7 @@ class Sweep(Sequence[Explanation]):
         """
         display = Display.of(display, **changes)
         first = self.explanations[0]
-        heats = [display.heat(e._one(image, target), e._size) for e in self.explanations]
+        heats = [display.heat(e.raw(image, target), e._size) for e in self.explanations]
         curves = {  # where nothing is shown there is nothing to sum up
             f"{name}\n{_MEANING[name]}": [v if h.values.any() else math.nan for v, h in zip(values, heats, strict=True)]
             for name, values in self.curves(image, target).items()
@@ -383,7 +385,7 @@ class Sweep(Sequence[Explanation]):
         path, display = pathlib.Path(path), Display.of(display, **changes)
         refuse_existing([path], force)
         frames = [
-            rendering.captioned(display.overlay(one.pictures[image], one._one(image, target)), title)
+            rendering.captioned(display.overlay(one.pictures[image], one.raw(image, target)), *title.split("\n"))
             for one, title in zip(self.explanations, self._titles(), strict=True)
         ]
         return rendering.animation(frames, path, duration_ms, force=force)

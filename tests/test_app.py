@@ -133,22 +133,23 @@ def test_one_pass_fills_all_layers_and_moving_the_slider_computes_nothing(
 def test_display_controls_draw_the_same_map_again(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threshold, smoothing, opacity, colours and the raw view change the picture, each for itself; no map changes."""
     forbid(monkeypatch)
-    plain = Drawing(0.0, 2.0)
-    ways = (
-        plain, plain._replace(threshold=0.7), plain._replace(smoothing=9.0), plain._replace(alpha=0.2),
-        plain._replace(colormap="gray"), plain._replace(kind="raw"),
+    changes: tuple[dict[str, Any], ...] = (
+        {}, {"threshold": 0.7}, {"smoothing": 9.0}, {"alpha": 0.2}, {"colormap": "gray"}, {"kind": "raw"},
     )  # fmt: skip
-    pictures = [picture_in(updates.redrawn(view, how)["layer"]) for how in ways]
+    pictures = [
+        picture_in(updates.redrawn(view, {"threshold": 0.0, "smoothing": 2.0, **how})["layer"]) for how in changes
+    ]
     for i, other in enumerate(pictures):
         assert not any(np.array_equal(one, other) for one in pictures[:i])
-    wanted = rendering.overlay(view.seen, rendering.heatmap(shown_map(view), view.size, 0.0, 2.0))
+    heat = rendering.heatmap(shown_map(view), view.size, 0.0, 2.0)
+    wanted = rendering.overlay(view.seen, heat, colormap=rendering.COLORMAP)
     np.testing.assert_array_equal(pictures[0], np.asarray(wanted))
 
 
 def test_the_raw_view_shows_every_value_as_it_is(view: View) -> None:
     """Each position is one square of one colour, the scale ends are the values, and the values are listed."""
     map = shown_map(view)
-    text = fragments.result(view, Drawing(kind="raw"))
+    text = fragments.result(view, Drawing.of_controls(kind="raw"))
     pixels = picture_in(text)
     side = 64 // len(map)
     assert len(np.unique(pixels[:side, :side].reshape(-1, 3), axis=0)) == 1
@@ -173,7 +174,7 @@ def test_new_class_or_method_gives_new_maps(view: View, controls: Controls, open
 
 def test_options_of_a_method_are_its_own_numbers(view: View, opened: OpenedModel) -> None:
     """A method starts with its defaults, another value computes anew, and the page shows fields for these alone."""
-    drawing, find = Drawing(), {opened.name: opened}.__getitem__
+    drawing, find = {}, {opened.name: opened}.__getitem__
     parts = page_update(view, view.controls._replace(method="random_cam", options=()), drawing, find)
     now = parts["view"]
     assert now.controls.options == (0,)
@@ -203,7 +204,7 @@ def test_the_layer_control_is_there_where_layers_matter(view: View, opened: Open
         ("occlusion", "methods", ("grad_cam",), True), ("occlusion", "methods", ("full_grad",), False),
     ):  # fmt: skip
         controls = view.controls._replace(method=method, tab=tab, chosen=chosen)
-        parts = page_update(view, controls, Drawing(), lambda name: opened)
+        parts = page_update(view, controls, {}, lambda name: opened)
         assert parts["along"] == {"visible": visible}, (method, tab)
 
 
@@ -251,7 +252,7 @@ def test_a_method_that_fails_beside_others_shows_why_in_its_place(
     both = view_for(controls._replace(tab="methods", target=view.target), opened, view)
     text = fragments.method_cards(both, Drawing())
     assert "no &lt;components&gt;" in text and text.count("<img") == 1
-    answered = page_update(view, view.controls._replace(method="eigen_cam"), Drawing(), lambda name: opened)
+    answered = page_update(view, view.controls._replace(method="eigen_cam"), {}, lambda name: opened)
     assert "no &lt;components&gt;" in answered["notice"] and answered["method"] == {"value": "grad_cam"}
     assert set(answered) == {"notice", "method"}
 
@@ -266,7 +267,7 @@ def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
     refused = set()
     for method, entry in METHODS.items():
         for tab in views.TABS:
-            parts = page_update(None, now.controls._replace(method=method, tab=tab), Drawing(), lambda name: found)
+            parts = page_update(None, now.controls._replace(method=method, tab=tab), {}, lambda name: found)
             if "view" not in parts:
                 said = re.sub("<[^>]+>", "", parts["notice"])
                 assert len(said) > 20 and not re.match(r"\w+(Error|Exception)\b", said), (method, tab, said)
@@ -274,12 +275,12 @@ def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
                 continue
             assert parts["notice"] == "" and parts["view"].controls.method == method, (method, tab)
             # several maps of one layer have the tab of one layer to themselves; elsewhere their place says so
-            shown = "<img" if entry.gives == "map" or tab == "layer" else "gc-lack"
-            assert shown in parts[tab] or tab == "methods", (method, tab)
+            shown = "<img" if entry.gives == "map" or tab != "layers" else "gc-lack"
+            assert shown in parts[tab], (method, tab)
             of_layer = f"<code>{now.layer.name}</code>" in parts["headline"]
             assert of_layer == (entry.scope == "layer") != ("the whole network" in parts["headline"]), method
     chosen = now.controls._replace(tab="methods", chosen=tuple(METHODS))
-    cards = page_update(now, chosen, Drawing(), lambda name: found)["methods"]
+    cards = page_update(now, chosen, {}, lambda name: found)["methods"]
     concepts = {method for method, entry in METHODS.items() if entry.gives != "map"}
     assert cards.count("<img") == len(METHODS) - len(refused) - len(concepts)
     attention = {"attention_rollout", "gradient_rollout", "le_grad"}
@@ -290,7 +291,7 @@ def test_concepts_are_shown_side_by_side_each_with_its_name(view: View, opened: 
     """A method that finds several maps shows all of them, also as the first thing asked for."""
     controls = view.controls._replace(method="deep_feature_factorization", options=())
     for before in (view, None):
-        parts = page_update(before, controls, Drawing(), lambda name: opened)
+        parts = page_update(before, controls, {}, lambda name: opened)
         assert parts["layer"].count("<img") == parts["layer"].count("concept ") // 2 == 5
         assert parts["view"].target == view.target and opened.labels is not None
         assert parts["headline"].count("Deep Feature Factorization") == 1
@@ -300,20 +301,20 @@ def test_a_page_that_cannot_be_drawn_says_so(
     view: View, controls: Controls, opened: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes wrong while the answer is written becomes the notice, as what goes wrong before; so do bad settings."""
-    for wrong in (Drawing(colormap="no colours"), Drawing(threshold=7.0), Drawing(threshold=None)):  # type: ignore
+    for wrong in ({"colormap": "no colours"}, {"threshold": 7.0}, {"threshold": None}, {"kind": "odd"}):
         for parts in (
             page_update(view, view.controls._replace(position=0), wrong, lambda name: opened),
             updates.redrawn(view, wrong),
         ):
             assert 'role="alert"' in parts["notice"] and "view" not in parts and "layer" not in parts
     monkeypatch.setattr(fragments, "headline", lambda view: 1 / 0)
-    parts = page_update(view, view.controls._replace(position=0), Drawing(), lambda name: opened)
+    parts = page_update(view, view.controls._replace(position=0), {}, lambda name: opened)
     assert "ZeroDivisionError" in parts["notice"] and parts["position"] == {"value": opened.start}
 
 
 def test_a_newer_request_stops_a_long_computation(view: View, opened: OpenedModel) -> None:
     """What nobody waits for any more ends at its next step, without a message; others go on."""
-    latest = requests.LatestRequests()
+    latest = requests.Visitors()
     old = view.controls._replace(method="ablation_cam", target=view.target)
 
     def step(done: int, total: int) -> None:
@@ -321,35 +322,33 @@ def test_a_newer_request_stops_a_long_computation(view: View, opened: OpenedMode
 
     latest.note("me", old)
     latest.note("another", old._replace(method="eigen_cam"))
-    assert "view" in page_update(view, old, Drawing(), lambda name: opened, progress=step)
+    assert "view" in page_update(view, old, {}, lambda name: opened, progress=step)
     for newer in (old._replace(position=0), None):
         latest.note("me", newer)
-        assert page_update(view, old, Drawing(), lambda name: opened, progress=step) == {}
+        assert page_update(view, old, {}, lambda name: opened, progress=step) == {}
 
 
 def test_answer_changes_only_the_parts_concerned(view: View, controls: Controls, opened: OpenedModel) -> None:
     """A moved slider sends neither the photo nor the list of classes again, and a settled page sends nothing."""
-    first = page_update(None, controls, Drawing(), lambda name: opened)
+    first = page_update(None, controls, {}, lambda name: opened)
     assert {"view", "seen", "target", "position", "layer", "predictions"} <= set(first)
     assert {part for part in first if not part.startswith("option ")} <= set(updates.CHANGED)
     now = first["view"]
     assert now.controls.target == now.target and first["target"]["value"] == now.target
-    assert page_update(now, now.controls, Drawing(), lambda name: opened) == {}
-    moved = page_update(now, now.controls._replace(position=1), Drawing(), lambda name: opened)
+    assert page_update(now, now.controls, {}, lambda name: opened) == {}
+    moved = page_update(now, now.controls._replace(position=1), {}, lambda name: opened)
     assert not {"seen", "photo", "target", "position", "smoothing"} & set(moved) and moved["notice"] == ""
-    tab = page_update(now, now.controls._replace(tab="layers"), Drawing(), lambda name: opened)
+    tab = page_update(now, now.controls._replace(tab="layers"), {}, lambda name: opened)
     assert "layers" in tab and "layer" not in tab and tab["layers"].count("data-pick") == len(opened.layers)
 
 
 def test_views_of_two_visitors_do_not_mix(controls: Controls, opened: OpenedModel) -> None:
     """Nothing of one visitor's requests is found in the other's view, though the model is shared."""
-    first = page_update(None, controls._replace(target=None), Drawing(), lambda name: opened)["view"]
-    second = page_update(None, controls._replace(method="eigen_cam", position=0), Drawing(), lambda name: opened)[
+    first = page_update(None, controls._replace(target=None), {}, lambda name: opened)["view"]
+    second = page_update(None, controls._replace(method="eigen_cam", position=0), {}, lambda name: opened)["view"]
+    changed = page_update(first, first.controls._replace(target=(first.target + 2) % 7), {}, lambda name: opened)[
         "view"
     ]
-    changed = page_update(
-        first, first.controls._replace(target=(first.target + 2) % 7), Drawing(), lambda name: opened
-    )["view"]
     assert (first.controls.method, second.controls.method) == ("grad_cam", "eigen_cam")
     assert second.results.keys().isdisjoint(first.results) and changed.target != first.target == second.target
 
@@ -420,7 +419,7 @@ def test_bad_files_become_a_message_that_hides_where_they_lie(
     with pytest.raises(ImageError, match=re.escape(words)) as error:
         read(path, limits)
     assert str(tmp_path) not in str(error.value)
-    found = page_update(None, controls._replace(photo=path), Drawing(), lambda name: opened, limits=limits)
+    found = page_update(None, controls._replace(photo=path), {}, lambda name: opened, limits=limits)
     assert list(found) == ["notice"] and 'role="alert"' in found["notice"] and str(tmp_path) not in found["notice"]
 
 
@@ -478,8 +477,8 @@ def test_messages_name_files_without_their_folders(said: str, shown: str | None)
 
 def test_unknown_model_is_answered_with_the_closest_names(controls: Controls, opened: OpenedModel) -> None:
     """The message of `loading.load` reaches the page, and the control goes back to the model that is shown."""
-    now = page_update(None, controls, Drawing(), loaded(opened))["view"]
-    found = page_update(now, now.controls._replace(model="resnet_18"), Drawing(), loaded(opened))
+    now = page_update(None, controls, {}, loaded(opened))["view"]
+    found = page_update(now, now.controls._replace(model="resnet_18"), {}, loaded(opened))
     assert "resnet18" in found.pop("notice") and found == {"model": {"value": opened.name}}
 
 
@@ -511,12 +510,12 @@ def test_hugging_face_classifiers_are_shown(family: str, view: View, opened: Ope
     config = getattr(transformers, f"{family}Config")(**small, num_labels=5)
     model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
     found = open_page_model(model, input_size=64)
-    parts = page_update(view, view.controls._replace(model=found.name), Drawing(), lambda name: found)
+    parts = page_update(view, view.controls._replace(model=found.name), {}, lambda name: found)
     assert len(found.layers) > 1 and "<img" in parts["layer"]
     assert parts["position"]["value"] == found.start and parts["position"]["maximum"] == len(found.layers) - 1
     now = parts["view"]
-    assert page_update(now, now.controls, Drawing(), lambda name: found) == {}
-    back = page_update(now, view.controls, Drawing(), lambda name: opened)
+    assert page_update(now, now.controls, {}, lambda name: found) == {}
+    back = page_update(now, view.controls, {}, lambda name: opened)
     assert back["view"].opened is opened and "<img" in back["layer"]
     web.build(model, input_size=64)
 

@@ -1,4 +1,4 @@
-"""What the interfaces share: words, file names, predictions and opened models."""
+"""What the interfaces share: words, file names and opened models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,16 +17,6 @@ from grad_cam.methods import find
 from .conftest import TinyNet
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-@pytest.mark.parametrize(
-    ("probability", "text"),
-    [(0, "0 %"), (0.0049, "< 1 %"), (0.005, "< 1 %"), (0.006, "1 %"), (0.5, "50 %"), (0.9949, "99 %"),
-     (0.9951, "> 99 %"), (1, "100 %")],
-)  # fmt: skip
-def test_percentage(probability: float, text: str) -> None:
-    """Only what is 0 or 1 reads as 0 % or 100 %."""
-    assert common.percentage(probability) == text
 
 
 @pytest.mark.parametrize(
@@ -51,38 +40,6 @@ def test_one_line() -> None:
     assert common.one_line(KeyError("x")) == "KeyError: 'x'"
     assert common.one_line(RuntimeError()) == "RuntimeError"
     assert common.one_line(ValueError()) == "ValueError"
-
-
-def test_probabilities() -> None:
-    """Softmax, a sigmoid for one output, nothing for what is no list of classes; large logits do not overflow."""
-    logits = torch.randn(7) * 300
-    np.testing.assert_allclose(common.probabilities(logits), logits.double().softmax(0), rtol=1e-6, atol=1e-12)
-    assert common.probabilities(torch.tensor([1.5]))[0] == pytest.approx(float(torch.tensor(1.5).sigmoid()))
-    assert common.probabilities(np.array([-2000.0])).tolist() == [0]
-    assert len(common.probabilities(torch.zeros(3, 4))) == len(common.probabilities(torch.zeros(0))) == 0
-    assert common.probabilities(torch.zeros(4, dtype=torch.bfloat16)).tolist() == [0.25] * 4
-
-
-def test_predictions() -> None:
-    """The likeliest first, ties by index, with names as far as they are known."""
-    rows = common.predictions(torch.tensor([1.0, 3.0, 1.0]), ["ant", "bee"], count=5)
-    assert [(row.index, row.label) for row in rows] == [(1, "bee"), (0, "ant"), (2, "class 2")]
-    assert str(rows[0]) == "bee 79 %"
-    assert len(common.predictions(torch.zeros(9), count=2)) == 2
-
-
-def test_refuse_existing(tmp_path: pathlib.Path) -> None:
-    """Files that exist are named, the first three of many, unless overwriting is asked for."""
-    paths = [tmp_path / f"{i}.png" for i in range(5)]
-    common.refuse_existing(paths)
-    paths[1].touch()
-    with pytest.raises(FileExistsError, match=r"1\.png exists already.*--force"):
-        common.refuse_existing(paths)
-    for path in paths:
-        path.touch()
-    with pytest.raises(FileExistsError, match=r"2\.png and 2 more exist already"):
-        common.refuse_existing(paths)
-    common.refuse_existing(paths, force=True)
 
 
 def test_open_model() -> None:

@@ -13,21 +13,18 @@ import grad_cam
 
 from . import families, hugging_face
 
-QUICK = [
-    "cait", "convit", "convnext", "crossvit", "cspnet", "deit", "dla", "edgenext", "efficientformer", "efficientnet",
-    "efficientvim", "efficientvit_mit", "eva", "ghostnet", "hiera", "hrnet", "levit", "mlp_mixer", "mobilenetv3", "pit",
-    "pvt_v2", "regnet", "resnet", "resnetv2", "rexnet", "shvit", "starnet", "swin_transformer", "vision_transformer",
-    "visformer", "xcit",
-]  # fmt: skip
-
-DEFAULT = {  # where a map is taken when no layer is given
-    "convnext": "norm_pre", "deit": "blocks.10", "efficientnet": "bn2", "hiera": "blocks", "mobilenetv3": "blocks",
-    "pit": "transformers.2.blocks.2", "resnet": "layer4", "swin_transformer": "norm", "vision_transformer": "blocks.10",
-    "efficientvim": "norm.3", "crossvit": "blocks.1",
+DEFAULT = {  # the quick families, and where a map is taken when no layer is given
+    "cait": "blocks", "convit": "blocks.10", "convnext": "norm_pre", "crossvit": "blocks.1", "cspnet": "stages",
+    "deit": "blocks.10", "dla": "level5", "edgenext": "norm_pre", "efficientformer": "norm", "efficientnet": "bn2",
+    "efficientvim": "norm.3", "efficientvit_mit": "stages", "eva": "norm", "ghostnet": "blocks", "hiera": "blocks",
+    "hrnet": "final_layer", "levit": "stages", "mlp_mixer": "norm", "mobilenetv3": "blocks",
+    "pit": "transformers.2.blocks.2", "pvt_v2": "stages", "regnet": "final_conv", "resnet": "layer4",
+    "resnetv2": "norm", "rexnet": "features", "shvit": "stages", "starnet": "norm", "swin_transformer": "norm",
+    "visformer": "norm", "vision_transformer": "blocks.10", "xcit": "cls_attn_blocks.0",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", QUICK)
+@pytest.mark.parametrize("family", DEFAULT)
 def test_timm_families_are_exact(family: str) -> None:
     """Exact at batches of 2 and 3, top-level and with blocks opened; the default layer is known."""
     model = families.build(family)
@@ -37,7 +34,7 @@ def test_timm_families_are_exact(family: str) -> None:
         assert stages >= 1
     default = grad_cam.chain(model).default_split()
     assert min(default.layout.grid) > 1
-    assert default.name == DEFAULT.get(family, default.name)
+    assert default.name == DEFAULT[family]
 
 
 HEAVY = (  # left to `python -m tests.check_all torchvision`

@@ -18,7 +18,7 @@ from PIL import Image
 
 import grad_cam
 from grad_cam import METHODS, explore, rendering
-from grad_cam.interfaces.notebook import Choice, Display, Explorer, ExplorerState, LatestRequests, state
+from grad_cam.interfaces.notebook import Choice, Explorer, ExplorerState, LatestRequests, state
 from grad_cam.interfaces.notebook.widgets import Stopped
 
 pytest.importorskip("ipywidgets")
@@ -122,9 +122,9 @@ def test_third_request_waits_for_a_thread():
     """With both threads taken, the last request is computed by the first that becomes free."""
     gates = Gates()
     requests = LatestRequests(gates.compute, gates.report)
-    requests.prefetch("a")
+    requests.request("a")
     assert gates.begun["a"].wait(LIMIT)
-    requests.prefetch("c")
+    requests.request("c")
     assert gates.begun["c"].wait(LIMIT)
     requests.request("b")
     assert not gates.begun["b"].wait(0.05)
@@ -132,7 +132,7 @@ def test_third_request_waits_for_a_thread():
     gates.opened["c"].set()  # its failure concerns nobody
     assert requests.wait(LIMIT)
     gates.opened["a"].set()
-    assert gates.reported == [("busy", "b", ""), ("ready", "b", "B")]
+    assert gates.reported == [("busy", "a", ""), ("busy", "c", ""), ("busy", "b", ""), ("ready", "b", "B")]
 
 
 def test_keys_of_a_group_are_computed_together():
@@ -202,7 +202,7 @@ def test_every_method(method, model, photo, request):
     shown = opened.compute(choice)[choice]
     torch.testing.assert_close(shown.map, expected.map)
     assert shown.layer.name == (choice.layer or expected.layer.name)
-    assert opened.render(shown, Display(0.1, 0.0, 0.5, "bgr")).size == photo.size
+    assert opened.render(shown, rendering.Display(0.1, 0.0, 0.5, "bgr")).size == photo.size
 
 
 # --------------------------------------------------------------------------------------------------------- widgets

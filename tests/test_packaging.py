@@ -31,21 +31,22 @@ ALLOWED: dict[str, set[str]] = {
     "outputs": {"errors"},
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
-    "targets": {"arguments", "errors"},
+    "predictions": set(),
+    "targets": {"arguments", "errors", "predictions"},
     "loading": {"arguments", "errors", "introspection"},
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
-    "rendering": {"arguments", "errors"},
+    "rendering": {"arguments", "errors", "predictions"},
     "metrics": {"errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"errors", "loading", "metrics", "methods", "rendering", "rules", "splitting"},
+    "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "methods", "outputs", "rules"},
     "rules": {"arguments", "batchnorm", "errors", "introspection", "outputs", "splitting", "targets"},
     "engine": {
-        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs", "requests",
-        "results", "rules", "splitting", "targets",
+        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",
+        "predictions", "requests", "results", "rules", "splitting", "targets",
     },
     "evidencing": {
         "arguments", "engine", "errors", "loading", "methods", "metrics", "outputs", "requests", "results", "targets",
@@ -68,24 +69,60 @@ def _room(path: pathlib.Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def _imports(path: pathlib.Path) -> set[str]:
-    """The rooms of the package that a module imports anywhere, also inside functions and for typing."""
+def _targets(path: pathlib.Path, typing: bool = True) -> set[tuple[str, ...]]:
+    """The dotted names that a module imports anywhere, also inside functions and, if asked for, for typing."""
     here = ("grad_cam", *path.relative_to(PACKAGE).with_suffix("").parts)
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if not typing and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[tuple[str, ...]] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
-            targets = [tuple(alias.name.split(".")) for alias in node.names]
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level] if node.level else ()
             base += tuple(node.module.split(".")) if node.module else ()
-            targets = [(*base, alias.name) for alias in node.names]
-        else:
-            continue
-        for target in targets:
-            if target[0] == "grad_cam":
-                inside = len(target) > 1 and any((PACKAGE / f"{target[1]}{end}").exists() for end in ("", ".py"))
-                found.add(target[1] if inside else "public")
+            found |= {(*base, alias.name) for alias in node.names}
+    return found
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    """The rooms of the package that a module imports anywhere, also inside functions and for typing."""
+    found: set[str] = set()
+    for target in _targets(path):
+        if target[0] == "grad_cam":
+            inside = len(target) > 1 and any((PACKAGE / f"{target[1]}{end}").exists() for end in ("", ".py"))
+            found.add(target[1] if inside else "public")
     return found - {_room(path)}
+
+
+def _dotted(path: pathlib.Path) -> str:
+    return ".".join(("grad_cam", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+HOMES = {name: f"grad_cam.{home}" for home, names in grad_cam._HOMES.items() for name in names}
+
+
+def _modules(path: pathlib.Path) -> set[str]:
+    """The modules of the package that a module imports, by their dotted names."""
+    names = {_dotted(each) for each in MODULES}
+    found = set()
+    for target in _targets(path, typing=False):
+        if target[:1] == ("grad_cam",) and len(target) == 2 and target[1] in HOMES:
+            found.add(HOMES[target[1]])
+            continue
+        dotted = next(
+            (".".join(target[:n]) for n in (len(target), len(target) - 1) if ".".join(target[:n]) in names), ""
+        )
+        if dotted not in ("", "grad_cam", _dotted(path)):
+            found.add(dotted)
+    return found
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -110,15 +147,75 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
         assert _imports(path) <= ALLOWED[room]
 
 
-SCREEN = {"public", "errors", "evidencing", "loading", "rendering", "targets", "methods"}
-"""What the command line, and what the interfaces share, may use of the package."""
+SCREEN = {
+    "public", "arguments", "errors", "evidencing", "loading", "methods", "metrics", "predictions", "rendering",
+    "targets",
+}  # fmt: skip
+"""What the interfaces may use of the package, besides each other."""
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "cli" or p.name == "common.py"
-                                  and p.parent.name == "interfaces"], ids=lambda p: p.name)  # fmt: skip
-def test_command_line_uses_the_screen(path: pathlib.Path) -> None:
-    """The command line uses only what is documented, and no module of another interface but the page it opens."""
+@pytest.mark.parametrize("path", [p for p in MODULES if _room(p) == "interfaces"], ids=lambda p: p.name)
+def test_interfaces_use_the_screen(path: pathlib.Path) -> None:
+    """An interface uses only what is documented; of the other interfaces, the command line alone opens the page."""
     assert _imports(path) <= SCREEN
+    folder = path.relative_to(PACKAGE / "interfaces").parts[0]
+    others = {"cli", "notebook", "web"} - {folder}
+    used = {target[2] for target in _targets(path) if target[:2] == ("grad_cam", "interfaces") and len(target) > 2}
+    assert used & others == ({"web"} if path.name == "page.py" and folder == "cli" else set())
+
+
+TESTED_BY = {
+    "engine": "test_explanation", "results": "test_explanation", "ingredients": "test_methods",
+    "methods.gradient": "test_gradient_methods", "methods.capture": "test_attention", "methods.chunks":
+    "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",
+    "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
+    "interfaces.web.guards": "test_app_server", "interfaces.notebook": "test_notebook",
+}  # fmt: skip
+"""The test modules that are not named after what they test."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_module_has_its_test_module(path: pathlib.Path) -> None:
+    """A module, or the room it is in, has a test module named after it or listed."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts[-1] in ("__init__", "__main__") or parts[0] in OLD_NAMES or parts == ("interfaces", "report"):
+        return  # lists of names, and old names, which a test below imports
+    dotted = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    names = [TESTED_BY[each] for each in dotted if each in TESTED_BY]
+    names += [f"test_{'_'.join(parts)}", f"test_{parts[-1]}", *(f"test_{'_'.join(each.split('.'))}" for each in dotted)]
+    found = [ROOT / "tests" / f"{name}.py" for name in names if (ROOT / "tests" / f"{name}.py").exists()]
+    found += sorted((ROOT / "tests").glob(f"test_{parts[0]}_*.py")) if len(parts) > 1 else []
+    assert found, f"{'.'.join(parts)} has no test module"
+    assert "grad_cam" in found[0].read_text(encoding="utf-8")
+
+
+OLD_NAMES = ("explanation", "images", "tracing", "zoo")
+
+
+def test_no_circle() -> None:
+    """No module imports itself by way of others, wherever its import statements stand, typing excepted.
+
+    One door opens upwards when it is asked for: `grad_cam.explore`, so what a module gets from the package's own
+    screen is counted as an import of the module it comes from.
+    """
+    graph = {_dotted(path): _modules(path) for path in MODULES if path.name != "__init__.py" or path.parent != PACKAGE}
+    state: dict[str, int] = {}
+    circles: list[list[str]] = []
+
+    def visit(name: str, way: list[str]) -> None:
+        state[name] = 1
+        for other in sorted(graph.get(name, ())):
+            if state.get(other) == 1:
+                circles.append([*way[way.index(other) :], other])
+            elif other not in state:
+                visit(other, [*way, other])
+        state[name] = 2
+
+    for name in graph:
+        if name not in state:
+            visit(name, [name])
+    assert len(graph) > 50 and sum(map(len, graph.values())) > 200  # the reader still reads
+    assert not circles
 
 
 def test_reading_of_imports(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +308,6 @@ def test_photos_are_small_and_credited() -> None:
     credits = (PACKAGE / "photos" / "CREDITS.md").read_text(encoding="utf-8")
     assert len(photos) == 2
     assert all(photo.stat().st_size < 200_000 and photo.name in credits for photo in photos)
-
-
-OLD_NAMES = ("explanation", "images", "tracing", "zoo")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -655,7 +655,6 @@ def test_captions_stand_under_the_picture():
     lines = [np.asarray(frame)[100] for frame in frames]
     blue = lines[2][0]
     assert [int((line == blue).all(-1).sum()) for line in lines] == [0, 100, 200]
-    assert rendering.captioned(picture, "a", width=400).width == 400
 
 
 def test_figures_show_themselves_in_notebooks() -> None:

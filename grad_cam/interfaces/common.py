@@ -1,4 +1,4 @@
-"""What the command line, the notebook explorer and the web page share: words, file names, predictions, opened models.
+"""Shared by the command line, the notebook explorer and the web page: texts, file names, opened models.
 
 torch and the rest of the package are imported when a model is opened: the command line answers `--help` without them.
 """
@@ -12,34 +12,26 @@ import functools
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import GradCamError, refuse_existing
+from ..predictions import Prediction, class_label, percentage, predictions, probabilities
 
 if TYPE_CHECKING:
     import os
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
+    from .. import Sweep
     from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "Opened", "Prediction", "check_method_name", "method_names", "one_line", "open_model",
-    "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+    "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names", "one_line",
+    "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
-
-
-def percentage(probability: float) -> str:
-    """A probability as people read it; 0 % and 100 % only where they are exact."""
-    text = f"{100 * probability:.0f} %"
-    if text == "0 %" and probability > 0:
-        return "< 1 %"
-    return "> 99 %" if text == "100 %" and probability < 1 else text
 
 
 def slug(text: str, length: int = 80) -> str:
@@ -103,58 +95,6 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
-# ---------------------------------------------------------------------------------------------------------- predictions
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """One row of a list of predictions."""
-
-    index: int
-    label: str
-    probability: float
-
-    def __str__(self) -> str:
-        return f"{self.label} {percentage(self.probability)}"
-
-
-def probabilities(logits: Any) -> NDArray[np.float64]:
-    """Probabilities of the classes of one image: softmax, of a single output the sigmoid; empty for anything else.
-
-    Args:
-        logits: (classes,), tensor or array.
-    """
-    import numpy as np
-
-    values = logits.detach().float().cpu().numpy() if hasattr(logits, "detach") else logits
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1:
-        return np.empty(0)
-    if len(values) == 1:
-        sigmoid: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))  # without overflow
-        return sigmoid
-    powers = np.exp(values - values.max(initial=-np.inf))
-    softmax: NDArray[np.float64] = powers / powers.sum()
-    return softmax
-
-
-def predictions(logits: Any, labels: Sequence[str] | None = None, count: int = 5) -> list[Prediction]:
-    """The likeliest classes of one image, the likeliest first.
-
-    Args:
-        logits: (classes,), tensor or array.
-        labels: Names of the classes, if known.
-        count: Number of rows at most.
-    """
-    chances = probabilities(logits)
-    best = (-chances).argsort(kind="stable")[:count].tolist()
-    return [Prediction(k, _label(labels, k), float(chances[k])) for k in best]
-
-
-def _label(labels: Sequence[str] | None, index: int) -> str:
-    return labels[index] if labels and 0 <= index < len(labels) else f"class {index}"
-
-
 # --------------------------------------------------------------------------------------------------------------- models
 
 
@@ -172,6 +112,15 @@ class LayerChoice(NamedTuple):
         return f"{self.grid[0]} × {self.grid[1]}"
 
 
+def layer_choices(found: Sweep) -> list[LayerChoice]:
+    """The layers of a sweep, from the picture to the logits."""
+    types = {stage.name: stage.type for stage in found.stages}
+    return [
+        LayerChoice(e.layer.name, types.get(e.layer.name, ""), (e.map.shape[-2], e.map.shape[-1]), e.layer.layer_idx)
+        for e in found
+    ]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opened:
     """A model ready to explain pictures.
@@ -179,7 +128,7 @@ class Opened:
     Attributes:
         name: The name it was opened by.
         model: The model.
-        prepare: How it wants its pictures.
+        prepare: Preprocessing of its images.
         labels: Names of its classes, if known.
     """
 
@@ -190,7 +139,7 @@ class Opened:
 
     def label(self, index: int) -> str:
         """Name of a class."""
-        return _label(self.labels, index)
+        return class_label(self.labels, index)
 
 
 def open_model(
@@ -203,7 +152,7 @@ def open_model(
     device: str | None = None,
     dtype: str | None = None,
 ) -> Opened:
-    """Loads a model, or takes one, with all that is needed to explain pictures with it.
+    """Opens a model: its module, its preprocessing and the names of its classes.
 
     Args:
         model: A name for `loading.load`, a model, or a chain of one.

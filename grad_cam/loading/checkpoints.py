@@ -120,7 +120,7 @@ def settings_for(model: nn.Module, state: dict[str, Tensor], *, classes: bool) -
         classes: Whether the number of classes may differ from the model's.
 
     Returns:
-        `num_classes`, timm's `img_size` and `pretrained_cfg_overlay`, as far as the shapes ask for others.
+        `num_classes`, timm's `img_size` and `pretrained_cfg_overlay`, where the shapes require others.
     """
     own = model.state_dict()
     differ = {key for key in state.keys() & own.keys() if state[key].shape != own[key].shape}

@@ -233,7 +233,7 @@ def _imagenet(subset: str) -> tuple[Entry, ...]:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Asks whether one of the names most like one was meant; empty if none is like it."""
+    """Suggests the names most like one ("did you mean ...?"); empty if none is like it."""
     lowered: dict[str, str] = {}
     for each in names:
         lowered.setdefault(each.casefold(), each)

@@ -1,7 +1,6 @@
 """Models by name, and two photos to try them on.
 
-Nothing heavy is imported before it is needed: timm, torchvision and transformers are loaded by the name that asks for
-them.
+timm, torchvision and transformers are imported by the first name that needs them.
 """
 
 from __future__ import annotations
@@ -194,7 +193,7 @@ def _own(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Modu
     if not re.fullmatch(r"\w+(\.\w+)*", module) or not re.fullmatch(r"\w+(\.\w+)*", attribute):
         raise ModelError(f"{name!r} is no model", remedy=f"a model is {_KINDS}")
     with _working_directory_importable():
-        found = _attribute(name, module, attribute)
+        found = _attribute(name)
         if isinstance(found, nn.Module):
             settings = {}
         elif callable(found):
@@ -224,11 +223,22 @@ def _working_directory_importable() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _attribute(name: str, module: str, attribute: str) -> Any:
+def imported(name: str) -> Any:
+    """What ``package.module:attribute`` names; modules in the working directory are found, too.
+
+    Raises:
+        GradCamError: The module cannot be imported, or has no such attribute.
+    """
+    with _working_directory_importable():
+        return _attribute(name)
+
+
+def _attribute(name: str) -> Any:
+    module, _, attribute = name.partition(":")
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:
-        raise ModelError(f"cannot import {module!r} for the model {name!r}", first_line(error)) from error
+        raise ModelError(f"cannot import {module!r} for {name!r}", first_line(error)) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [each for each in dir(found) if not each.startswith("_")]

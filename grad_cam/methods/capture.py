@@ -277,29 +277,10 @@ def block_gradients(
         MethodError: There is no self-attention over all positions, a stage holds several blocks, or the head cannot
             read an earlier block's tokens.
     """
-    blocks: list[tuple[int, list[Tensor], Any]] = []
-    seen = Capture(len(images), positions)
-    x: Any = images.detach()
-    for i, stage in enumerate(stages):
-        capture = Capture(len(images), positions)
-        with capture:
-            out = stage(x)
-        square = [a for a in capture.found if a.shape[-1] == a.shape[-2]]
-        seen.found += [a.detach() for a in capture.found]
-        seen.others += capture.others
-        if square:
-            blocks.append((i, square, out))
-        x = _detached(out)
-    seen.attentions()  # says what is missing
-    crowded = next((i for i, square, _ in blocks if len(square) > 1), None)
-    if crowded is not None:
-        raise MethodError(
-            f"stage {crowded} of {len(stages)} holds several blocks, and LeGrad scores each block: cut the model "
-            "deeper, or use gradient_rollout"
-        )
+    blocks = _blocks(stages, images, positions)
     head = stages[blocks[-1][0] + 1 :]
     attentions, found = [], [[] for _ in scores]  # type: ignore[var-annotated]
-    for i, (attention,), out in blocks:
+    for i, attention, out in blocks:
         try:
             logits = out
             for stage in head:
@@ -316,8 +297,33 @@ def block_gradients(
     return attentions, found
 
 
+def _blocks(stages: Sequence[Callable[[Any], Any]], images: Tensor, positions: int) -> list[tuple[int, Tensor, Any]]:
+    """Runs the stages one by one: stage, self-attention and output of every block, each with a graph of its own."""
+    blocks: list[tuple[int, list[Tensor], Any]] = []
+    seen = Capture(len(images), positions)
+    x: Any = images.detach()
+    for i, stage in enumerate(stages):
+        capture = Capture(len(images), positions)
+        with capture:
+            out = stage(x)
+        square = [a for a in capture.found if a.shape[-1] == a.shape[-2]]
+        seen.found += [a.detach() for a in capture.found]
+        seen.others += capture.others
+        if square:
+            blocks.append((i, square, out))
+        x = _detached(out)
+    seen.attentions()  # raises where there is none
+    crowded = next((i for i, square, _ in blocks if len(square) > 1), None)
+    if crowded is not None:
+        raise MethodError(
+            f"stage {crowded} of {len(stages)} holds several blocks, and LeGrad scores each block: cut the model "
+            "deeper, or use gradient_rollout"
+        )
+    return [(i, attention, out) for i, (attention,), out in blocks]
+
+
 def _detached(value: Any) -> Any:
-    """What one stage hands to the next, without its graph and safe from being changed in place."""
+    """The output of a stage without its graph, cloned so that in-place operations cannot change it."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, (tuple, list)):

@@ -161,7 +161,7 @@ def _chunk(one: Tensor, copies: int) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a device, as far as the system tells.
+    """Bytes that can still be allocated on a device, as far as the system reports.
 
     Args:
         device: Where.

@@ -1,4 +1,4 @@
-"""What makes a function a method: the names of its parameters, and a line about it.
+"""The registry of methods: a method is a function whose parameters name what it needs.
 
 A method's positional parameters are *ingredients* (`INGREDIENTS`), which the engine supplies by name; its keyword-only
 parameters are the caller's options. Everything that follows from the signature is read off it and stands nowhere else.
@@ -250,35 +250,35 @@ def method(
     return add
 
 
-def find(wanted: str | Callable[..., Any] | Method) -> Method:
-    """Looks a method up.
+def find(method: str | Callable[..., Any] | Method) -> Method:
+    """Finds a method by name, title or function.
 
     Args:
-        wanted: A name from `METHODS` or a title (capitals, hyphens, blanks and underscores do not matter), or a
+        method: A name from `METHODS` or a title (capitals, hyphens, blanks and underscores do not matter), or a
             function of ingredients.
 
     Raises:
         MethodError: There is no such method, or a parameter of the function is unknown.
         ArgumentTypeError: It is neither a name nor a function.
     """
-    if isinstance(wanted, str) and wanted in METHODS:
-        return METHODS[wanted]
-    if isinstance(wanted, Method):
-        return wanted
-    if callable(wanted):
-        known = next((m for m in METHODS.values() if m.function is wanted), None)
-        return known or Method(_name_of(wanted), _name_of(wanted), wanted)
-    if not isinstance(wanted, str):
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method]
+    if isinstance(method, Method):
+        return method
+    if callable(method):
+        known = next((m for m in METHODS.values() if m.function is method), None)
+        return known or Method(_name_of(method), _name_of(method), method)
+    if not isinstance(method, str):
         raise ArgumentTypeError(
-            "method= is a name or a function", type(wanted).__name__, "give a name from grad_cam.METHODS"
+            "method= is a name or a function", type(method).__name__, "give a name from grad_cam.METHODS"
         )
     names = {_letters(text): m for m in METHODS.values() for text in (m.title, m.name)}
-    key = _letters(wanted)
+    key = _letters(method)
     if key in names:
         return names[key]
     close = list(dict.fromkeys(names[k].name for k in difflib.get_close_matches(key, names, n=3, cutoff=0.6)))
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(METHODS)}"
-    raise MethodError(f"there is no method {wanted!r}", remedy=hint)
+    raise MethodError(f"there is no method {method!r}", remedy=hint)
 
 
 def _letters(name: str) -> str:

@@ -6,14 +6,14 @@ write a file. `Display` holds the settings with which a map is shown.
 
 from .animations import animation, captioned
 from .bars import SignedBars, ledger_figure
-from .colors import ALPHA, COLORMAP, colorize, opacity, overlay, palette
+from .colors import ALPHA, COLORMAP, COLORMAPS, colorize, opacity, overlay, palette
 from .display import Display
 from .figures import comparison, map_figure, overview, panels, sweep_figure
-from .files import png_bytes, save
+from .files import data_uri, png_bytes, save
 from .heatmaps import Heat, View, default_smoothing, describe, heatmap
 
 __all__ = [
-    "ALPHA", "COLORMAP", "Display", "Heat", "SignedBars", "View", "animation", "captioned", "colorize", "comparison",
-    "default_smoothing", "describe", "heatmap", "ledger_figure", "map_figure", "opacity", "overlay", "overview",
-    "palette", "panels", "png_bytes", "save", "sweep_figure",
+    "ALPHA", "COLORMAP", "COLORMAPS", "Display", "Heat", "SignedBars", "View", "animation", "captioned", "colorize",
+    "comparison", "data_uri", "default_smoothing", "describe", "heatmap", "ledger_figure", "map_figure", "opacity",
+    "overlay", "overview", "palette", "panels", "png_bytes", "save", "sweep_figure",
 ]  # fmt: skip

@@ -16,9 +16,7 @@ from .grid import FRAME, INK, LINE, QUIET
 from .text import clean, families, fitted
 
 
-def captioned(
-    picture: Image.Image, text: str, detail: str = "", *, progress: float | None = None, width: int | None = None
-) -> Image.Image:
+def captioned(picture: Image.Image, text: str, detail: str = "", *, progress: float | None = None) -> Image.Image:
     """Sets a caption under a picture: a frame of an animation.
 
     Args:
@@ -26,7 +24,6 @@ def captioned(
         text: What is shown; shortened when it is too long.
         detail: Set in grey at the right, when there is room.
         progress: How far the animation has come, 0..1, drawn as a line between picture and caption.
-        width: Width in pixels the picture is resized to first.
 
     Returns:
         An RGB picture, taller by the caption.
@@ -34,9 +31,6 @@ def captioned(
     if progress is not None and not 0 <= progress <= 1:
         raise ValueError(f"progress={progress} is not a fraction: give a number from 0 to 1")
     picture = picture.convert("RGB")
-    if width is not None:
-        height = max(round(picture.height * width / picture.width), 1)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     size = max(round(picture.width * 0.042), 11)
     line, pad = max(size // 5, 2), round(size * 0.75)
     frame = Image.new("RGB", (picture.width, picture.height + line + 2 * pad + round(size * 1.1)), "white")

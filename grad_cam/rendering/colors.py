@@ -35,6 +35,9 @@ DEFAULT = "plasma"
 SIGNED = "RdBu_r"
 """Colours of the signed view: red for, blue against, which the colour-blind tell apart, too (ColorBrewer)."""
 
+COLORMAPS = (COLORMAP, DEFAULT, "turbo", "viridis", "inferno", "magma", "cividis", "gray")
+"""The colormaps that explorer, page and report offer."""
+
 _BGR = (
     (0, "#1d2680"), (39, "#1f57b1"), (52, "#1d68be"), (90, "#1798ba"), (100, "#1ba1b1"), (115, "#27aa95"),
     (133, "#3bb36d"), (141, "#54b85f"), (150, "#7abf58"), (173, "#cad043"), (178, "#d7cf3d"), (184, "#e1c838"),

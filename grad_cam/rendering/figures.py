@@ -96,8 +96,7 @@ def comparison(
     """
     display = Display.of(display, **changes)
     cells = _overlays(picture, heatmaps, titles, notes, scales, display)
-    bar, remark = _compared(display, scales, len(cells) - 1)
-    return draw_grid(cells, _checked(columns), 1.75, _headline(title), bar=bar, remark=remark)
+    return _side_by_side(cells, scales, display, title, columns, 1.75)
 
 
 def overview(
@@ -126,13 +125,11 @@ def overview(
     display = Display.of(display, **changes)
     columns = min(1 + max(len(heats) for heats in heatmaps), 8)
     cells: list[Panel | None] = []
-    for number_, (picture, heats, names) in enumerate(zip(pictures, heatmaps, titles, strict=True)):
-        own = notes[number_] if notes else None
-        cells += _overlays(picture, heats, names, own, scales[number_] if scales else None, display)
+    for i, (picture, heats, names) in enumerate(zip(pictures, heatmaps, titles, strict=True)):
+        cells += _overlays(picture, heats, names, notes[i] if notes else None, scales[i] if scales else None, display)
         cells += [None] * (-len(cells) % columns)
     flat = [scale for row in scales for scale in row] if scales else None
-    bar, remark = _compared(display, flat, sum(map(len, heatmaps)))
-    return draw_grid(cells, columns, 1.75, _headline(title), bar=bar, remark=remark)
+    return _side_by_side(cells, flat, display, title, columns, 1.75)
 
 
 def sweep_figure(
@@ -178,10 +175,7 @@ def sweep_figure(
     }
     if bars is not None:
         below[f"what the score {number(bars.score)} is made of"] = bars
-    bar, remark = _compared(display, scales, len(cells) - 1)
-    return draw_grid(
-        cells, _checked(columns), 1.3, _headline(title), most=10, bar=bar, remark=remark, curves=below,
-    )  # fmt: skip
+    return _side_by_side(cells, scales, display, title, columns, 1.3, most=10, curves=below)
 
 
 def map_figure(
@@ -192,7 +186,7 @@ def map_figure(
     Args:
         map: Raw signed map (h, w).
         title: What is shown; lines after the first are set smaller.
-        note: What to warn of; by default what `describe` says.
+        note: What to warn of; by default from `describe`.
         display: Settings, of which colormap and view matter here; `Display()` by default. The signed view has zero in
             the middle, the other runs from the smallest value to the largest.
         **changes: Single settings.
@@ -220,18 +214,12 @@ def map_figure(
 # --- panels ----------------------------------------------------------------------------------------------------------
 
 
-def _checked(columns: int | None) -> int | None:
-    if columns is not None and columns < 1:
-        raise GradCamError(f"columns={columns} leaves no room for a panel", remedy="give 1 or more")
-    return columns
-
-
 def _over(pixels: NDArray[np.uint8], heat: NDArray[np.float32], display: Display) -> NDArray[np.uint8]:
     return np.asarray(overlay(pixels, heat, alpha=display.alpha, colormap=display.colormap, view=display.view))
 
 
 def _note(note: str | None, heat: NDArray[np.float32]) -> str | None:
-    """The note given, or what an empty heatmap says of its map."""
+    """The note given, or one for an empty heatmap."""
     return note or ("nowhere positive" if not heat.any() else None)
 
 
@@ -261,12 +249,18 @@ def _overlays(
     ]
 
 
-def _compared(display: Display, scales: Sequence[Scale] | None, count: int) -> tuple[Bar, str]:
-    """The colour bar of several panels, and what to say of their scales."""
-    if count == 1:
-        return Bar.of(display, scales[0] if scales else None), ""
-    above = "; its largest value stands above it" if scales else ""
-    return Bar.of(display, None), f"Every panel has a scale of its own{above}."
+def _side_by_side(
+    cells: Sequence[Panel | None], scales: Sequence[Scale] | None, display: Display, title: str, columns: int | None,
+    area: float, **how: Any,
+) -> Figure:  # fmt: skip
+    """Lays panels out with a colour bar; several have one without numbers, and a remark on their scales."""
+    if columns is not None and columns < 1:
+        raise GradCamError(f"columns={columns} leaves no room for a panel", remedy="give 1 or more")
+    bar, remark = Bar.of(display, scales[0] if scales else None), ""
+    if sum(cell is not None for cell in cells) > 2:
+        above = "; its largest value stands above it" if scales else ""
+        bar, remark = Bar.of(display, None), f"Every panel has a scale of its own{above}."
+    return draw_grid(cells, columns, area, _headline(title), bar=bar, remark=remark, **how)
 
 
 def _headline(title: str, note: str | None = None) -> list[Line]:

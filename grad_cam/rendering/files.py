@@ -1,7 +1,8 @@
-"""Files are written whole or not at all, and never over another file unless that is asked for."""
+"""Writes files whole or not at all, and over another file only with `force`."""
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import pathlib
@@ -77,14 +78,22 @@ def _publish(temporary: pathlib.Path, target: pathlib.Path) -> None:
         raise
 
 
-def png_bytes(figure: Figure, dpi: float | None = None) -> bytes:
-    """Returns a figure as a PNG file.
+def png_bytes(picture: Figure | Image.Image, dpi: float | None = None) -> bytes:
+    """Returns a figure or a picture as a PNG file.
 
     Args:
-        figure: The figure.
-        dpi: Pixels per inch; the figure's own (150) by default.
+        picture: The figure or picture.
+        dpi: Pixels per inch of a figure; its own (150) by default.
     """
-    return _encoded(figure, "png", dpi)
+    return _encoded(picture, "png", dpi)
+
+
+def data_uri(picture: Image.Image, kind: str = "png") -> str:
+    """Returns a picture as an address that holds it: a PNG, or a JPEG without loss of colour resolution."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"compress_level": 3} if kind == "png" else {"quality": 92, "subsampling": 0}
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def save(

@@ -54,7 +54,7 @@ class Bar:
 
     @classmethod
     def of(cls, display: Display, scale: Scale | None) -> Bar:
-        """The bar of a display; without a scale in words."""
+        """The bar of a display; without a scale its ends are called high and low."""
         colours = palette(display.colormap, display.view)
         if display.view == "signed":
             top = "" if scale is None else number(scale[1])
@@ -121,6 +121,7 @@ def draw_grid(
         remark: A quiet line under all.
         curves: Name -> one value for each panel but the first, or a sum for each.
     """
+    # The steps depend on each other in this order: measure captions, place axes, then cut the figure to what is drawn.
     first = cells[0]
     assert first is not None
     aspect = min(max(first.pixels.shape[1] / first.pixels.shape[0], 1 / 8), 8.0)

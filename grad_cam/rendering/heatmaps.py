@@ -87,7 +87,7 @@ def heat(map: ArrayLike, size: tuple[int, int], threshold: float, smoothing: flo
 
 
 def describe(map: ArrayLike) -> str | None:
-    """Says what is unusual about a raw map, in words fit for a title and a warning.
+    """Describes what is unusual about a raw map, as a phrase for titles and warnings.
 
     Args:
         map: One raw signed map (h, w).

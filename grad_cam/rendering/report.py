@@ -10,22 +10,21 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import io
 import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import GradCamError, refuse_existing
+from ..predictions import Prediction, predictions
 from . import files
-from .colors import palette
+from .colors import COLORMAPS, palette
 from .display import Display
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ __all__ = [
     "report_html", "report_of", "write_report",
 ]  # fmt: skip
 
-COLORMAPS = ("bgr", "plasma", "viridis", "inferno", "cividis", "gray")
 SIZE_LIMIT = 4_900_000  # bytes of a report of up to three pictures; more pictures may take more in proportion
 # From the finest storage of the maps to the coarsest: bits of a value, cells along the longer side (None: as they are).
 STORAGE: tuple[tuple[int, int | None], ...] = ((16, None), (8, None), (8, 112), (8, 80), (8, 56), (8, 40), (8, 28))
@@ -69,19 +67,8 @@ class ReportLayer:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class ReportPrediction:
-    """One bar of the predictions.
-
-    Args:
-        class_index: number of the class.
-        label: name of the class; equal to one of `ReportImage.classes` where that class has maps.
-        probability: 0..1.
-    """
-
-    class_index: int
-    label: str
-    probability: float
+ReportPrediction = Prediction
+"""One bar of the predictions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +177,12 @@ def _images_of(sweep: Any, layers: Sequence[ReportLayer]) -> Iterator[ReportImag
     at, first = {e.layer.name: e for e in sweep}, sweep[0]
     for b in range(len(first.map)):
         maps = [
-            [_one_map(at[row.name], b, k) if row.name in at else None for row in layers]
+            [at[row.name].raw(b, k).numpy() if row.name in at else None for row in layers]
             for k in range(len(first.target[b]))
         ]
-        yield ReportImage("", first.pictures[b], _guesses(first.logits[b].float(), sweep.labels), first.target[b], maps)
+        logits = first.logits[b]
+        guesses = predictions(logits, sweep.labels) if logits.ndim == 1 < len(logits) else []
+        yield ReportImage("", first.pictures[b], guesses, first.target[b], maps)
 
 
 def _file_name(name: str) -> str:
@@ -204,21 +193,6 @@ def _without_folders(call: str) -> str:
     """A call without the folders of the machine it was made on."""
     call = re.sub(r"""(['"])(?:~|[A-Za-z]:)?[/\\][^'"]*[/\\]""", r"\1", call)
     return re.sub(r"""(?<![^\s=(,])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])+""", "", call)
-
-
-def _one_map(explanation: Any, image: int, target: int) -> NDArray[np.float32]:
-    maps: NDArray[np.float32] = explanation.map[image].float().cpu().numpy()
-    return np.asarray(maps[target]) if maps.ndim == 3 else maps
-
-
-def _guesses(logits: Any, labels: Sequence[str] | None) -> list[ReportPrediction]:
-    if logits.ndim != 1 or len(logits) < 2:
-        return []
-    best = logits.softmax(0).topk(min(5, len(logits)))
-    return [
-        ReportPrediction(c, labels[c] if labels else f"class {c}", p)
-        for p, c in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
 
 
 def versions() -> dict[str, str]:
@@ -355,32 +329,29 @@ def _data(report: Report, bits: int, side: int | None) -> dict[str, Any]:
         "signed": _text(palette(display.colormap, "signed").tobytes()),
         "layers": [
             {
-                "index": None if layer.layer_idx is None else int(layer.layer_idx),
+                "index": layer.layer_idx,
                 "name": layer.name,
                 "type": layer.type,
-                "shape": [int(n) for n in layer.output_shape],
+                "shape": layer.output_shape,
                 "layout": layer.layout,
-                "grid": None if layer.grid is None else [int(n) for n in layer.grid],
+                "grid": layer.grid,
                 "note": layer.note,
-            }
+            }  # fmt: skip
             for layer in report.layers
         ],
-        "images": [
-            {
-                "name": image.name,
-                "width": image.picture.shape[1],
-                "height": image.picture.shape[0],
-                "source": _jpeg(image.picture),
-                "predictions": [
-                    {"index": int(p.class_index), "label": p.label, "probability": float(p.probability)}
-                    for p in image.predictions
-                ],
-                "classes": [str(label) for label in image.classes],
-                "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
-            }
-            for image in report.images
-        ],
+        "images": [_image(image, bits, side) for image in report.images],
     }
+
+
+def _image(image: ReportImage, bits: int, side: int | None) -> dict[str, Any]:
+    height, width = image.picture.shape[:2]
+    return {
+        "name": image.name, "width": width, "height": height,
+        "source": files.data_uri(Image.fromarray(np.ascontiguousarray(image.picture)), "jpeg"),
+        "predictions": [asdict(p) for p in image.predictions],
+        "classes": [str(label) for label in image.classes],
+        "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
+    }  # fmt: skip
 
 
 def _smoothing(report: Report) -> float:
@@ -431,13 +402,6 @@ def _map(values: Any, bits: int, side: int | None) -> dict[str, Any] | None:
     whole = np.rint(np.divide(raw, np.where(raw > 0, up, down), out=np.zeros_like(raw), where=raw != 0))
     data = _text(whole.astype(f"<i{bits // 8}").tobytes())
     return {"h": h, "w": w, "bits": bits, "up": up, "down": down, "min": low, "max": high, "data": data}
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    """A picture (H, W, 3) as a data address."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=92, subsampling=0)
-    return "data:image/jpeg;base64," + _text(buffer.getvalue())
 
 
 def _text(data: bytes) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import ArgumentTypeError, is_index
+from ..predictions import class_label
 from .score import Class, Names, Resolver, Score, TargetError
 
 
@@ -103,4 +104,4 @@ def _index_of(name: str, names: Names) -> int:
 def labels(index: Tensor, names: Names) -> list[str]:
     """The names of classes, or "class 3" where they are not known."""
     known = names if isinstance(names, Sequence) else ()
-    return [str(known[i]) if i < len(known) else f"class {i}" for i in index.tolist()]
+    return [str(class_label(known, i)) for i in index.tolist()]

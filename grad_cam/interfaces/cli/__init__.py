@@ -1,6 +1,6 @@
 """The command line: `grad-cam demo`, `layers`, `explain`, `sweep`, `report`, `methods`, `app`.
 
-What was asked for goes to stdout, everything else (progress, warnings, errors) to stderr. torch is imported by the
+Results go to stdout, everything else (progress, warnings, errors) to stderr. torch is imported by the
 command that runs, after it has read its options: `grad-cam --help` answers at once, and so do mistakes.
 
 Exit codes: 0 all done; 1 an error, nothing was done; 2 wrong usage; 3 some of the images failed, the others are done;
@@ -32,7 +32,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("Stopped.\n")
         sys.stderr.flush()
-        os._exit(130)  # threads and half-imported modules have nothing to say any more
+        os._exit(130)  # without waiting for threads or half-imported modules
 
 
 def __getattr__(name: str) -> Any:

@@ -48,7 +48,7 @@ def table(titles: Sequence[str], right: Sequence[str] = (), indent: int = 0) -> 
 
 @contextlib.contextmanager
 def busy(text: str) -> Iterator[None]:
-    """Says on stderr what takes a while: a moving line on a terminal, else a plain one."""
+    """Shows on stderr what is under way: a spinner on a terminal, otherwise a plain line."""
     shown = console(err=True)
     if not shown.is_terminal:
         say(f"{text} ...", err=True)
@@ -67,7 +67,7 @@ class Bars:
         self._steps: Any = None
 
     def photo(self, name: str) -> None:
-        """Says which photo is worked on."""
+        """Shows the name of the current photo."""
         if self._photos is not None:
             self._bar.update(self._photos, description=name)
 

@@ -33,7 +33,7 @@ def demo(
     """Explain two sample photos with a small EfficientNet; needs no settings and no network.
 
     Writes the four panels for both, three classes of the cat side by side, and the espresso layer by layer. \
-In its own folder, demo-output, it writes them anew each time.
+In its own folder, demo-output, it replaces them each time.
 
     [bold]Example[/]
       grad-cam demo

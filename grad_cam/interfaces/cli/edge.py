@@ -109,8 +109,8 @@ def _options(function: Callable[..., None]) -> tuple[list[Parameter], Callable[[
     return options, grouped
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(shown: bool) -> None:
+    if shown:
         from importlib.metadata import PackageNotFoundError, version
 
         try:

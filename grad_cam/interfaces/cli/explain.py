@@ -145,6 +145,7 @@ A photo that fails does not stop the others.
       grad-cam explain cat.jpg --why tabby --rather-than "tiger cat"
       grad-cam explain x.png -m my.models:build --checkpoint best.pth --classes names.txt
     """
+    # Longer than other functions, because its options stand in its signature, each on lines of its own.
     target.check()
     how.check()
     model.check()

@@ -72,7 +72,12 @@ The first number is its layer_idx: how many top-level stages come after it. Insi
         stages = [dataclasses.replace(s, layer_idx=indices.get(s.name)) for s in links.stages]
     if as_json:
         print_json([_row(s, s.name == chosen) for s in stages])
-        return
+    else:
+        _print_layers(opened, links, stages, depth, chosen)
+
+
+def _print_layers(opened: Opened, links: Chain, stages: Sequence[Any], depth: int, chosen: str | None) -> None:
+    """Prints the table of layers; `chosen` is the default."""
     listed = table(("layer_idx", "name", "type", "output", "layout", "map", "note"), right=("layer_idx",))
     for s in stages:
         grid = _times(s.layout.grid) if s.layout else "–"

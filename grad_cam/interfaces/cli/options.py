@@ -12,7 +12,7 @@ import typer
 
 from ..common import Opened, check_method_name, method_names, open_model
 from .console import busy
-from .parsing import device, imported, named_values, number, one_of, size
+from .parsing import device, named_values, number, one_of, size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -237,6 +237,7 @@ class MethodOptions:
         Raises:
             typer.BadParameter: One does not.
         """
+        from ...loading import imported
         from ...methods import find
 
         entries = list({m.name: m for m in (find(imported(n) if ":" in n else n) for n in self.names)}.values())

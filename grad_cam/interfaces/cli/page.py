@@ -21,7 +21,7 @@ def web_page(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Address to listen at; 0.0.0.0 lets everyone in your network in, without a password.",
+            help="Address to listen at; 0.0.0.0 opens the page to your network, without a password.",
         ),
     ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in your browser.", **FLAG)] = False,

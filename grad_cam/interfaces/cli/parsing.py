@@ -1,13 +1,10 @@
-"""Reads what is typed: sizes, numbers, settings, names of files and folders. Nothing heavy is imported."""
+"""Parses options and arguments: sizes, numbers, settings, files and folders. Nothing heavy is imported."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import math
-import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +26,7 @@ def size(text: str) -> Any:
 
 
 def number(low: float, high: float | None = None) -> Callable[[str], float]:
-    """Reads a number of a range, so that the help can say it in few words."""
+    """Makes a parser of numbers in a range."""
 
     def read(text: str) -> float:
         try:
@@ -45,7 +42,7 @@ def number(low: float, high: float | None = None) -> Callable[[str], float]:
 
 
 def one_of(*values: str) -> Callable[[str], str]:
-    """Reads one of a few words."""
+    """Makes a parser of one of a few words."""
 
     def read(text: str) -> str:
         if text not in values:
@@ -73,23 +70,6 @@ def named_values(texts: Sequence[str] | None) -> dict[str, Any]:
             found[name.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             found[name.strip()] = value.strip()
-    return found
-
-
-def imported(name: str) -> Any:
-    """What `package.module:function` names; modules in the working folder are found."""
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"cannot import {module!r} for the method {name!r}: {error}") from None
-    finally:
-        sys.path.remove(os.getcwd())
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise AttributeError(f"{module!r} has no {attribute!r}")
-        found = getattr(found, part)
     return found
 
 

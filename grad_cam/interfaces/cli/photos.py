@@ -1,4 +1,4 @@
-"""Going through photos: one that fails is kept for the end and does not stop the others."""
+"""Runs a command over several photos: a photo that fails is reported at the end and does not stop the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Photo(NamedTuple):
-    """A photo on its way: the name given, the stem of its output files, and what the model takes (1, C, H, W)."""
+    """A photo: the name given, the stem of its output files, and what the model takes (1, C, H, W)."""
 
     path: str
     stem: str

@@ -52,6 +52,7 @@ It explains the three likeliest classes of every photo unless an option says oth
     [bold]Example[/]
       grad-cam report cat.jpg dog.jpg -o report.html
     """
+    # Longer than other functions, because its options stand in its signature, each on lines of its own.
     target.check()
     model.check()
     how.check()

@@ -50,6 +50,7 @@ agrees with the last one (correlation).
       grad-cam sweep cat.jpg
       grad-cam sweep cat.jpg --model vit_small_patch16_224 --depth blocks --top 3
     """
+    # Longer than other functions, because its options stand in its signature, each on lines of its own.
     target.check()
     model.check()
     how.check()
@@ -69,16 +70,8 @@ agrees with the last one (correlation).
     figures = [path for path in files if path.stem.startswith("sweep")]
     guesses = as_rows(predictions(found[0].logits[0], opened.labels))
     if as_json:
-        print_json(
-            {
-                "model": model.model,
-                "image": image,
-                "predictions": guesses,
-                "sweeps": [{"target": word, **_curves(found, k)} for k, word in enumerate(found[0].target[0])],
-                "skipped": [{"layer": at.name, "layer_idx": at.layer_idx, "why": why} for at, why in found.skipped],
-                "files": [str(path) for path in (*files, *movies)],
-            }
-        )
+        written = [str(path) for path in (*files, *movies)]
+        print_json({"model": model.model, "image": image, "predictions": guesses, **_rows(found), "files": written})
     else:
         print_predictions(image, guesses)
         _print_table(found)
@@ -122,8 +115,16 @@ def _write(found: Sweep, folder: Path, display: Display, force: bool) -> tuple[l
     return list(jobs), movies
 
 
+def _rows(found: Sweep) -> dict[str, Any]:
+    """A sweep for programs: the curves of every target, and the layers without a map."""
+    return {
+        "sweeps": [{"target": word, **_curves(found, k)} for k, word in enumerate(found[0].target[0])],
+        "skipped": [{"layer": at.name, "layer_idx": at.layer_idx, "why": why} for at, why in found.skipped],
+    }
+
+
 def _curves(found: Sweep, k: int) -> dict[str, Any]:
-    """What a sweep says of one target, layer by layer."""
+    """The curves of a sweep for one target, layer by layer."""
     focus, agreement = found.curves(0, k).values()
     return {
         "layers": [

@@ -29,8 +29,8 @@ class LatestRequests(Generic[K, V]):
     """Computes requests in the background, reports the latest one only, and keeps every value it has computed.
 
     A newer request neither stops a computation that has begun nor queues behind it: a second thread takes it. Results
-    that arrive too late are kept without a report. At the end of the process running computations are asked to stop and
-    are waited for, because a thread that computes while the interpreter is taken down ends it with an abort.
+    that arrive too late are kept without a report. At the end of the process running computations are stopped and
+    waited for, because a thread that computes while the interpreter is taken down ends it with an abort.
 
     Args:
         compute: From a key to a mapping with its value, and with those of other keys that came at no further cost.
@@ -81,12 +81,6 @@ class LatestRequests(Generic[K, V]):
             for future in list(self._running.values()):
                 future.cancel()  # only what has not begun
             self._start(key)
-
-    def prefetch(self, key: K) -> None:
-        """Computes a value that may be requested soon, if a thread is free; nothing is reported."""
-        with self.lock:
-            if not self.closed and key not in self._values and len(self._running) < self.THREADS:
-                self._start(key)
 
     def store(self, values: Mapping[K, V]) -> None:
         """Keeps values; the oldest are dropped beyond `keep`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
@@ -13,14 +14,13 @@ from torch import Tensor, nn
 from ... import METHODS, Explanation, Sweep, explain, rendering, sweep
 from ...arguments import check_model
 from ...methods import Method, MethodError
-from ..common import LayerChoice, Prediction, open_model, percentage, predictions
+from ...rendering import Display
+from ..common import Prediction, layer_choices, open_model, percentage, predictions
 
-__all__ = ["GIVEN", "Choice", "Display", "ExplorerState"]
+__all__ = ["GIVEN", "Choice", "ExplorerState"]
 
 GIVEN = "given"
 """The class of a `Choice` that stands for the caller's target, where that is not a class."""
-
-THRESHOLD = 1 / 8
 
 
 class Choice(NamedTuple):
@@ -35,15 +35,6 @@ class Choice(NamedTuple):
     layer: str | None
     method: str
     target: int | str | None
-
-
-class Display(NamedTuple):
-    """How a map is shown; changing it computes nothing."""
-
-    threshold: float
-    smoothing: float
-    alpha: float
-    colormap: str
 
 
 class ExplorerState:
@@ -92,11 +83,7 @@ class ExplorerState:
             raise ValueError(
                 f"target={target!r} gives {first.map.shape[1]} maps, the explorer shows one: give one class"
             )
-        types = {stage.name: stage.type for stage in found.stages}
-        self.layers: dict[str, LayerChoice] = {}
-        for one in found:
-            name, grid = one.layer.name, (one.map.shape[-2], one.map.shape[-1])
-            self.layers[name] = LayerChoice(name, types.get(name, ""), grid, one.layer.layer_idx)
+        self.layers = {layer.name: layer for layer in layer_choices(found)}
         self.classes: list[Prediction] = predictions(first.logits[0], opened.labels, first.logits.shape[-1])
         self._by_index = {row.index: row for row in self.classes}
         self._given_name = first.target[0][0]
@@ -159,11 +146,9 @@ class ExplorerState:
 
     def render(self, one: Explanation, display: Display, view: str = "overlay") -> Image.Image:
         """The picture of an explanation; `view` is "overlay" or "heatmap"."""
-        size = (self.picture.height, self.picture.width)
-        heat = rendering.heatmap(one.map[0].float().cpu(), size, display.threshold, display.smoothing)
-        if view == "heatmap":
-            return Image.fromarray(rendering.colorize(heat, display.colormap))
-        return rendering.overlay(self.picture, heat, alpha=display.alpha, colormap=display.colormap)
+        if view == "overlay":
+            return display.overlay(self.picture, one.raw())
+        return Image.fromarray(rendering.colorize(one.heatmap(display)[0], display.colormap))
 
     def label(self, target: int | str | None) -> str:
         """A class by name."""
@@ -197,10 +182,8 @@ class ExplorerState:
         if choice.target is not None:
             words.append(f"class_idx={'target' if choice.target == GIVEN else choice.target}")
         words.append(f"method={choice.method!r}")
-        usual = Display(
-            THRESHOLD, rendering.default_smoothing(self.picture.size[::-1]), rendering.ALPHA, rendering.COLORMAP
-        )
-        for name, value in display._asdict().items():
+        usual = Display(smoothing=Display().sigma(self.picture.size[::-1]), colormap=rendering.COLORMAP)
+        for name, value in dataclasses.asdict(display).items():
             shown, default = (round(v, 6) if isinstance(v, float) else v for v in (value, getattr(usual, name)))
             if shown != default:
                 words.append(f"{name}={shown!r}")

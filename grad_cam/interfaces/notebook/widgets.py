@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
 from ... import METHODS, Explanation, rendering
-from ...arguments import as_number, check_fraction
 from ...methods import MethodError, find
+from ...rendering import Display
 from . import markup
 from .latest import LatestRequests, Outcome
-from .state import THRESHOLD, Choice, Display, ExplorerState
+from .state import Choice, ExplorerState
 
 __all__ = ["Explorer", "explore"]
-
-COLORMAPS = (rendering.COLORMAP, "turbo", "viridis", "inferno", "magma", "cividis", "gray")
 
 
 def explore(
@@ -29,7 +26,7 @@ def explore(
     target: Any = None,
     method: str = "grad_cam",
     layers: str | Sequence[int | str | nn.Module] = "auto",
-    threshold: float = THRESHOLD,
+    threshold: float = Display.threshold,
     smoothing: float | None = None,
     alpha: float = rendering.ALPHA,
     colormap: str = rendering.COLORMAP,
@@ -74,22 +71,17 @@ def explore(
     entry = find(method)
     if entry.gives != "map":
         raise MethodError(f"the explorer shows one map at a time, {entry.name} gives several: use grad_cam.explain")
-    rendering.palette(colormap)  # complains before anything is computed
-    check_fraction(alpha, "alpha")
-    check_fraction(threshold, "threshold", below_one=True)
+    display = Display(threshold, smoothing, alpha, colormap)
     state = ExplorerState(
         model, image, layers=layers, layer=layer, target=target, input_size=input_size,
         reshape_transform=reshape_transform,
     )  # fmt: skip
-    size = state.picture.size[::-1]
-    if smoothing is None:
-        smoothing = rendering.default_smoothing(size)
-    as_number(smoothing, "smoothing", 0, max(size), what="a number of pixels of this picture")
-    return Explorer(ipywidgets, state, entry.name, Display(threshold, smoothing, alpha, colormap))
+    display.overlay(state.picture, [[1.0]])  # refuses a smoothing that exceeds the picture
+    return Explorer(ipywidgets, state, entry.name, display)
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: the explorer was closed)
-    """Ends a computation whose result nobody needs."""
+    """Stops a computation of a closed explorer."""
 
 
 class Explorer:
@@ -208,12 +200,10 @@ class Explorer:
                 self._status.value = markup.computing(choice, done / total)
 
     def _draw(self, _: Any = None) -> None:
-        """Draws the map that is shown, as the display controls say."""
+        """Draws the map that is shown, with the settings of the display controls."""
         with self._requests.lock:  # the pool may draw, too
             choice, one = self._shown
-            buffer = io.BytesIO()
-            self._state.render(one, self._display, self.view.value).save(buffer, "PNG")
-            self.picture.value = buffer.getvalue()
+            self.picture.value = rendering.png_bytes(self._state.render(one, self._display, self.view.value))
             self._caption.value = markup.caption(self._state, choice, one)
             self._code.value = markup.code(self.call)
 
@@ -237,15 +227,13 @@ class Explorer:
         self.target: Any = widgets.Select(
             options=state.matching(), value=self._target, rows=6, description=" ", **named
         )
-        usual = rendering.default_smoothing(
-            state.picture.size[::-1]
-        )  # a whole number of steps: the page rounds to them
+        size = (state.picture.height, state.picture.width)
+        sigma, usual = display.sigma(size), rendering.default_smoothing(size)
         self.threshold: Any = slider("Threshold", display.threshold, max(0.95, display.threshold), 0.025, ".3f")
-        self.smoothing: Any = slider(
-            "Smoothing", display.smoothing, max(display.smoothing, 4 * usual), usual / 10, ".1f"
-        )
+        # The page rounds to whole steps, so that the usual value has to be one.
+        self.smoothing: Any = slider("Smoothing", sigma, max(sigma, 4 * usual), usual / 10, ".1f")
         self.alpha: Any = slider("Opacity", display.alpha, 1.0, 0.05, ".2f")
-        colormaps = list(dict.fromkeys((*COLORMAPS, display.colormap)))
+        colormaps = list(dict.fromkeys((*rendering.COLORMAPS, display.colormap)))
         self.colormap: Any = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)
         self.view: Any = widgets.ToggleButtons(
             options=[("Overlay", "overlay"), ("Heatmap", "heatmap")],

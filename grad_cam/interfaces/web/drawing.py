@@ -3,72 +3,72 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ... import rendering
+from ...rendering.text import number
+from .errors import AppError
 
-__all__ = ["COLORMAPS", "KINDS", "Drawing", "image_uri", "npy_uri"]
+__all__ = ["COLORMAPS", "KINDS", "SETTINGS", "Drawing", "npy_uri", "number"]
 
-COLORMAPS = {"Blue, green, red": rendering.COLORMAP} | {
-    name.capitalize(): name for name in ("turbo", "viridis", "inferno", "magma", "cividis", "gray")
-}
+COLORMAPS = {("Blue, green, red" if name == "bgr" else name.capitalize()): name for name in rendering.COLORMAPS}
 KINDS = {"Evidence for": "positive", "For and against": "signed", "Raw map": "raw"}
+SETTINGS = ("threshold", "smoothing", "alpha", "colormap", "kind")
+"""The display controls."""
 
 
-class Drawing(NamedTuple):
-    """The display controls; nothing of it changes the map."""
+@dataclasses.dataclass(frozen=True)
+class Drawing(rendering.Display):
+    """A display, which may also be the raw map.
 
-    threshold: float = rendering.Display().threshold
-    smoothing: float = 5.0
-    alpha: float = rendering.ALPHA
+    Attributes:
+        raw: Whether the values of the map are shown as they are, zero in the middle.
+    """
+
     colormap: str = rendering.COLORMAP
-    kind: str = "positive"
+    raw: bool = False
+
+    @classmethod
+    def of_controls(cls, kind: str = "positive", **settings: Any) -> Drawing:
+        """Reads the display controls.
+
+        Args:
+            kind: One of the values of `KINDS`.
+            **settings: The other controls, by the names of the display's settings.
+
+        Raises:
+            GradCamError: A value is out of range, or there is no such kind or colormap.
+            ArgumentTypeError: A number is none.
+        """
+        if kind not in KINDS.values():
+            raise AppError(f"the page cannot show {kind!r}", remedy=f"choose one of {', '.join(KINDS.values())}")
+        return cls(**settings, view="positive" if kind == "positive" else "signed", raw=kind == "raw")
 
     def picture(self, seen: NDArray[np.uint8], map: NDArray[np.float32]) -> Image.Image:
-        """The overlay of a raw map over the picture; of the raw view, its values as they are, zero in the middle."""
-        if self.kind == "raw":
-            largest = float(np.abs(map).max()) or 1.0
-            squares = Image.fromarray(rendering.colorize(map / largest, self.colormap, "signed"))
-            return squares.resize((seen.shape[1], seen.shape[0]), Image.Resampling.NEAREST)
-        return self._display().overlay(seen, map)
+        """The overlay of a raw map over the picture; of the raw view, one square for each value."""
+        if not self.raw:
+            return self.overlay(seen, map)
+        largest = float(np.abs(map).max()) or 1.0
+        squares = Image.fromarray(rendering.colorize(map / largest, self.colormap, "signed"))
+        return squares.resize((seen.shape[1], seen.shape[0]), Image.Resampling.NEAREST)
 
     def ramp(self) -> list[str]:
         """Colours of the scale from low to high, for a style sheet."""
-        colours = rendering.palette(self.colormap, self._view)[::17]
-        return ["#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in colours]
+        return ["#{:02x}{:02x}{:02x}".format(*map(int, c)) for c in rendering.palette(self.colormap, self.view)[::17]]
 
     def ends(self, map: NDArray[np.float32], size: tuple[int, int]) -> tuple[str, str]:
         """What the ends of the scale stand for, in units of the score, for a picture of a height and width."""
-        if self.kind == "raw":
+        if self.raw:
             largest = float(np.abs(map).max())
             return number(-largest), number(largest)
-        heat = self._display().heat(map, size)
+        heat = self.heat(map, size)
         return number(heat.low), number(heat.high)
-
-    def _display(self) -> rendering.Display:
-        return rendering.Display(self.threshold, self.smoothing, self.alpha, self.colormap, self._view)
-
-    @property
-    def _view(self) -> rendering.View:
-        """The view; that of raw values has zero in the middle, too."""
-        return "positive" if self.kind == "positive" else "signed"
-
-
-def number(value: float) -> str:
-    """A value of a map with three digits and a true minus sign."""
-    return f"{value:.3g}".replace("-", "−")
-
-
-def image_uri(picture: Image.Image, kind: str = "png") -> str:
-    """A picture as an address that holds it."""
-    out = io.BytesIO()
-    picture.save(out, kind, **({"compress_level": 3} if kind == "png" else {"quality": 90}))
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def npy_uri(map: NDArray[np.float32]) -> str:

@@ -1,4 +1,4 @@
-"""What can go wrong on the page."""
+"""The errors of the page."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ class AppError(GradCamError):
     """A page that cannot be served, or a request that the page cannot serve."""
 
 
-class Superseded(Exception):  # noqa: N818  (not an error: the visitor wants something else by now, or has left)
-    """Stops a computation whose result is no longer wanted."""
+class Superseded(Exception):  # noqa: N818  (not an error: the visitor has another request, or has left)
+    """Stops a computation whose request was replaced by a newer one."""

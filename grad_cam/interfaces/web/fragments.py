@@ -14,8 +14,9 @@ from PIL import Image
 
 from ... import METHODS, metrics, rendering
 from ...loading import load_image, samples
+from ...rendering import data_uri
 from ..common import percentage, predictions, probabilities, slug
-from .drawing import Drawing, image_uri, npy_uri, number
+from .drawing import Drawing, npy_uri, number
 from .views import Computed, View, of_layer
 
 __all__ = [
@@ -76,7 +77,7 @@ def _thumbnails() -> tuple[tuple[str, str], ...]:
         side = min(small.size)
         left, top = (small.width - side) // 2, (small.height - side) // 2
         small = small.crop((left, top, left + side, top + side)).resize((160, 160), Image.Resampling.LANCZOS)
-        found.append((name, image_uri(small, "jpeg")))
+        found.append((name, data_uri(small, "jpeg")))
     return tuple(found)
 
 
@@ -88,7 +89,7 @@ def advice(method: str) -> str:
 def photo(view: View) -> str:
     """The picture as the model sees it."""
     height, width = view.size
-    return _html("photo", image_uri(Image.fromarray(view.seen), "jpeg"), view.controls.photo.stem, width, height)
+    return _html("photo", data_uri(Image.fromarray(view.seen), "jpeg"), view.controls.photo.stem, width, height)
 
 
 def headline(view: View) -> str:
@@ -124,7 +125,7 @@ def result(view: View, drawing: Drawing) -> str:
         return _lack(found)
     if len(found.maps) > 1:
         cards = [
-            Card(name, image_uri(drawing.picture(view.seen, map)), name)
+            Card(name, data_uri(drawing.picture(view.seen, map)), name)
             for map, name in zip(found.maps, found.names, strict=True)
         ]
         return _html("cards", cards, "Each concept is named after the class that the model gives to it alone.")
@@ -135,7 +136,7 @@ def result(view: View, drawing: Drawing) -> str:
     rows = [[number(value) for value in row] for row in map.tolist()] if max(map.shape) <= NUMBERS else []
     file = "-".join(slug(part, 40) for part in (view.controls.photo.stem, view.word, method, view.place))
     return _html("picture",
-        image_uri(drawing.picture(view.seen, map)), f"{title} for {view.word} at {view.place}, over the picture",
+        data_uri(drawing.picture(view.seen, map)), f"{title} for {view.word} at {view.place}, over the picture",
         drawing.ramp(), *drawing.ends(map, view.size), facts, rows, f"{file}.png", f"{file}.npy", npy_uri(map),
         f"This map is {note}: nothing speaks for {view.word}." if note else "",
     )  # fmt: skip
@@ -188,7 +189,7 @@ def _card(
         return Card(title, lack=_FOLDERS.sub("", found or "not computed yet"))
     map = found.maps[0]
     note = _nothing(rendering.describe(map))
-    src = image_uri(drawing.picture(view.seen, map), "jpeg")
+    src = data_uri(drawing.picture(view.seen, map), "jpeg")
     return Card(title, src, f"{title}, {view.word}", [note] if note else about, pick, current)
 
 

@@ -17,7 +17,7 @@ __all__ = ["parts", "theme"]
 
 COMPARED = ["grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam"]
 
-# A click on anything with data-pick is told to the server; the listener stays when the content changes.
+# Sends clicks on elements with data-pick to the server; the listener stays when the content changes.
 _PICK = """
 element.addEventListener('click', (event) => {
   const picked = event.target.closest('[data-pick]');
@@ -98,12 +98,19 @@ def _settings() -> dict[str, Any]:
     with gr.Row(elem_classes="gc-options"):
         for number in range(OPTIONS):
             part[f"option {number}"] = gr.Number(visible=False, min_width=80, elem_id=f"gc-option-{number}", buttons=[])
-    part["kind"] = gr.Radio(list(KINDS.items()), value=plain.kind, label="Shown", elem_id="gc-kind", min_width=190)
+    part["kind"] = gr.Radio(list(KINDS.items()), value=plain.view, label="Shown", elem_id="gc-kind", min_width=190)
     part["threshold"] = gr.Slider(
         0, 0.95, plain.threshold, step=0.005, label="Threshold", min_width=130, elem_id="gc-threshold", buttons=[]
     )
     part["smoothing"] = gr.Slider(
-        0, 20, plain.smoothing, step=0.1, label="Smoothing (pixels)", min_width=130, elem_id="gc-smoothing", buttons=[]
+        0,
+        20,
+        plain.sigma((224, 224)),
+        step=0.1,
+        label="Smoothing (pixels)",
+        min_width=130,
+        elem_id="gc-smoothing",
+        buttons=[],
     )
     part["alpha"] = gr.Slider(
         0, 1, plain.alpha, step=0.01, label="Opacity", min_width=130, elem_id="gc-alpha", buttons=[]

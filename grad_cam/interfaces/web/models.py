@@ -17,7 +17,7 @@ from torch import nn
 from ... import explain, sweep
 from ...errors import LayerError
 from ...loading import ModelError, load_image, samples
-from ..common import LayerChoice, Opened, open_model
+from ..common import LayerChoice, Opened, layer_choices, open_model
 from .errors import AppError
 
 __all__ = ["SUGGESTED", "Models", "OpenedModel", "open_page_model"]
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class OpenedModel(Opened):
-    """A model with all that the page asks about it.
+    """A model with its layers.
 
     Attributes:
         layers: The layers of the slider, from the picture to the logits.
@@ -63,13 +63,7 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
         usual = explain(opened.model, example).layer.name
     except LayerError as error:
         raise AppError(error.what, error.given, "choose a model with a layer that has a spatial grid") from error
-    types = {stage.name: stage.type for stage in found.stages}
-    layers = tuple(
-        LayerChoice(
-            one.layer.name, types.get(one.layer.name, ""), (one.map.shape[-2], one.map.shape[-1]), one.layer.layer_idx
-        )
-        for one in found
-    )
+    layers = tuple(layer_choices(found))
     inside = [i for i, layer in enumerate(layers) if f"{layer.name}.".startswith(f"{usual}.")]
     return OpenedModel(
         opened.name, opened.model, opened.prepare, opened.labels, layers=layers,
@@ -98,7 +92,7 @@ class Models:
         return self.first.done() if name == self.name else name in self._opened
 
     def __call__(self, name: str) -> OpenedModel:
-        """Opens a model that a visitor asks for by name; waits for the first one while it is loading.
+        """Opens a model by the name that a visitor gave; waits for the first one while it is loading.
 
         Raises:
             GradCamError: No such model, or one that only the owner of the page may open.
@@ -132,8 +126,8 @@ def _open_published(name: str) -> OpenedModel:
     """Opens a model for a visitor; a name of the Hugging Face Hub never means a folder of the server.
 
     Raises:
-        AppError: The same words for a folder as for a name that the Hub does not know, since they would tell which
-            folders there are.
+        AppError: Also for the name of a folder, in the words for a name that the Hub does not know, which reveal
+            nothing about the folders of the server.
     """
     hub, _, repository = name.rpartition(":")
     try:
@@ -143,9 +137,9 @@ def _open_published(name: str) -> OpenedModel:
     except ModelError as error:
         if not hub:
             raise
-        _log.info("a visitor asked for %r: %s", name, error)
+        _log.info("a visitor requested %r: %s", name, error)
         raise AppError(
-            f"{name!r} cannot be had from the Hugging Face Hub",
+            f"cannot get {name!r} from the Hugging Face Hub",
             remedy="check that it is the name of an image classifier there and that the server reaches the Hub; "
             "the model 'demo' needs no network",
         ) from None

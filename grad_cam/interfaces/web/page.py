@@ -1,4 +1,4 @@
-"""The page with its events: which control asks for what, and in which queue it is answered."""
+"""The page with its events: the function that answers each control, and its queue."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import gradio as gr
 from ... import METHODS
 from ...loading import samples
 from . import layout
-from .drawing import Drawing
+from .drawing import SETTINGS
 from .errors import AppError, Superseded
 from .models import Models, OpenedModel
-from .requests import QUEUES, LatestRequests, queue_for
+from .requests import QUEUES, Visitors, queue_for
 from .updates import CHANGED, page_update, redrawn
 from .uploads import Limits, upload_folder, uploaded
 from .views import OPTIONS, TABS, Controls, option_defaults
@@ -33,10 +33,10 @@ class Blocks(gr.Blocks):
     """A page of gradio with a log instead of the tracebacks that it prints for every request it cannot take.
 
     Attributes:
-        latest: The latest request of every visitor.
+        visitors: The latest request of every visitor.
     """
 
-    latest: LatestRequests
+    visitors: Visitors
 
     async def process_api(self, *values: Any, **rest: Any) -> Any:
         try:
@@ -55,12 +55,12 @@ class Blocks(gr.Blocks):
 
 
 def make_page(name: str, model: Future[OpenedModel], limits: Limits) -> Blocks:
-    """Makes the page; what it asks of the model waits until that is loaded.
+    """Makes the page; requests wait until the model is loaded.
 
     Args:
         name: Name of the model that the page opens with.
         model: The model, which may still be loading.
-        limits: What a visitor may ask of the server.
+        limits: Limits of a visitor.
     """
     page = Blocks(
         title="Grad-CAM, layer by layer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
@@ -74,7 +74,7 @@ def make_page(name: str, model: Future[OpenedModel], limits: Limits) -> Blocks:
 
 
 def _controls(values: tuple[Any, ...]) -> Controls:
-    """What the controls say; the option fields that the method does not use are left out."""
+    """Reads the controls; the option fields that the method does not use are left out."""
     photo, model, position, target, method, chosen, tab, *options = values
     used = len(option_defaults(method)) if method in METHODS else 0
     name = str(model or "").strip()
@@ -90,12 +90,12 @@ class _Events:
         self.page, self.part, self.models, self.limits, self.uploads = page, part, models, limits, uploads
         self.tickets = itertools.count(1)
         self.turns = {queue: gr.State(0) for queue in QUEUES if queue != "maps"}
-        page.latest = self.latest = LatestRequests()
+        page.visitors = self.visitors = Visitors()
 
     def connect(self) -> None:
         """Connects everything."""
         part, page = self.part, self.page
-        controls, drawing = ([part[name] for name in names] for names in (_CONTROLS, Drawing._fields))
+        controls, drawing = ([part[name] for name in names] for names in (_CONTROLS, SETTINGS))
         pictures = [part[name] for name in TABS]
         options = [part[f"option {number}"] for number in range(OPTIONS)]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -133,24 +133,24 @@ class _Events:
             visitor = str(request.session_hash)
 
             def step(done: int, total: int) -> None:
-                self.latest.check(visitor, controls)
+                self.visitors.check(visitor, controls)
                 if self.page.has_left(visitor):
                     raise Superseded
                 if total > 1:
                     progress((done, total), desc=METHODS[controls.method].title)
 
-            with self.latest.computing():
+            with self.visitors.computing():
                 if queue == "models":
                     with contextlib.suppress(Exception):  # `page_update` says what is wrong
                         self.models(controls.model)
                 due = queue_for(before, controls, self.models)
                 if due != queue and due in self.turns:
                     return {self.turns[due]: next(self.tickets)}
-                drawing = Drawing(*values[1 + len(_CONTROLS) :])
-                found = page_update(before, controls, drawing, self.models, limits=self.limits, progress=step)
+                settings = dict(zip(SETTINGS, values[1 + len(_CONTROLS) :], strict=True))
+                found = page_update(before, controls, settings, self.models, limits=self.limits, progress=step)
                 if queue != "maps":
                     try:
-                        self.latest.check(visitor, controls)
+                        self.visitors.check(visitor, controls)
                     except Superseded:  # the page may show the answer to the newer request already
                         return gr.skip()
                 return self.as_updates(found)
@@ -163,13 +163,14 @@ class _Events:
         return changes or gr.skip()
 
     def note(self, request: gr.Request, *values: Any) -> None:
-        self.latest.note(str(request.session_hash), _controls(values))
+        self.visitors.note(str(request.session_hash), _controls(values))
 
     def leave(self, request: gr.Request) -> None:
-        self.latest.note(str(request.session_hash), None)
+        self.visitors.note(str(request.session_hash), None)
 
-    def redraw(self, view: Any, *settings: Any) -> Any:
-        return gr.skip() if view is None else self.as_updates(redrawn(view, Drawing(*settings)))
+    def redraw(self, view: Any, *values: Any) -> Any:
+        settings = dict(zip(SETTINGS, values, strict=True))
+        return gr.skip() if view is None else self.as_updates(redrawn(view, settings))
 
     def upload(self, path: Any) -> tuple[Any, None]:
         try:

@@ -1,4 +1,4 @@
-"""Which requests are still wanted, and in which queue each is answered."""
+"""The latest request of every visitor, and the queue in which a request is answered."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .errors import Superseded
 from .models import Models
 from .views import Controls, View, settled
 
-__all__ = ["QUEUES", "LatestRequests", "queue_for"]
+__all__ = ["QUEUES", "Visitors", "queue_for"]
 
 QUEUES = {"maps": 2, "models": 1, "slow": 1}
 """How many requests of each kind are answered at the same time, so that slow work delays no quick answer."""
 
 
-class LatestRequests:
-    """The latest request of every visitor, so that a long computation can stop when it is no longer wanted.
+class Visitors:
+    """The latest request of every visitor, so that a computation can stop once its request was replaced.
 
     Args:
         capacity: Number of visitors remembered; the oldest are forgotten, which only lets their computations finish.
@@ -67,7 +67,7 @@ class LatestRequests:
 
 
 def queue_for(before: View | None, controls: Controls, models: Models) -> str:
-    """In which queue a request is answered: one of its own for opening models, and for methods of many passes."""
+    """The queue of a request: "models" for opening one, "slow" for methods of many passes, otherwise "maps"."""
     if not models.has(controls.model):
         return "models"
     methods = {controls.method, *(controls.chosen if controls.tab == "methods" else ())}

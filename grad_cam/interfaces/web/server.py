@@ -50,9 +50,9 @@ class Page:
     def close(self) -> None:
         """Stops serving and computing, and removes what visitors have uploaded."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a browser still open is no error
-        self._blocks.latest.close()
+        self._blocks.visitors.close()
         self._blocks.close(verbose=False)
-        self._blocks.latest.idle(0.3)
+        self._blocks.visitors.idle(0.3)
         self._closed.set()
 
     def leave(self) -> None:
@@ -88,7 +88,7 @@ def build(model: str | nn.Module = "demo", *, limits: Limits | None = None, **ho
 
     Args:
         model: Name (see `loading.load`) or model that the page opens with.
-        limits: What a visitor may ask of the server.
+        limits: Limits of a visitor.
         **how: How the model is opened, as for `launch`.
 
     Raises:
@@ -115,9 +115,9 @@ def launch(
         port: Where; None takes the first free port from 7860 on, 0 any free one.
         host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
             everywhere, without a password.
-        limits: What a visitor may ask of the server.
-        block: Serve until Ctrl-C and say where; otherwise come back, with the model loaded, while the page is served
-            from a thread.
+        limits: Limits of a visitor.
+        block: Serve until Ctrl-C and print the address; otherwise return once the model is loaded; a thread serves the
+            page.
         hosts: Names under which this computer is known to visitors, besides `host` and its own name. Requests to
             other names, and from other web sites, are refused.
         open_browser: Open the page in the browser of this computer.
@@ -187,7 +187,7 @@ def _serve(
     shown = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(address, address)
     blocks.server.config.timeout_graceful_shutdown = 0.5  # seconds for open connections; gradio waits for them for good
     # A thread that computes while the interpreter is taken down would end the process with an abort.
-    atexit.register(blocks.latest.idle, None)
+    atexit.register(blocks.visitors.idle, None)
     return Page(blocks, f"http://{shown}:{number}/")
 
 

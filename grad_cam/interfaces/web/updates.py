@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 def page_update(
     before: View | None,
     controls: Controls,
-    drawing: Drawing,
+    settings: Mapping[str, Any],
     models: Callable[[str], OpenedModel],
     *,
     limits: Limits | None = None,
@@ -38,13 +39,14 @@ def page_update(
 ) -> dict[str, Any]:
     """What changes on the page when the controls have changed; a text or a dict of settings for each part of it.
 
+    `settings` are the values of the display controls, by name.
     Whatever goes wrong becomes the notice, and the controls go back to what the page shows.
     """
     if before is not None and before.controls == controls:
         return {}
     try:
         view = view_for(controls, models(controls.model), before, limits=limits, progress=progress)
-        return _changed(before, view, drawing)
+        return _changed(before, view, Drawing.of_controls(**settings))
     except (Superseded, CancelledError):  # cancelled: the model could not be loaded, and the page ends
         return {}
     except Exception as error:
@@ -53,13 +55,13 @@ def page_update(
         return {"notice": fragments.notice(one_line(error)), **_restored(before, controls)}
 
 
-def redrawn(view: View, drawing: Drawing) -> dict[str, Any]:
+def redrawn(view: View, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What changes on the page when only a display control has; what cannot be drawn becomes the notice."""
     try:
-        return {"notice": "", **_pictures(view, drawing)}
+        return {"notice": "", **_pictures(view, Drawing.of_controls(**settings))}
     except Exception as error:
         if not isinstance(error, (ValueError, TypeError)):
-            _log.exception("the page could not draw with %s", drawing)
+            _log.exception("the page could not draw with %s", settings)
         return {"notice": fragments.notice(one_line(error))}
 
 
@@ -73,7 +75,7 @@ def _changed(before: View | None, view: View, drawing: Drawing) -> dict[str, Any
     new_model = before is None or before.opened is not view.opened
     if new_model:
         suits, last = round(rendering.default_smoothing(view.size), 1), len(view.opened.layers) - 1
-        drawing = drawing._replace(smoothing=suits)
+        drawing = dataclasses.replace(drawing, smoothing=suits)
         parts["smoothing"] = {"value": suits, "maximum": 4 * suits}
         parts["position"] = {"value": controls.position, "maximum": max(last, 1), "interactive": last > 0}
     if new_model or now is None or now.photo != controls.photo:
@@ -97,7 +99,7 @@ def _pictures(view: View, drawing: Drawing) -> dict[str, Any]:
 
 
 def _restored(before: View | None, controls: Controls) -> dict[str, Any]:
-    """The controls that say something else than the page shows, as it shows them."""
+    """The controls that differ from what the page shows, set back to it."""
     if before is None:
         return {}
     shown = before.controls._asdict()

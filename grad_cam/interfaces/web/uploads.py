@@ -20,7 +20,7 @@ __all__ = ["Limits", "read", "remove_uploads", "upload_folder", "uploaded"]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a visitor may ask of the server.
+    """Limits of a visitor.
 
     Attributes:
         upload: Largest file, in bytes.
@@ -59,7 +59,7 @@ def uploaded(path: Any, folder: pathlib.Path) -> pathlib.Path:
     """The file a visitor has uploaded.
 
     Args:
-        path: Where the visitor says it is.
+        path: Its place, as the visitor sent it.
         folder: Where uploads are kept.
 
     Raises:

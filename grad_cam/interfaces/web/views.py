@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 class Controls(NamedTuple):
-    """What the controls of the page say."""
+    """The values of the controls of the page."""
 
     photo: pathlib.Path
     model: str
@@ -53,7 +53,7 @@ class Key(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """Raw signed maps (K, h, w) and what each is of, in words; more than one are concepts."""
+    """Raw signed maps (K, h, w) and their targets; more than one are concepts."""
 
     maps: Map
     names: tuple[str, ...]
@@ -69,7 +69,7 @@ class View:
         tensor: The picture as the model takes it, (1, C, H, W).
         seen: The picture as the model sees it, uint8 (H, W, 3).
         logits: (classes,).
-        word: What is explained, in words.
+        word: Name of the target.
         results: What is computed of this picture and class; a text where there is no map says why.
     """
 
@@ -115,7 +115,7 @@ class View:
         """The result of a method at a layer, if it is computed."""
         return self.results.get(self.key(method, layer))
 
-    def wanted(self) -> list[Key]:
+    def keys(self) -> list[Key]:
         """The results that the visitor's tab shows; the first is the one under the slider."""
         method, chosen, tab = self.controls.method, self.controls.chosen, self.controls.tab
         keys = [self.key(method, self.layer)]
@@ -126,8 +126,8 @@ class View:
         return list(dict.fromkeys(keys))
 
     def missing(self) -> list[Key]:
-        """Those of them that have no map yet."""
-        return [key for key in self.wanted() if not isinstance(self.results.get(key), Computed)]
+        """The keys of the tab that have no map yet."""
+        return [key for key in self.keys() if not isinstance(self.results.get(key), Computed)]
 
 
 def of_layer(method: str) -> bool:
@@ -196,7 +196,7 @@ def view_for(
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> View:
-    """Answers the controls, with as much of what was there before as still holds.
+    """Computes the view for the controls, reusing the results of the view before it.
 
     A new picture or model is explained for its predicted class, a new model at its usual layer.
 
@@ -226,7 +226,7 @@ def compute_missing_maps(view: View, progress: Progress | None = None) -> View:
     Raises:
         ValueError: The map under the slider cannot be had. Of the others, the reason takes the map's place.
     """
-    first = view.wanted()[0]
+    first = view.keys()[0]
     for key in view.missing():
         if isinstance(view.results.get(key), Computed):  # it came with another one
             continue
