@@ -4,17 +4,27 @@ VENV := .venv
 ARGS :=
 PART :=
 BIN := $(VENV)/bin
+UV := $(BIN)/uv
+LOWEST := .venv-lowest
+# Test files that need no optional extra.
+CORE := api_changes arguments batchnorm common explanation gradcam gradient_methods introspection layouts \
+  loading_checkpoints loading_images loading_labels loading_models loading_normalisation loading_preprocess methods \
+  metrics_maps network perturbation factorization rendering report splitting targets
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check-all wheel-check lint clean
+.PHONY: help demo test pictures check-all wheel-check lowest lint clean
 
 help:
-	@echo "make demo       install the package and explain the two sample photos (pictures in demo-output/)"
-	@echo "make test       install the test dependencies and run the tests"
-	@echo "make lint       check the style with ruff"
-	@echo "make check-all  every model family, the slow tests, and the wheel in a fresh environment (an hour; PART=timm a part)"
-	@echo "make clean      remove .venv and what was built"
+	@echo "make demo       explain the two sample photos (pictures in demo-output/)"
+	@echo "make test       run the tests (ARGS='-k cli' some of them)"
+	@echo "make lint       check the style with ruff, and the types with mypy and pyright"
+	@echo "make pictures   make the pictures of the README anew"
+	@echo "make lowest     run the core tests with the lowest versions that setup.cfg declares, in .venv-lowest"
+	@echo "make check-all  every model family, the slow tests, the wheel, the lowest versions (over an hour; PART=timm a part)"
+	@echo "make clean      remove both environments and what was built"
+	@echo
+	@echo "Each installs what it needs into .venv first. PYTHON=python3.12 chooses the interpreter (3.10 or newer)."
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
@@ -33,9 +43,14 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
 
+pictures: $(VENV)/.installed-demo
+	$(BIN)/python docs/pictures.py
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.typing_check
 
 # make check-all PART=timm, PART="layers hf/ViT", PART=--summary: see tests/check_all.py
 check-all: $(VENV)/.installed-test
@@ -52,5 +67,18 @@ wheel-check: $(VENV)/.installed-dev
 	cd "$$room"; venv/bin/grad-cam demo --output pictures; \
 	echo "The wheel works outside the repository; it made:"; ls -l pictures
 
+$(BIN)/uv: | $(VENV)/.installed-dev
+	@test -x $@
+
+# numpy 1.24 has no wheel for Python 3.12 and newer; uv looks for an older interpreter, or fetches one.
+$(LOWEST)/.installed: setup.cfg | $(UV)
+	@echo "Installing the lowest declared versions into $(LOWEST) (some gigabytes, the first time)"
+	$(UV) venv --quiet --allow-existing --python '>=3.10,<3.12' $(LOWEST)
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[demo]' 'pytest>=8'
+	@touch $@
+
+lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -q $(CORE:%=tests/test_%.py) $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist demo-output ./*.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist demo-output ./*.egg-info

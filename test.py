@@ -6,12 +6,12 @@ Run it as `python test.py` (the sample cat and the demo model, no network) or as
 import sys
 
 import grad_cam
-from grad_cam import loading as zoo
+from grad_cam import loading
 
-picture = sys.argv[1] if len(sys.argv) > 1 else zoo.samples()["cat"]
+picture = sys.argv[1] if len(sys.argv) > 1 else loading.samples()["cat"]
 try:
-    model = zoo.load(sys.argv[2] if len(sys.argv) > 2 else "demo")  # or any torch.nn.Module of your own
-except zoo.ModelError as error:
+    model = loading.load(sys.argv[2] if len(sys.argv) > 2 else "demo")  # or any torch.nn.Module of your own
+except loading.ModelError as error:
     sys.exit(f"{error}\nOr name another model: python test.py PICTURE resnet18")
 
 print(grad_cam.chain(model))  # choose a layer_idx from the first column

@@ -1,8 +1,15 @@
 """Layer-by-layer explanations of PyTorch vision models.
 
-`GradCAM` is the four-line interface, `explain` and `sweep` the engine behind it, `chain` and `split` cut a model into
-an extractor and a classifier, `explore` opens the notebook explorer (extra `[notebook]`); `inspect` is another name of
-it.
+`GradCAM` is the four-line interface; `explain` and `sweep` are the engine behind it and return an `Explanation` or a
+`Sweep` of them. `chain` and `split` cut a model into an extractor and a classifier, `verify` checks on a model of your
+own what every map rests on. `METHODS` is the table of methods, `register` adds one, `targets` says what is explained.
+`explore` opens the explorer in a notebook (extra `[notebook]`); `inspect` is another name of it.
+
+The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
+`grad_cam.rendering` (`Display`, figures, files).
+
+These two and the modules `errors`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and `targets` are
+attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -10,22 +17,40 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__all__ = [
+    "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
+    "audit", "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+]  # fmt: skip
+
 if TYPE_CHECKING:
+    from . import errors as errors
+    from . import layouts as layouts
+    from . import loading as loading
+    from . import methods as methods
+    from . import metrics as metrics
+    from . import rendering as rendering
+    from . import results as results
+    from . import rules as rules
+    from . import splitting as splitting
     from . import targets
     from .engine import explain, sweep
+    from .evidencing import evidence
     from .gradcam import GradCAM
+    from .interfaces.notebook import explore
     from .methods import METHODS, register
     from .results import Explanation, Sweep
     from .rules import audit
     from .splitting import Chain, Split, SplitError, chain, split, verify
 
-__all__ = [
-    "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "explain", "explore", "register", "split", "sweep", "targets", "verify",
-]  # fmt: skip
+    __version__: str
+    inspect = explore
 
+_MODULES = (
+    "errors", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting", "targets"
+)  # fmt: skip
 _HOMES = {
     "engine": ("explain", "sweep"),
+    "evidencing": ("evidence",),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
@@ -34,13 +59,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     """Loads what is asked for when it is: the command line answers `--help` without torch, `explore` needs an extra."""
+    if name == "__version__":
+        return _version()
     if name in ("explore", "inspect"):  # `inspect` is not in `__all__`: `import *` would hide the standard library's
         from .interfaces.notebook import explore
 
         return explore
-    if name in ("metrics", "targets"):
+    if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     for home, names in _HOMES.items():
         if name in names:
@@ -49,5 +76,23 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _version() -> str:
+    """The version that is installed; in a source tree that is not, the one it declares."""
+    import configparser
+    from importlib.metadata import PackageNotFoundError, version
+    from pathlib import Path
+
+    try:
+        return version("gradcam-layers")
+    except PackageNotFoundError:
+        config = configparser.ConfigParser()
+        config.read(Path(__file__).parents[1] / "setup.cfg", encoding="utf-8")
+        return config.get("metadata", "version", fallback="unknown")
+
+
+if not TYPE_CHECKING:  # a type checker would take any misspelt name for one that is loaded
+    __getattr__ = _load
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({"__version__", *__all__, *(name for name in globals() if name.startswith("__"))})

@@ -33,7 +33,7 @@ from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
 from .predictions import class_label
-from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
+from .requests import AnyLayer, AnyMethod, Layers, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
 from .rules.ledger import warn_of_gaps
 from .splitting import Chain, StageInfo
@@ -82,14 +82,14 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) 
 
 @overload
 def explain(
-    model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
+    model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
     progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
-    model: nn.Module, images: Tensor, *, layer: list[AnyLayer] | tuple[AnyLayer, ...], target: Target = None,
+    model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
     progress: Progress | None = None, **options: Any,
@@ -102,7 +102,7 @@ def explain(
     progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
-    model: nn.Module, images: Tensor, *, layer: AnyLayer | Sequence[AnyLayer] | None = None, target: Target = None,
+    model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
     aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
     residual: float = 0.0, progress: Progress | None = None, **options: Any,

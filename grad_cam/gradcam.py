@@ -23,7 +23,7 @@ from .introspection import unwrap
 from .loading import class_names, preprocessing
 from .methods import find
 from .rendering import Display
-from .requests import AnyMethod, Request, Reshape
+from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
 from .results import Explanation
 from .splitting import Chain
 
@@ -70,8 +70,8 @@ class GradCAM:
     """
 
     model: nn.Module
-    layer_idx: int | str | nn.Module | None
-    class_idx: Any
+    layer_idx: AnyLayer | None
+    class_idx: Target
     method: AnyMethod
     threshold: float
     smoothing: float | None
@@ -83,10 +83,10 @@ class GradCAM:
         self,
         model: nn.Module,
         img_path: str | os.PathLike[str] | Image.Image | NDArray[Any] | None = None,
-        layer_idx: int | str | nn.Module | None = None,
+        layer_idx: AnyLayer | None = None,
         input_size: int | tuple[int, int] | None = None,
         *,
-        class_idx: Any = None,
+        class_idx: Target = None,
         threshold: float = 1 / 8,
         smoothing: float | None = None,
         method: AnyMethod = "grad_cam",

@@ -76,7 +76,10 @@ class Forward:
 
         def alone(row: int) -> Forward:
             index = torch.tensor([row], device=self.cutter.images.device)
-            scores = tuple(lambda z, rows=None, s=s: s(z, index) for s in self.targets.scores)  # type: ignore[misc]
+            scores = tuple(
+                dataclasses.replace(s, function=functools.partial(_of_row, s, index), names=s.names[row : row + 1])
+                for s in self.targets.scores
+            )
             resolved = dataclasses.replace(self.targets, scores=scores)
             images = self.cutter.images[row : row + 1]
             there = self.cutter.for_images(images)
@@ -408,6 +411,11 @@ class Pass:
     def block_gradients(self, k: int) -> list[Tensor]:
         """The gradient of each block's score for a target on its attention."""
         return self._blocks[1][k]
+
+
+def _of_row(score: targets.Score, index: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    """A score of one image of a batch, as if it were the whole."""
+    return score(logits, index)
 
 
 def _column(scores: Score, k: int) -> Score:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex, TypeAlias
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .arguments import ArgumentTypeError
@@ -19,17 +20,23 @@ from .methods.factorization import Factorization
 from .outputs import Output
 from .rules.balanced import Rules
 
-Target = Any
-"""None (the predicted class), a class index or name, a list with one per image, `targets.top(k)`, or any callable
+OneTarget: TypeAlias = "SupportsIndex | str | Callable[[Tensor], Tensor] | None"
+"""None (the predicted class), a class index or name, `targets.top(k)` and its like, or any callable
 ``logits (B, classes) -> score (B,)``."""
 
-AnyMethod = str | Method | Callable[..., Tensor | Factorization]
+Target: TypeAlias = "OneTarget | Sequence[OneTarget | Sequence[OneTarget]] | NDArray[Any]"
+"""One target, or a list with one per image, or with a list of K per image; tensors and arrays of indices, too."""
+
+AnyMethod: TypeAlias = "str | Method | Callable[..., Tensor | Factorization]"
 """A name or title from `METHODS`, or a function whose parameters are named after ingredients."""
 
-AnyLayer = int | str | nn.Module
+AnyLayer: TypeAlias = "SupportsIndex | str | nn.Module"
 """A layer_idx, a module path or a module."""
 
-Reshape = str | Callable[[Tensor], Tensor] | None
+Layers: TypeAlias = "list[AnyLayer] | list[int] | list[str] | list[nn.Module] | tuple[AnyLayer, ...]"
+"""Several layers; a list of names is no list of "names or numbers" to a type checker, so that each is named."""
+
+Reshape: TypeAlias = "str | Callable[[Tensor], Tensor] | None"
 """None, a layout ("NCHW", "NHWC", "tokens"), or a callable from the activation to (B, C, H, W)."""
 
 

@@ -11,7 +11,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,12 @@ class Explanation:
         sigma = display.sigma(self._size)
         return rendering.heatmap(self.map, self._size, display.threshold, sigma, display.view)
 
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether every map is of the score of the class in `classes`, and of nothing else."""
+        plain = self.classes is not None and self.logits.ndim == 2
+        return plain and not any(word in name for row in self.target for name in row for word in _COMPARING)
+
     def note(self, image: int = 0, target: int = 0) -> str | None:
         """What is unusual about a map ("all negative", "all zero", ...), or None."""
         return rendering.describe(self.raw(image, target))
@@ -142,8 +148,9 @@ class Explanation:
         return display.overlay(self.pictures[image], self.raw(image, target))
 
     def figure(
-        self, image: int | None = None, target: int | None = None, *, display: Display | None = None, **changes: Any
-    ) -> Figure:
+        self, image: int | None = None, target: int | None = None, *, remark: str = "",
+        display: Display | None = None, **changes: Any,
+    ) -> Figure:  # fmt: skip
         """Draws one map in four panels (image, overlay, heatmap, colormap), or the overlays of several.
 
         A single map that is nowhere positive is shown in the signed view, where there is something to see.
@@ -151,6 +158,7 @@ class Explanation:
         Args:
             image: Which image; None shows all, one a row.
             target: Which target; None shows all of them.
+            remark: A line under the panels of a single map, such as its evidence.
             display: Settings, as for `heatmap`.
             **changes: Single settings.
         """
@@ -160,7 +168,7 @@ class Explanation:
         for b, k in itertools.product(images, targets):
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
-            return self._panels(images[0], targets[0], display)
+            return self._panels(images[0], targets[0], display, remark)
         heats = [[display.heat(self.raw(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
@@ -169,14 +177,14 @@ class Explanation:
             scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
         )  # fmt: skip
 
-    def _panels(self, image: int, target: int, display: Display) -> Figure:
+    def _panels(self, image: int, target: int, display: Display, remark: str) -> Figure:
         note = self.note(image, target)
         if note in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
         heat = display.heat(self.raw(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
-            scale=(heat.low, heat.high), display=display,
+            scale=(heat.low, heat.high), remark=remark, display=display,
         )  # fmt: skip
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
@@ -308,10 +316,10 @@ class Sweep(Sequence[Explanation]):
         return len(self.explanations)
 
     @overload
-    def __getitem__(self, index: int) -> Explanation: ...
+    def __getitem__(self, index: SupportsIndex) -> Explanation: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Explanation, ...]: ...
-    def __getitem__(self, index: int | slice) -> Explanation | tuple[Explanation, ...]:
+    def __getitem__(self, index: SupportsIndex | slice) -> Explanation | tuple[Explanation, ...]:
         return self.explanations[index]
 
     def curves(self, image: int = 0, target: int = 0) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""The heavy acceptance: every model family, named layers, threads and memory, the slow tests, the wheel.
+"""The heavy acceptance: every model family, named layers, threads and memory, slow tests, wheel, lowest versions.
 
 ::
 
@@ -190,6 +190,7 @@ PARTS = {
     "layers": Part(_layer_items, _layers),
     "threads": Part(_endurance_items, _threads),
     "wheel": Part(lambda: ["wheel-check"], _wheel, SLOW_LIMIT),
+    "lowest": Part(lambda: ["versions"], lambda _: _command("make", "lowest"), SLOW_LIMIT),
 }
 
 

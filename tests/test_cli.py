@@ -454,6 +454,24 @@ def test_options_of_a_method(run: Run) -> None:
     assert _files() == ["cat-bee-layer1-methods.png"]
 
 
+def test_evidence(run: Run) -> None:
+    """`--evidence` prints its sentence and puts it under the figure; JSON holds the figures of every map."""
+    words = ("explain", "cat.png", *TINY, "--top", "2", "-x", "hires_cam")
+    plain = run(*words, "-o", "plain")
+    found = run(*words, "--evidence")
+    assert "the score from" in " ".join(found.stdout.split()) and "the score from" not in plain.stdout
+    first = next(name for name in _files() if not name.startswith("cat-classes"))
+    with Image.open(f"plain/{first}") as without, Image.open(f"grad-cam-output/{first}") as with_it:
+        assert with_it.height > without.height and abs(with_it.width - without.width) < 3
+    (image,) = json.loads(run(*words, "--evidence", "--force", "--json").stdout)["images"]
+    for each in image["explanations"]:
+        figures = each["evidence"]
+        assert figures["sentence"] in " ".join(found.stdout.split()) and len(figures["without_random"]) == 9
+        assert figures["score"] is not None and 0 <= figures["beats"] <= 1
+    refused = run("explain", "cat.png", *TINY, "-x", "deep_feature_factorization", "--evidence")
+    assert refused.exit_code == 2 and "--evidence" in refused.stderr
+
+
 def test_method_of_ones_own(run: Run) -> None:
     """`--method module:function` takes a function in the working folder, with its own options."""
     found = run("explain", "cat.png", *TINY, "-c", "bee", "-x", "my_methods:squared,hires_cam", "--json")

@@ -406,7 +406,8 @@ def test_every_entry_of_a_sweep_can_be_explained_by_itself(
         assert order == sorted(order) and len(order) > 1
         top = {stage.name: stage.layer_idx for stage in grad_cam.chain(model, batch[:1]).stages}
         assert any(e.layer.layer_idx is not None for e in found)
-        within = {stage: [e.layer.name for e in found if f"{e.layer.name}.".startswith(f"{stage}.")] for stage in top}
+        listed = {*(e.layer.name for e in found), *(layer.name for layer, _ in found.skipped)}
+        within = {stage: [n for n in names if n in listed and f"{n}.".startswith(f"{stage}.")] for stage in top}
         counted_at = {inside[-1]: top[stage] for stage, inside in within.items() if inside}  # where a stage ends
         for one in found:
             assert one.layer.layer_idx == counted_at.get(one.layer.name), one.layer

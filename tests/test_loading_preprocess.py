@@ -9,6 +9,7 @@ import timm.data
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms import InterpolationMode
 
 from grad_cam.loading import ImageError, Preprocessing, preprocessing
 from grad_cam.loading.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -33,6 +34,8 @@ def test_same_numbers_as_timm(
     transform = timm.data.create_transform(
         (3, *size), mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=mode
     )
+    if getattr(transform.transforms[0], "interpolation", InterpolationMode(interpolation)).value != interpolation:
+        pytest.skip("this version of timm resizes for an oblong input bilinearly, whatever is asked for")
     image = photo(*shape)
     tensor, view = Preprocessing(size, mean, std, interpolation, crop_pct, mode)(image)
     assert view.size == size[::-1]
@@ -223,6 +226,8 @@ def test_other_families_built_for_another_size(name: str) -> None:
     """The size a model was built for wins over its configuration, wherever the family keeps it."""
     with torch.device("meta"):
         model = timm.create_model(name, img_size=256)
+    if name.startswith("maxvit") and not hasattr(model, "img_size"):
+        pytest.skip("this version of timm keeps the size of a MaxViT nowhere")
     assert model.pretrained_cfg["input_size"][-1] == 224 and preprocessing(model).size == (256, 256)
 
 

@@ -6,8 +6,10 @@ import ast
 import configparser
 import fnmatch
 import importlib
+import importlib.metadata
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -45,6 +47,9 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {
         "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",
         "predictions", "requests", "results", "rules", "splitting", "targets",
+    },
+    "evidencing": {
+        "arguments", "engine", "errors", "loading", "methods", "metrics", "outputs", "requests", "results", "targets",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "gradcam": {
@@ -128,9 +133,8 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
     """
     room = _room(path)
     if room == "__init__":
-        lazy = [
-            line for line in path.read_text(encoding="utf-8").split("\n") if "import" in line and ".interfaces" in line
-        ]
+        text = path.read_text(encoding="utf-8").partition("\n_MODULES")[2]  # what comes before is for type checkers
+        lazy = [line for line in text.split("\n") if "import" in line and ".interfaces" in line]
         assert [line[:8] for line in lazy] == [" " * 8]
         assert _imports(path) - {"interfaces"} <= ALLOWED.get(room, _imports(path))
         return
@@ -143,7 +147,10 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
         assert _imports(path) <= ALLOWED[room]
 
 
-SCREEN = {"public", "arguments", "errors", "loading", "methods", "metrics", "predictions", "rendering", "targets"}
+SCREEN = {
+    "public", "arguments", "errors", "evidencing", "loading", "methods", "metrics", "predictions", "rendering",
+    "targets",
+}  # fmt: skip
 """What the interfaces may use of the package, besides each other."""
 
 
@@ -312,3 +319,49 @@ def test_old_names_warn_and_are_used_nowhere(name: str) -> None:
         importlib.reload(module)
     assert all(hasattr(module, each) for each in module.__all__)
     assert not [path.name for path in MODULES if name in _imports(path)]
+
+
+def _fresh(code: str, folder: pathlib.Path = ROOT) -> list[str]:
+    """What a line of Python prints in an interpreter of its own that imports the package from a folder."""
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
+                         capture_output=True, text=True, check=True)  # fmt: skip
+    return run.stdout.split()
+
+
+def test_screen_is_all_that_is_listed() -> None:
+    """`dir(grad_cam)` lists `__all__` and names with two underscores, whatever was used before."""
+    assert grad_cam.metrics and grad_cam.chain
+    assert {name for name in dir(grad_cam) if not name.startswith("__")} == set(grad_cam.__all__)
+    assert {"__version__", "__doc__"} < set(dir(grad_cam))
+
+
+def test_listed_names_exist() -> None:
+    """Every listed name is there, `inspect` is `explore`, and a misspelt one is an AttributeError that names it."""
+    assert not [name for name in dir(grad_cam) if not hasattr(grad_cam, name)]
+    assert grad_cam.inspect is grad_cam.explore
+    with pytest.raises(AttributeError, match="'chian'"):
+        getattr(grad_cam, "chi" + "an")
+
+
+def test_modules_are_attributes() -> None:
+    """After `import grad_cam` alone the documented modules are attributes, and none is loaded before it is used."""
+    names = "errors layouts loading methods metrics rendering results rules splitting targets".split()
+    code = f"import sys, grad_cam; print(*(n for n in {names} if f'grad_cam.{{n}}' in sys.modules), 'nothing'); "
+    code += f"print(*(getattr(grad_cam, n).__name__ for n in {names}))"
+    assert _fresh(code) == ["nothing", *(f"grad_cam.{name}" for name in names)]
+    assert all(re.search(rf"`(grad_cam\.)?{name}`", grad_cam.__doc__ or "") for name in names)
+
+
+def test_version(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version is that of what is installed, in a source tree that is not installed the declared one."""
+    declared = _setup()["metadata"]["version"]
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"9.9 of {name}")
+    assert grad_cam.__version__ == "9.9 of gradcam-layers"
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert grad_cam.__version__ == declared
+    monkeypatch.setattr(grad_cam, "__file__", str(tmp_path / "grad_cam" / "__init__.py"))
+    assert grad_cam.__version__ == "unknown"

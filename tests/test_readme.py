@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
 import grad_cam
@@ -126,3 +128,32 @@ def test_links_and_pictures_exist() -> None:
             assert (ROOT / link).exists(), link
     for picture in re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", TEXT):
         assert (ROOT / picture).stat().st_size < 300_000
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_examples_of_contributing(folder: pathlib.Path, cnn: nn.Module, batch: torch.Tensor) -> None:
+    """The method and the target that CONTRIBUTING writes work as it says."""
+    room: dict[str, Any] = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL):
+        exec(compile(code, "CONTRIBUTING.md", "exec"), room)
+    plain = grad_cam.explain(cnn, batch, method="hires_cam")
+    assert torch.allclose(grad_cam.explain(cnn, batch, method="signed_cam").map, plain.map, atol=1e-7)
+    assert METHODS["signed_cam"].channelwise and METHODS["signed_cam"].options == {"power": 1.0}
+    twice = grad_cam.explain(cnn, batch, method="hires_cam", target=room["doubled"]())
+    assert torch.allclose(twice.map, 2 * plain.map, atol=1e-6)
+    assert all(words == (f"twice {name}",) for words, (name,) in zip(twice.target, plain.target, strict=True))
+
+
+def test_every_room_is_described() -> None:
+    """CONTRIBUTING names every room of the package and every file and folder of the tests it speaks of is there."""
+    package = ROOT / "grad_cam"
+    rooms = {p.stem for p in package.glob("*.py") if not p.read_text(encoding="utf-8").startswith('"""Old name')}
+    rooms |= {f"{p.parent.name}/" for p in package.glob("*/__init__.py")}
+    rooms -= {"__init__", "__main__"}
+    cells = re.findall(r"^\| (`[^|]+) \|", CONTRIBUTING, re.MULTILINE)
+    first = {name for cell in cells for name in re.findall("`(.*?)`", cell)}
+    assert rooms <= first, rooms - first
+    for name in re.findall(r"`((?:tests|grad_cam|splitting|docs)/[\w/.]+)`", CONTRIBUTING):
+        assert (ROOT / name).exists() or (package / name).exists() or "test_X" in name, name

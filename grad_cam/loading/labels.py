@@ -107,7 +107,7 @@ def class_names(model: nn.Module) -> ClassNames | None:
     return None if entries is None else _restored(entries)
 
 
-def class_index(model: nn.Module, name: str | int) -> int:
+def class_index(model: nn.Module, name: str | SupportsIndex) -> int:
     """The index of a class.
 
     Args:

@@ -102,7 +102,8 @@ def fit(kept: Tensor, scores: Tensor) -> Tensor:
     misfit = rest + (((1 - shrink)[:, :, None] * along) ** 2).sum(1)  # (P,K)
     error = misfit / (len(design) - 1 - shrink.sum(1, keepdim=True)) ** 2
     best = shrink[error.argmin(0)]  # (K,r)
-    return (best * along.T / s.clamp(min=1e-12)) @ vt
+    weights: Tensor = (best * along.T / s.clamp(min=1e-12)) @ vt
+    return weights
 
 
 @method(

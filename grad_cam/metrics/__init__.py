@@ -11,7 +11,7 @@ from __future__ import annotations
 from .bank import Bank
 from .comparison import Comparison, Row, compare, interval
 from .controls import centred_gaussian, random_maps
-from .faithfulness import completeness_gap, deletion, insertion, region_deletion, srg
+from .faithfulness import completeness_gap, deletion, insertion, ranked, region_deletion, srg, units_of
 from .localisation import box_area, energy_inside, pointing_game
 from .maps import agreement, entropy, focus
 from .sanity import parameter_randomisation
@@ -19,5 +19,5 @@ from .sanity import parameter_randomisation
 __all__ = [
     "Bank", "Comparison", "Row", "agreement", "box_area", "centred_gaussian", "compare", "completeness_gap", "deletion",
     "energy_inside", "entropy", "focus", "insertion", "interval", "parameter_randomisation", "pointing_game",
-    "random_maps", "region_deletion", "srg",
+    "random_maps", "ranked", "region_deletion", "srg", "units_of",
 ]  # fmt: skip

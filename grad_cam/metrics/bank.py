@@ -12,8 +12,9 @@ from ..methods.chunks import ChunkedScores, Progress, Score
 from ..methods.regions import MASKS, Fill, coalitions, filled, fit, scores_of_kept
 from .faithfulness import units_of
 
-_OWN_SEEDS = 1 << 40
-"""Added to the seed, so that a bank never holds the coalitions that `region_regression` is made from."""
+_OWN_SEEDS = 0x9E3779B9
+"""Added to the seed, so that a bank does not hold the coalitions that `region_regression` is made from by the same
+seed. (Torch's generator reads the low 32 bits of a seed.)"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -49,7 +50,7 @@ class Bank:
             chunk: Number of masked images scored at once; None chooses by size and free memory.
             progress: Called after every chunk.
         """
-        kept = coalitions(masks, cells, _OWN_SEEDS + seed)
+        kept = coalitions(masks, cells, (_OWN_SEEDS + seed) % (1 << 32))
         run = ChunkedScores(score, len(images), masks, images[0], chunk, progress)
         scores = [scores_of_kept(run, b, image, filled(image, fill), kept) for b, image in enumerate(images)]
         return cls(kept, torch.stack(scores).double().cpu())
@@ -98,7 +99,10 @@ class Bank:
     def regression(self) -> Tensor:
         """What each region adds to the scores, (B, K, cells, cells); see `methods.regions.region_regression`."""
         cells = self.kept.shape[-1]
-        return torch.stack([fit(self.kept.flatten(1), each) for each in self.scores]).unflatten(2, (cells, cells))
+        fitted: Tensor = torch.stack([fit(self.kept.flatten(1), each) for each in self.scores]).unflatten(
+            2, (cells, cells)
+        )
+        return fitted
 
     def split(self) -> tuple[Bank, Bank]:
         """Returns two banks of half the coalitions each, pairs staying together: one to make a map, one to judge it."""
@@ -122,7 +126,8 @@ def kept_mass_correlation(kept: Tensor, values: Tensor, scores: Tensor) -> Tenso
     nuisance, _ = torch.linalg.qr(torch.stack([torch.ones_like(size), size, size**2], 1))  # (N,3)
 
     def cleaned(columns: Tensor) -> Tensor:
-        return columns - nuisance @ (nuisance.T @ columns)
+        rest: Tensor = columns - nuisance @ (nuisance.T @ columns)
+        return rest
 
     scale = values.abs().amax(1, keepdim=True)
     mass = cleaned(kept @ (values.double() / torch.where(scale > 0, scale, 1.0)).T)  # (N,M)

@@ -249,7 +249,8 @@ def _without(order: Tensor, counts: Tensor | Sequence[int], units: int) -> Tenso
     """Which units are kept when the first of an order are taken away, bool (len(counts), units, units)."""
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))
-    return (rank >= torch.as_tensor(counts)[:, None]).unflatten(1, (units, units))
+    kept: Tensor = (rank >= torch.as_tensor(counts)[:, None]).unflatten(1, (units, units))
+    return kept
 
 
 def _area(curve: Tensor) -> float:

@@ -33,7 +33,8 @@ def pointing_game(heatmaps: ArrayLike, boxes: ArrayLike, tolerance: float = 0.0)
     near = _near(boxes, height, width, tolerance)
     top = heat.max(-1, keepdims=True)
     spots = (heat == top) & (top > 0)  # (..., H*W)
-    return ((spots & near.ravel()).sum(-1) / np.maximum(spots.sum(-1), 1))[()]
+    share: Numbers = ((spots & near.ravel()).sum(-1) / np.maximum(spots.sum(-1), 1))[()]
+    return share
 
 
 def energy_inside(heatmaps: ArrayLike, boxes: ArrayLike) -> Numbers:
@@ -57,7 +58,8 @@ def energy_inside(heatmaps: ArrayLike, boxes: ArrayLike) -> Numbers:
     height, width = np.shape(heatmaps)[-2:]
     inside = (heat * _cover(boxes, height, width).ravel()).sum(-1)
     total = heat.sum(-1)
-    return (inside / np.where(total > 0, total, 1))[()]
+    share: Numbers = (inside / np.where(total > 0, total, 1))[()]
+    return share
 
 
 def box_area(boxes: ArrayLike, size: tuple[int, int]) -> float:

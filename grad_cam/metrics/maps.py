@@ -30,7 +30,8 @@ def entropy(maps: ArrayLike) -> Numbers:
     heat = positive(maps)
     if heat.shape[-1] == 1:
         return np.where(heat[..., 0] > 0, 0.0, np.nan)[()]
-    return _entropy(heat) / np.log(heat.shape[-1])
+    share: Numbers = _entropy(heat) / np.log(heat.shape[-1])
+    return share
 
 
 def focus(maps: ArrayLike) -> Numbers:
@@ -49,7 +50,8 @@ def focus(maps: ArrayLike) -> Numbers:
         positive.
     """
     heat = positive(maps)
-    return 1 - np.exp(_entropy(heat)) / heat.shape[-1]
+    focused: Numbers = 1 - np.exp(_entropy(heat)) / heat.shape[-1]
+    return focused
 
 
 def agreement(a: ArrayLike, b: ArrayLike, kind: Literal["rank", "cosine"] = "rank") -> Numbers:
@@ -130,7 +132,8 @@ def _entropy(heat: Numbers) -> Numbers:
 
 def on_grid(maps: Numbers, grid: tuple[int, int]) -> Numbers:
     """Maps (..., h, w) on another grid: averages over its cells where it is coarser, interpolated where it is finer."""
-    return _cells(maps.shape[-2], grid[0]) @ maps @ _cells(maps.shape[-1], grid[1]).T
+    moved: Numbers = _cells(maps.shape[-2], grid[0]) @ maps @ _cells(maps.shape[-1], grid[1]).T
+    return moved
 
 
 @functools.lru_cache(64)
@@ -140,11 +143,13 @@ def _cells(source: int, target: int) -> Numbers:
         return np.eye(source)
     if target > source:  # bilinear, half-pixel centres
         place = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)[:, None]
-        return np.clip(1 - np.abs(place - np.arange(source)), 0, 1)
+        interpolating: Numbers = np.clip(1 - np.abs(place - np.arange(source)), 0, 1)
+        return interpolating
     start = np.arange(target)[:, None] * source / target
     end = start + source / target
     share = np.clip(np.minimum(end, np.arange(1, source + 1)) - np.maximum(start, np.arange(source)), 0, 1)
-    return share * target / source
+    averaging: Numbers = share * target / source
+    return averaging
 
 
 def _ranks(flat: Numbers) -> Numbers:

@@ -35,6 +35,7 @@ def panels(
     title: str = "",
     note: str | None = None,
     scale: Scale | None = None,
+    remark: str = "",
     display: Display | None = None,
     **changes: Any,
 ) -> Figure:
@@ -46,6 +47,7 @@ def panels(
         title: What is shown; lines after the first are set smaller.
         note: What to warn of, from `describe`; without one, an empty heatmap is reported as such.
         scale: What the lowest and highest colour stand for, in units of the score; "low" and "high" by default.
+        remark: A quiet line under all.
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
 
@@ -62,7 +64,9 @@ def panels(
     aspect = pixels.shape[1] / pixels.shape[0]
     columns = len(shown) if aspect <= 3 else 2 if aspect <= 6 else 1
     note = _note(note, heat)
-    return draw_grid(shown, columns, 2.15, _headline(title, note and f"map is {note}"), bar=Bar.of(display, scale))
+    return draw_grid(
+        shown, columns, 2.15, _headline(title, note and f"map is {note}"), bar=Bar.of(display, scale), remark=remark
+    )
 
 
 def comparison(

@@ -288,8 +288,11 @@ def _name_points(axes: Axes, names: Sequence[str]) -> None:
 
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    room = max(int(axes.get_position().width * figure.get_size_inches()[0] / 1.2), 2)
-    chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(room, len(names)))})
+    left, right = axes.get_xlim()
+    pitch = axes.get_position().width * figure.get_size_inches()[0] / (right - left)  # inches from point to point
+    last = len(names) - 1
+    step = min(math.ceil(1.2 / pitch), max(last, 1))
+    chosen = [*range(0, last - step + 1, step), last]
     labels = ["\n".join(fitted(names[i], 1.1, 1, lambda text: width_of(text, _TICK))) for i in chosen]
     axes.set_xticks(chosen, labels, **_style(_TICK, QUIET))
     axes.tick_params(axis="x", length=0, pad=4, bottom=False, top=False, labelbottom=True, labeltop=False)
@@ -303,7 +306,8 @@ def _cut(figure: Figure, headline: Sequence[Line], remark: str) -> None:
     right, top = max(box.x1 for box in boxes) / DPI + _MARGIN, max(box.y1 for box in boxes) / DPI + _MARGIN
     right = max(right, left + 3.2)
     headline = _wrapped(headline, right - left - 2 * _MARGIN)
-    bottom -= 0.2 if remark else 0
+    remarks = fitted(remark, right - left - 2 * _MARGIN, 4, lambda text: width_of(text, _DETAIL))
+    bottom -= _tall([(line, _DETAIL, QUIET) for line in remarks]) + 0.05 if remarks else 0
     wide, high = right - left, top - bottom + _tall(headline) + (0.08 if headline else 0)
     places = [axes.get_position() for axes in figure.axes]
     figure.set_size_inches(wide, high)
@@ -315,5 +319,6 @@ def _cut(figure: Figure, headline: Sequence[Line], remark: str) -> None:
     for text, size, colour in headline:
         figure.text(flush, (y - size / 72) / high, text, va="baseline", ha="left", **_style(size, colour))
         y -= 1.42 * size / 72
-    if remark:
-        figure.text(flush, _MARGIN / high, remark, va="bottom", ha="left", **_style(_DETAIL, QUIET))
+    for i, line in enumerate(reversed(remarks)):
+        y = _MARGIN + _tall([(line, _DETAIL, QUIET)]) * i
+        figure.text(flush, y / high, line, va="bottom", ha="left", **_style(_DETAIL, QUIET))

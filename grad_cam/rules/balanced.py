@@ -83,7 +83,9 @@ class Balanced(TorchFunctionMode):
 
     def __init__(self, images: int, residual: float = 0.0, source: Tensor | None = None) -> None:
         super().__init__()
-        self.images, self.residual, self.source = images, residual, source
+        self.images = images
+        self.residual = residual
+        self.source = source
         self._entries: list[Entry] = []
         self._second = 0  # size of the second axis, where that and not the first is the images'
 
@@ -99,7 +101,7 @@ class Balanced(TorchFunctionMode):
         node = out.grad_fn
         if node is None or not (out.is_floating_point() or out.is_complex()):
             return
-        place, number, name = out.output_nr, node._sequence_nr(), getattr(func, "__name__", str(func))  # type: ignore[attr-defined]
+        place, number, name = out.output_nr, node._sequence_nr(), getattr(func, "__name__", str(func))
         fixed = constant.detach() if isinstance(constant, Tensor) else constant
         context = isinstance(constant, Tensor) and getattr(constant, "_depends_on_images", False)
         second = self._second

@@ -168,7 +168,7 @@ class _Edge(torch.autograd.Function):
         return given.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         ctx.call.passes += float(inner(ctx.value, gradient).sum())
         return gradient, None
 
@@ -202,7 +202,7 @@ class _Audited(Balanced):
 
     def constant(self, out: Tensor, constant: Any, func: Any, scale: float = 1.0) -> None:
         if out.grad_fn is not None and self._current is not None:
-            self._by_number[out.grad_fn._sequence_nr()] = self._current  # type: ignore[attr-defined]
+            self._by_number[out.grad_fn._sequence_nr()] = self._current
         super().constant(out, constant, func, scale)
 
     def _ruled(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -170,7 +170,8 @@ def _residual(gamma: float, func: Any, args: Args, kwargs: Options, signs: tuple
         first, second = (f.to(out.dtype) for f in residual_factors(wide[0], wide[1], gamma))
         return out, lambda g: (g * first * signs[0], g * second * signs[1])
 
-    return Linearised.apply(run, args[0], argument(args, kwargs, 1, "other"))
+    summed: Tensor = Linearised.apply(run, args[0], argument(args, kwargs, 1, "other"))
+    return summed
 
 
 # ---------------------------------------------------------------------------------------------------------- activations

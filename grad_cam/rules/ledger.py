@@ -96,7 +96,7 @@ def ledger_at(
         linear: Sum of logits times their gradient, (B,): the score, if the target is linear.
     """
     images = len(score)
-    after = -1 if activation.grad_fn is None else activation.grad_fn._sequence_nr()  # type: ignore[attr-defined]
+    after = -1 if activation.grad_fn is None else activation.grad_fn._sequence_nr()
     spatial = _sum(maps[0], maps[1], images)
     rest = activation.numel() != maps[0].numel() and len(activation) % images == 0  # prefix tokens
     whole = _sum(activation.detach(), gradient, images) if rest else spatial

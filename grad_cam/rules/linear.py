@@ -61,7 +61,7 @@ class Linearised(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         """The gradients that the rule gives."""
         return None, *ctx.back(gradient)
 
@@ -76,7 +76,7 @@ class Shared(torch.autograd.Function):
         return operand.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         """A fraction of the gradient."""
         return gradient * ctx.fraction, None
 
@@ -120,7 +120,8 @@ def by_image(gradient: Tensor, constant: Any, images: int) -> Tensor | None:
     if axis is None:
         return None
     if not isinstance(constant, Tensor):
-        return total(gradient.movedim(axis, 0).reshape(images, -1)) * constant
+        times: Tensor = total(gradient.movedim(axis, 0).reshape(images, -1)) * constant
+        return times
     fixed = constant.double()
     fixed = fixed.reshape([1] * (gradient.ndim - fixed.ndim) + list(fixed.shape))
     over = [i for i in range(gradient.ndim) if i != axis and fixed.shape[i] == 1 and gradient.shape[i] > 1]

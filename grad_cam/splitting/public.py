@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Split:
     context: int
     batches: tuple[int, ...] = ()
 
-    def __iter__(self) -> Iterator[nn.Module]:
+    def __iter__(self) -> Iterator[nn.Sequential]:
         yield self.extractor
         yield self.classifier
 
@@ -141,7 +141,7 @@ class Chain(Stages):
         """The table that `print` shows, from the picture to the logits."""
         return stages_of(self.cutter, self.depth)
 
-    def split(self, layer: int | str | nn.Module) -> Split:
+    def split(self, layer: SupportsIndex | str | nn.Module) -> Split:
         """Cuts the chain; see the function `split`."""
         return self.cutter.renewing(lambda: split_at(self.cutter, self.cutter.cut(as_layer(layer))))
 
@@ -173,7 +173,11 @@ class Chain(Stages):
 
 @torch.inference_mode(False)
 def chain(
-    model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: int = 1, *, output: Output = None
+    model: nn.Module,
+    example: Tensor | tuple[int, ...] | int | None = None,
+    depth: SupportsIndex = 1,
+    *,
+    output: Output = None,
 ) -> Chain:
     """Turns a model into a chain of stages whose composition is the model.
 
@@ -202,7 +206,7 @@ def chain(
 
 @torch.inference_mode(False)
 def split(
-    model: nn.Module, layer: int | str | nn.Module, example: Tensor | tuple[int, int] | int | None = None, *,
+    model: nn.Module, layer: SupportsIndex | str | nn.Module, example: Tensor | tuple[int, int] | int | None = None, *,
     output: Output = None,
 ) -> Split:  # fmt: skip
     """Cuts a model into an extractor and a classifier, exactly.
@@ -229,15 +233,15 @@ def split(
     return cutter.renewing(lambda: split_at(cutter, cutter.cut(place)))
 
 
-def open_cutter(model: nn.Module, example: Any, depth: int, output: Output) -> Cutter:
+def open_cutter(model: nn.Module, example: Any, depth: SupportsIndex, output: Output) -> Cutter:
     """A cutter for an example; arguments and errors are those of `chain`."""
     check_model(model)
-    depth = as_index(depth, "depth", least=1)
+    level = as_index(depth, "depth", least=1)
     if isinstance(model, Chain):
         output, model = output if output is not None else model.output, model.model
     model = unwrap(model)
     require_python(model)
-    return open_images(model, example_images(model, example), output, depth)
+    return open_images(model, example_images(model, example), output, level)
 
 
 def open_images(model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> Cutter:
@@ -308,7 +312,11 @@ def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
 
 @torch.inference_mode(False)
 def layer_table(
-    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, depth: int = 1, *, output: Output = None
+    model: nn.Module,
+    images: Tensor | tuple[int, ...] | int | None = None,
+    depth: SupportsIndex = 1,
+    *,
+    output: Output = None,
 ) -> tuple[StageInfo, ...]:
     """Lists the layers of a model, also of one that cannot be cut in two.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def _difference(first: Tensor, second: Tensor, logits: Tensor, rows: Tensor) -> 
     return pick(logits, first[rows]) - pick(logits, second[rows])
 
 
-def top(k: int = 5) -> Target:
+def top(k: SupportsIndex = 5) -> Target:
     """The k most probable classes of each image, likeliest first: k maps per image from one pass of the extractor.
 
     Args:
@@ -118,7 +118,7 @@ def _bind_top(k: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
     return tuple(class_score(column, names) for column in best.unbind(1))
 
 
-def finer(classes: int | Sequence[int | str] = 3, gamma: float = 0.6, k: Class = None) -> Target:
+def finer(classes: SupportsIndex | Sequence[SupportsIndex | str] = 3, gamma: float = 0.6, k: Class = None) -> Target:
     """What tells a class from the ones most like it: y_k - gamma mean of the other classes' logits.
 
     Args:
@@ -180,7 +180,7 @@ def _bind_binary(positive: bool, logits: Tensor, names: Names) -> tuple[Score, .
     return (Score(partial(_column, 0, sign), (answer,) * len(logits)),)
 
 
-def regression(i: int = 0) -> Target:
+def regression(i: SupportsIndex = 0) -> Target:
     """Output i of a model that predicts numbers.
 
     Args:
@@ -230,7 +230,7 @@ def _similarity(embeddings: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
     return functional.cosine_similarity(logits, embeddings.to(logits)[rows], dim=1)
 
 
-def segmentation(k: int | str, mask: Any = None) -> Target:
+def segmentation(k: SupportsIndex | str, mask: Any = None) -> Target:
     """The logits of class k inside a region of a segmentation model's output, summed.
 
     Args:

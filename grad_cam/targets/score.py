@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, SupportsIndex, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..errors import GradCamError
 
-Class: TypeAlias = "int | str | None"
+Class: TypeAlias = "SupportsIndex | str | None"
 """A class: its index, its name, or None for the class predicted for each image."""
 
 

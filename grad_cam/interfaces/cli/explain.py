@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
@@ -32,12 +32,13 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
-from .results import as_rows, described, print_predictions, raw_map, rounded, side_by_side
+from .results import as_rows, described, finite, print_predictions, raw_map, rounded, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Explanation
+    from ...evidencing import Evidence
     from ...methods import Method
     from ...rendering import Display
 
@@ -74,6 +75,12 @@ class ExplainOptions(MethodOptions):
         option("--control", panel=WHAT, help="Put a random map beside it: a map that looks like it explains nothing.",
                **FLAG),
     ] = False  # fmt: skip
+    evidence: Annotated[
+        bool,
+        option("--evidence", panel=WHAT,
+               help="Ask the model whether the score depends on what the map marks: one sentence, 40 forward passes.",
+               **FLAG),
+    ] = False  # fmt: skip
 
     def check(self) -> None:
         """Refuses what contradicts itself."""
@@ -93,6 +100,8 @@ class ExplainOptions(MethodOptions):
         alone = [entry.name for entry in entries if entry.gives != "map"]
         if alone and (len(entries) > 1 or self.control):
             raise typer.BadParameter(f"{alone[0]} makes several maps of its own and cannot be compared: give it alone")
+        if alone and self.evidence:
+            raise typer.BadParameter(f"--evidence: {alone[0]} makes concepts, which explain no score; leave it out")
         if self.layer and not any(entry.scope == "layer" for entry in entries):
             reads = "the whole network" if entries[0].scope == "network" else "the photo alone"
             raise typer.BadParameter(f"--layer: {entries[0].name} reads {reads} and has no layer; leave it out")
@@ -164,6 +173,9 @@ A photo that fails does not stop the others.
     photos.finish()
 
 
+_Judged: TypeAlias = "dict[tuple[int, int, int], Evidence]"
+
+
 @dataclass(frozen=True)
 class _Job:
     """What `explain` does with a batch of photos."""
@@ -195,8 +207,20 @@ class _Job:
                 results = results + self._maps(method, images, target, bars)
             if self.how.control:
                 results = results + self._maps(control, images, target)
-            files = [self._write(photo, results, b) for b, photo in enumerate(photos)]
-        return [self._result(photo, results, b, files[b], warnings) for b, photo in enumerate(photos)]
+            judged = self._judged(results, target)
+            files = [self._write(photo, results, b, judged) for b, photo in enumerate(photos)]
+        return [self._result(photo, results, b, files[b], warnings, judged) for b, photo in enumerate(photos)]
+
+    def _judged(self, results: Sequence[Explanation], target: Any) -> _Judged:
+        """The evidence for every map, by number of the explanation, image and target; empty if it was not asked for."""
+        from ... import evidence
+
+        return {
+            (n, b, k): evidence(self.opened.model, e, b, k, explained=target)
+            for n, e in enumerate(results if self.how.evidence else [])
+            for b, words in enumerate(e.target)
+            for k in range(len(words))
+        }
 
     def _maps(self, method: Method, images: Tensor, target: Any, bars: Bars | None = None) -> list[Explanation]:
         """The explanations by a method: one, or one for every layer; without bars, those of the control."""
@@ -242,7 +266,7 @@ class _Job:
         raw = [path.with_suffix(".npy") for path in paths] if self.save_raw else []
         refuse_existing([*paths, *raw], self.force)
 
-    def _write(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
+    def _write(self, photo: Photo, results: Sequence[Explanation], b: int, judged: _Judged) -> list[str]:
         from ... import rendering
 
         paths = self._pictures(photo.stem, results, b)
@@ -250,7 +274,8 @@ class _Job:
         for k, path in enumerate(paths):
             one = k < len(paths) - 1 or len(together) == 1
             if one and len(results) == 1:
-                figure = results[0].figure(b, k, display=self.display)
+                remark = str(judged.get((0, b, k), ""))
+                figure = results[0].figure(b, k, remark=remark, display=self.display)
             else:
                 figure = side_by_side(results, self.opened.name, self.display, b, [k] if one else together)
             rendering.save(figure, path, force=self.force)
@@ -274,15 +299,20 @@ class _Job:
         return written
 
     def _result(
-        self, photo: Photo, results: Sequence[Explanation], b: int, files: list[str], warnings: list[str]
-    ) -> dict[str, Any]:
-        pairs = [(e, k) for e in results for k in range(len(e.target[b]))]
+        self, photo: Photo, results: Sequence[Explanation], b: int, files: list[str], warnings: list[str],
+        judged: _Judged,
+    ) -> dict[str, Any]:  # fmt: skip
+        explanations = []
+        for n, e in enumerate(results):
+            for k in range(len(e.target[b])):
+                found = judged.get((n, b, k))
+                figures = {} if found is None else {"evidence": finite(found.as_dict())}
+                values = rounded(raw_map(e, b, k).tolist())
+                explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {
             "image": photo.path,
             "predictions": as_rows(predictions(results[0].logits[b], self.opened.labels)),
-            "explanations": [
-                {**described(e, self.opened, b, k), "map": rounded(raw_map(e, b, k).tolist())} for e, k in pairs
-            ],
+            "explanations": explanations,
             "warnings": warnings,
             "files": files,
         }
@@ -295,6 +325,9 @@ def _print_result(result: dict[str, Any]) -> None:
         for e in {e["layer"]: e for e in result["explanations"] if e["method"] == method}.values():
             where = e["layer"] if e["layer_idx"] is None else f"{e['layer']} (layer_idx {e['layer_idx']})"
             say((f"  {method} at {where}, map {len(e['map'])} × {len(e['map'][0])}", "dim"))
+    for e in result["explanations"]:
+        if "evidence" in e:
+            say(f"  {e['target']}, {e['method']} at {e['layer']}: {e['evidence']['sentence']}")
     for path in result["files"]:
         say("  ", (path, "green"))
     for warning in result["warnings"]:

@@ -51,6 +51,15 @@ def rounded(values: Any) -> Any:
     return float(f"{values:.6g}") if math.isfinite(values) else None
 
 
+def finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """Named figures with None for what is no number, which JSON does not know."""
+    return {
+        name: list(value) if isinstance(value, tuple)
+        else None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }  # fmt: skip
+
+
 def side_by_side(
     results: Sequence[Explanation], model: str, display: Display, b: int = 0, targets: Sequence[int] = (0,)
 ) -> Any:

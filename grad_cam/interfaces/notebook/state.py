@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from PIL import Image
@@ -64,7 +64,7 @@ class ExplorerState:
         image: Any,
         *,
         layers: str | Sequence[int | str | nn.Module] = "auto",
-        layer: int | str | nn.Module | None = None,
+        layer: SupportsIndex | str | nn.Module | None = None,
         target: Any = None,
         input_size: int | tuple[int, int] | None = None,
         reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
@@ -92,7 +92,7 @@ class ExplorerState:
         self.start: Choice = Choice(self._named(layer), "grad_cam", GIVEN if known is None else int(known[0, 0]))
         self.known: dict[Choice, Explanation] = {self.start._replace(layer=one.layer.name): one for one in found}
 
-    def _named(self, layer: int | str | nn.Module | None) -> str:
+    def _named(self, layer: SupportsIndex | str | nn.Module | None) -> str:
         """The name that the layer to begin with has on the slider."""
         found = explain(self._model, self._tensor, layer=layer, reshape_transform=self._reshape).layer
         for choice in self.layers.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ def explore(
     model: nn.Module,
     image: Any,
     *,
-    layer: int | str | nn.Module | None = None,
+    layer: SupportsIndex | str | nn.Module | None = None,
     target: Any = None,
     method: str = "grad_cam",
     layers: str | Sequence[int | str | nn.Module] = "auto",
