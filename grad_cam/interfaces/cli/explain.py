@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
-from ..common import Opened, method_names, predictions, refuse_existing, slug, unique_slugs
+from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
 from .console import Bars, collected_warnings, print_json, say
 from .edge import command
 from .options import (
@@ -27,6 +27,7 @@ from .options import (
     Recursive,
     Show,
     TargetOptions,
+    method_option,
     option,
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
@@ -54,9 +55,11 @@ class ExplainOptions(MethodOptions):
 
     method: Annotated[
         str,
-        option("--method", "-x", panel=WHAT, metavar="METHOD[,...]", autocompletion=lambda: list(method_names()),
-               help="See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours."),
-    ] = "grad_cam"  # fmt: skip
+        method_option(
+            "METHOD[,...]",
+            "See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours.",
+        ),
+    ] = "grad_cam"
     layer: Annotated[
         list[str] | None,
         option("--layer", "-l", panel=WHAT, metavar="LAYER",

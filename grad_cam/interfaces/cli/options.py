@@ -31,6 +31,12 @@ def option(*names: str, panel: str, help: str, **how: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **how)
 
 
+def method_option(metavar: str, help: str) -> Any:
+    """The option that names the method, completed by the shell."""
+    names = {"autocompletion": lambda: list(method_names())}
+    return option("--method", "-x", panel=WHAT, metavar=metavar, help=help, **names)
+
+
 Depth = Annotated[
     str,
     option("--depth", "-d", panel=WHAT, metavar="auto|stages|blocks", parser=one_of("auto", "stages", "blocks"),
@@ -198,9 +204,8 @@ class MethodOptions:
 
     method: Annotated[
         str,
-        option("--method", "-x", panel=WHAT, metavar="METHOD", autocompletion=lambda: list(method_names()),
-               help="See [cyan]grad-cam methods[/]; or module:function, a function of yours."),
-    ] = "layer_cam"  # fmt: skip
+        method_option("METHOD", "See [cyan]grad-cam methods[/]; or module:function, a function of yours."),
+    ] = "layer_cam"
     settings: Annotated[
         list[str] | None,
         option("--option", panel=WHAT, metavar="NAME=VALUE", help="A setting of the method, repeat for several."),
