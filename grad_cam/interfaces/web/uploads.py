@@ -98,6 +98,7 @@ def _pixels(path: pathlib.Path) -> tuple[int, int]:
     try:
         with warnings.catch_warnings(), Image.open(path) as header:
             warnings.simplefilter("ignore")
-            return header.size
+            size: tuple[int, int] = header.size
+            return size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 0, 0
