@@ -21,7 +21,7 @@ from grad_cam import targets
 from grad_cam.errors import GradCamError
 
 from .oracle import READINGS, Reference, difference, off, snapshot
-from .zoo import Net, block
+from .zoo import ZOO, Net, block
 
 
 @pytest.fixture
@@ -1256,3 +1256,32 @@ def test_every_reading_of_the_oracle_is_another_one() -> None:
     tokens = torch.randn(2, 16, 16)
     assert not torch.allclose(as_map(tokens, (4, 4), "tokens"), as_map(tokens, (4, 4), "tokens last"))
     assert set(READINGS) == {"NCHW", "NHWC", "tokens", "tokens last"}
+
+
+@pytest.mark.parametrize("method", ["activation_occlusion", "occlusion", "full_grad"])
+@pytest.mark.parametrize(
+    "name",
+    ["halves_of_the_batch", "split_over_the_batch", "padded_batch", "mirrored_copies", "checkpoint_reentrant"],
+)
+def test_other_methods_work_or_are_refused_on_odd_models(name: str, method: str) -> None:
+    """A forward that mixes or counts its batch gives a finite map or the package's own error, never a raw one."""
+    entry = ZOO[name]
+    for count in entry.batches[:2]:
+        try:
+            found = grad_cam.explain(entry.make(), entry.images(count), method=method, target=1)
+        except GradCamError as error:
+            assert error.what
+            assert error.given
+            assert error.remedy
+        else:
+            assert found.map.shape[0] == count
+            assert torch.isfinite(found.map).all()
+
+
+def test_full_gradient_of_a_forward_that_writes_what_autograd_saved() -> None:
+    """`x += branch(x)` cannot be trained in PyTorch; FullGrad is that of the same model written x = x + branch(x)."""
+    entry = ZOO["residual_in_place_that_cannot_be_trained"]
+    images = entry.images(3)
+    found = grad_cam.explain(entry.make(), images, method="full_grad", target=1)
+    wanted = grad_cam.explain(entry.make_reference(), images, method="full_grad", target=1)
+    torch.testing.assert_close(found.map, wanted.map)

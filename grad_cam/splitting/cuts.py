@@ -12,7 +12,7 @@ import difflib
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +37,9 @@ BLOCKS = 4
 
 RECORDS = 8
 """Number of records (image sizes, kinds of output) kept for each model."""
+
+NEAR = 24
+"""Number of events before a cut among which all that is alive may have been kept, so that the rest is replayed."""
 
 SPARE = 2
 """Number of copies kept for each model, to be renewed for later calls."""
@@ -261,11 +264,26 @@ class Cutter:
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images, by the model's own forward on a copy."""
         copy = self._take_copy()  # a fresh one: what an earlier run left on a copy is not the model's
-        with kept_random_state(images.device), self.mode():
+        with kept_random_state(images.device), self.mode(), self._saving(), self._any_number(len(images)):
             logits = find_logits(copy.root(images.clone()), self.output)
             if logits.requires_grad:
                 correct_gradients(logits)
             return rows(logits, len(images))
+
+    def _saving(self) -> Any:
+        """What the graph saves is cloned, where the forward is known to write to it."""
+        return intercept_.saved_clones() if self.record.saving else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _any_number(self, count: int) -> Iterator[None]:
+        """Refuses the model where its own code fails for a number of images that is not the user's."""
+        try:
+            yield
+        except (GradCamError, *_FAILS) as error:
+            if isinstance(error, GradCamError) or count == len(self.images):
+                raise
+            text = " ".join(str(error).split())[:200]
+            raise _coupled(f"it fails for {count} images: {type(error).__name__}: {text}") from error
 
     def for_images(self, images: Tensor) -> Cutter:
         """A cutter of the same model and chain for other images of the same shape."""
@@ -283,15 +301,8 @@ class Cutter:
         try:
             found = torch.autograd.grad(total, list(tensors), retain_graph=keep_graph, allow_unused=True)
         except RuntimeError as error:
-            text = " ".join(str(error).split())
-            if "modified by an inplace operation" in text:
-                raise _inplace(error) from error
-            if "checkpoint" not in text.lower():
-                raise
-            raise SplitError(
-                "its forward uses reentrant checkpointing, through which autograd gives no gradient of one tensor",
-                text[:120], "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
-            ) from error  # fmt: skip
+            _refuse_autograd(error)
+            raise
         if all(g is None for g in found):
             self.require_gradients()
         return [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
@@ -299,12 +310,12 @@ class Cutter:
     def retrying(self, run: Callable[[], Any]) -> Any:
         """Runs something that takes gradients, once more with cloned saved tensors if the forward writes to them."""
         try:
-            return run()
+            return _translating(run)
         except Overwritten:
             if self.record.saving:
                 raise
             self.record.saving, self.taken = True, None
-            return run()
+            return _translating(run)
 
     def require_gradients(self, position: int = 0) -> None:
         """Raises SplitError where the model itself is the reason that there is no gradient after a position."""
@@ -345,16 +356,11 @@ class Cutter:
         try:
             run = self._tail_of_stages(cut)
             self._require_tail(run, activation, logits)
-        except (SplitError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (SplitError, *_FAILS):
             if cut.point is None or self.record.plan.is_data_dependent():
                 raise
             run = self._exchanging(cut.point)
-            try:
-                self._require_tail(run, activation, logits)
-            except GradCamError:
-                raise
-            except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as failed:
-                raise _coupled(f"{type(failed).__name__}: {' '.join(str(failed).split())[:200]}") from error
+            self._require_tail(run, activation, logits)
         return run
 
     def _require_tail(
@@ -402,7 +408,7 @@ class Cutter:
                 return raw.clone()
 
             grad = torch.is_grad_enabled()
-            with kept_random_state(self.images.device):
+            with kept_random_state(self.images.device), self._any_number(len(raw)):
                 logits = observe(
                     self.new_copy(), self.images[index], [point], exchange, self.output, mode=self.record.mode
                 )
@@ -451,27 +457,55 @@ class Cutter:
         """As `take`, by the model's own forward: any number of cuts in one run."""
         return self._from_forward(cuts)
 
-    def _from_recording(self, cut: Cut) -> Taken | None:
-        recording = self.recording
-        assert recording is not None
-        values = [recording.value(r) for r in (cut.value, *cut.context)]
-        if any(v is None for v in values) or len(values[0]) != len(self.images):  # type: ignore[arg-type]
+    def recorded_at(self, cut: Cut) -> list[Tensor] | None:
+        """The recorded tensors that cross a cut, or None; one that was not kept is computed again from those before."""
+        recording, plan = self.recording, self.record.plan
+        if recording is None:
             return None
+        wanted = (cut.value, *cut.context)
+        for position in range(cut.position - 1, max(0, cut.position - NEAR), -1):
+            if all(recording.value(r) is not None for r in wanted):
+                break
+            alive = plan.alive(position) if plan.count[position] <= len(wanted) + 1 else ()
+            if not alive or any(recording.value(r) is None for r in alive):
+                continue
+            start = Cut("", None, position, alive[0], tuple(alive[1:]), None)
+            given = tuple(recording.value(r).clone() for r in alive)  # type: ignore[union-attr]
+            try:
+                run = self._build([position, cut.position], [start, cut], self.copy, None)[0]
+                with torch.enable_grad(), kept_random_state(self.images.device), self.mode():
+                    made = run(given if len(given) > 1 else given[0])
+            except (Unrepeatable, RuntimeError):
+                return None
+            for ref, tensor in zip(wanted, made if isinstance(made, tuple) else (made,), strict=True):
+                recording.values[ref] = tensor.detach(), tensor._version
+        values = [recording.value(r) for r in wanted]
+        usable = all(v is not None for v in values) and len(values[0]) == len(self.images)  # type: ignore[arg-type]
+        return values if usable else None  # type: ignore[return-value]
+
+    def tail_from(self, cut: Cut, values: Sequence[Tensor], copy: EvalCopy) -> tuple[Tensor, Any] | None:
+        """Runs what follows a cut on recorded tensors: a leaf, and what the model makes of it; None if it cannot."""
         try:
-            tail = self._build([cut.position, len(self.record.plan.log.events)], [cut], self.copy, None)[0]
+            tail = self._build([cut.position, len(self.record.plan.log.events)], [cut], copy, None)[0]
         except Unrepeatable:
             return None
-        leaf, *context = [v.detach() for v in values]  # type: ignore[union-attr]
+        leaf, *context = [v.detach() for v in values]
         leaf.requires_grad_()
-        with torch.enable_grad(), kept_random_state(self.images.device):
-            handed = leaf.clone()
-            with self.mode(), intercept_.saved_clones() if self.record.saving else contextlib.nullcontext():
-                try:
-                    logits = tail((handed, *[c.clone() for c in context]) if context else handed)
-                except RuntimeError:
-                    return None
-            if not isinstance(logits, Tensor) or not _same(logits.detach(), recording.logits):
+        with torch.enable_grad(), kept_random_state(self.images.device), self.mode(), self._saving():
+            try:
+                return leaf, tail((leaf.clone(), *[c.clone() for c in context]) if context else leaf.clone())
+            except RuntimeError:
                 return None
+
+    def _from_recording(self, cut: Cut) -> Taken | None:
+        values = self.recorded_at(cut)
+        run = None if values is None else self.tail_from(cut, values, self.copy)
+        if run is None or self.recording is None:
+            return None
+        leaf, logits = run
+        if not isinstance(logits, Tensor) or not _same(logits.detach(), self.recording.logits):
+            return None
+        with torch.enable_grad():
             correct_gradients(logits)
             return Taken([leaf], rows(logits, len(self.images)))
 
@@ -845,6 +879,30 @@ class Cutter:
             found = align(self.record.plan, Plan(other.log))
         self.record.aligned, self.record.other_shapes, self.record.whole = found
         self._reference = images, other.logits
+
+
+_FAILS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+"""What the code of a model raises when it is given something that it was not written for."""
+
+
+def _translating(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except RuntimeError as error:
+        _refuse_autograd(error)
+        raise
+
+
+def _refuse_autograd(error: RuntimeError) -> None:
+    """Raises SplitError where autograd's error means something that the model's forward does."""
+    text = " ".join(str(error).split())
+    if "modified by an inplace operation" in text:
+        raise _inplace(error) from error
+    if "checkpoint" in text.lower() and ".grad()" in text:
+        raise SplitError(
+            "its forward uses reentrant checkpointing, through which autograd gives no gradient of one tensor",
+            text[:120], "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
+        ) from error  # fmt: skip
 
 
 def _inplace(error: BaseException) -> Overwritten:

@@ -27,7 +27,10 @@ from ..outputs import find_logits
 from .evalcopy import EvalCopy
 
 STORE = 256 * 2**20
-"""Bytes of module outputs that a record keeps until the first explanation is done; the newest are kept."""
+"""Bytes of module outputs that a record keeps at most until the first explanation is done; the newest are kept."""
+
+STORE_OF_IMAGE = 12 * 2**20
+"""The same for one image: memory that is kept cannot be used again by the run, and new memory costs time."""
 
 _TAG = "_grad_cam_value"
 _RUNS = itertools.count()
@@ -339,7 +342,7 @@ class _Recorder(TorchFunctionMode):
         self.stack: list[Call] = []
         self.active, self.thread = False, threading.get_ident()
         self.values: OrderedDict[Ref, tuple[Tensor, int]] = OrderedDict()
-        self.bytes = 0
+        self.bytes, self.store = 0, min(STORE, STORE_OF_IMAGE * len(images))
         self._writers: dict[int, Ref] = {}
         self._times: dict[str, int] = {}
         self._constants: dict[int, Const] = {}
@@ -623,7 +626,7 @@ class _Recorder(TorchFunctionMode):
             return
         self.values[ref] = (tensor.detach(), tensor._version)  # shares memory and version with the tensor
         self.bytes += tensor.numel() * tensor.element_size()
-        while self.bytes > STORE and len(self.values) > 1:
+        while self.bytes > self.store and len(self.values) > 1:
             _, (dropped, _) = self.values.popitem(last=False)
             self.bytes -= dropped.numel() * dropped.element_size()
 
@@ -712,14 +715,16 @@ def kept_random_state(device: torch.device) -> Iterator[list[bool]]:
     other = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
         yield used
-    finally:
-        changed = not torch.equal(cpu, torch.get_rng_state()) or random.getstate() != python
-        if other is not None:
-            changed = changed or not torch.equal(other, torch.cuda.get_rng_state(device))
+    finally:  # each only where it moved: what another thread draws meanwhile is not drawn again for nothing
+        changed = [random.getstate() != python, not torch.equal(cpu, torch.get_rng_state())]
+        if changed[0]:
+            random.setstate(python)
+        if changed[1]:
+            torch.set_rng_state(cpu)
+        if other is not None and not torch.equal(other, torch.cuda.get_rng_state(device)):
+            changed.append(True)
             torch.cuda.set_rng_state(other, device)
-        torch.set_rng_state(cpu)
-        random.setstate(python)
-        used.append(changed)
+        used.append(any(changed))
 
 
 def record(copy: EvalCopy, images: Tensor, output: Any = None) -> Recording:

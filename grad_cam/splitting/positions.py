@@ -124,7 +124,7 @@ class Positions:
         if followed is not None:
             found.append(followed)
         if shape[:1] == (self.plan.log.batch,) and len(shape) in (3, 4):
-            found += layouts.candidates(shape, self.size, self.prefix)
+            found += [c for c in layouts.candidates(shape, self.size, self.prefix) if len(shape) == 4 or c.channels > 1]
         return [c for i, c in enumerate(found) if c not in found[:i] or c.order is not None]
 
     def _decide(self, value: Ref, followed: Layout | None) -> Reading:
