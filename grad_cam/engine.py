@@ -35,8 +35,9 @@ from .outputs import Output
 from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
 from .splitting import Chain, StageInfo
-from .splitting.cuts import BLOCKS, Cut, Cutter
+from .splitting.cuts import BLOCKS, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
+from .splitting.plan import Cut
 from .splitting.public import open_images, stages_of
 
 

@@ -24,8 +24,9 @@ from .methods.factorization import Factorization
 from .methods.gradient import NoisyGradients, TailGradient, grad_cam, gradient_of, noisy_copies
 from .methods.network import WholeScore
 from .methods.registry import ALL_TARGETS, PER_TARGET
-from .splitting.cuts import BLOCKS, Cut, Cutter, Taken
+from .splitting.cuts import BLOCKS, Cutter, Taken
 from .splitting.default import default_cut
+from .splitting.plan import Cut
 
 Resolver = Callable[[Tensor], targets.Resolved]
 """Fixes a target on the logits of a batch."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import grad_cam
-from grad_cam.splitting import cuts
+from grad_cam.splitting import records, session
 
 
 class Settings:
@@ -61,7 +61,7 @@ def images() -> Tensor:
 
 def spares(model: nn.Module) -> list[Any]:
     """The eval copies that are kept for later calls."""
-    return list(cuts._KNOWN[model].spare)
+    return list(records.KNOWN[model].spare)
 
 
 def warm(model: nn.Module, images: Tensor) -> None:
@@ -193,13 +193,13 @@ def test_copies_are_renewed(model: Network, images: Tensor, monkeypatch: pytest.
     """A model that stays as it is is copied once: later calls take the copy that was kept."""
     warm(model, images)
     made: list[int] = []
-    original = cuts.EvalCopy.__init__
+    original = session.EvalCopy.__init__
 
     def counting(self: Any, *args: Any, **kwargs: Any) -> None:
         made.append(1)
         original(self, *args, **kwargs)
 
-    monkeypatch.setattr(cuts.EvalCopy, "__init__", counting)
+    monkeypatch.setattr(session.EvalCopy, "__init__", counting)
     for _ in range(4):
         explained(model, images)
     assert not made
@@ -253,7 +253,7 @@ def test_threads_share_the_copies_of_a_model(model: Network, images: Tensor) -> 
         for map_, logits in results:
             assert torch.equal(map_, wanted[index][0])
             assert torch.equal(logits, wanted[index][1])
-    assert len(spares(model)) <= cuts.SPARE
+    assert len(spares(model)) <= records.SPARE
 
 
 def test_a_model_is_freed_with_its_copies(images: Tensor) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ..layouts import Layout
-from .log import Log, Param, Ref, Step, leaves
+from .log import Log, Param, Ref, Step
+from .nested import leaves
 
 
 class Axis(NamedTuple):

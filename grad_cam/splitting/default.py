@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from ..errors import LayerError
 from ..layouts import Layout
-from .cuts import Cut, Cutter, Taken
+from .cuts import Cutter, Taken
 from .evalcopy import EvalCopy
 from .intercept import intercept
-from .log import Param, Ref, Step, leaves
+from .log import Param, Ref, Step
+from .nested import leaves
+from .plan import Cut
 
 DEEPEST = 6
 """Depth down to which stages are opened in the search."""

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from ..errors import SplitError
 from ..outputs import Output, find_logits
 from .evalcopy import EvalCopy
-from .log import leaves, map_leaves, under_inference_mode
+from .log import under_inference_mode
+from .nested import leaves, map_leaves
 
 
 class Point(NamedTuple):

@@ -16,9 +16,9 @@ from ..errors import GradCamError, InputError, SplitError
 from ..introspection import device_and_dtype, input_channels, input_description, input_size, unwrap
 from ..layouts import Layout
 from ..outputs import Output
-from .cuts import Cut, Cutter
+from .cuts import Cutter
 from .default import default_cut, inner_cuts, mark_dead
-from .plan import Border
+from .plan import Border, Cut
 from .stages import Stages
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .align import Scaled
-from .log import Call, Const, Context, Param, Ref, Step, leaves, map_leaves
+from .log import Call, Const, Context, Param, Ref, Step
+from .nested import leaves, map_leaves
 
 
 class _Slot(int):
