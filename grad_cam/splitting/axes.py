@@ -86,6 +86,7 @@ def layout_of(labels: Labels | None, shape: Sequence[int]) -> Layout | None:
     return None
 
 
+# Long since it is the table of operations.
 def _follow(step: Step, log: Log, found: dict[Ref, Labels]) -> None:
     name = getattr(step.func, "__name__", "")
     plain = name.strip("_") if name.endswith("_") or name.startswith("__") else name

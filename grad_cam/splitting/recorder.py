@@ -150,6 +150,7 @@ class _Recorder(TorchFunctionMode):
 
     # -- operations
 
+    # Long since it runs for every operation: a call of a helper costs as much as what it would do.
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         self.number += 1
@@ -373,6 +374,7 @@ def _custom_codes() -> set[types.CodeType]:
     return found
 
 
+# Long since every refusal of a record stands in the order in which it can be known.
 def record(copy: EvalCopy, images: Tensor, output: Any = None) -> Recording:
     """Runs an eval copy once and writes down what happened.
 
