@@ -37,9 +37,10 @@ from .requests import AnyLayer, AnyMethod, Layers, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
 from .rules.ledger import warn_of_gaps
 from .splitting import Chain, StageInfo
-from .splitting.cuts import BLOCKS, Cut, Cutter
+from .splitting.cuts import BLOCKS, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
 from .splitting.log import Ref
+from .splitting.plan import Cut
 from .splitting.public import open_images, stages_of
 
 

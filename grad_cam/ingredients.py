@@ -27,8 +27,9 @@ from .methods.network import WholeScore
 from .methods.registry import ALL_TARGETS, PER_TARGET
 from .rules.balanced import Balanced, Entry, Rules
 from .rules.ledger import Ledger, joined, ledger_at, stacked
-from .splitting.cuts import BLOCKS, Cut, Cutter, Taken
+from .splitting.cuts import BLOCKS, Cutter, Taken
 from .splitting.default import default_cut
+from .splitting.plan import Cut
 
 Resolver = Callable[[Tensor], targets.Resolved]
 """Fixes a target on the logits of a batch."""

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 import grad_cam
 from grad_cam import targets
 from grad_cam.errors import GradCamError
+from grad_cam.splitting.cuts import Cutter
 
 from .oracle import READINGS, Reference, difference, off, snapshot
-from .zoo import Net, block
+from .zoo import ZOO, Net, block
 
 
 @pytest.fixture
@@ -1256,3 +1257,61 @@ def test_every_reading_of_the_oracle_is_another_one() -> None:
     tokens = torch.randn(2, 16, 16)
     assert not torch.allclose(as_map(tokens, (4, 4), "tokens"), as_map(tokens, (4, 4), "tokens last"))
     assert set(READINGS) == {"NCHW", "NHWC", "tokens", "tokens last"}
+
+
+@pytest.mark.parametrize("method", ["activation_occlusion", "occlusion", "full_grad"])
+@pytest.mark.parametrize(
+    "name",
+    ["halves_of_the_batch", "split_over_the_batch", "padded_batch", "mirrored_copies", "checkpoint_reentrant"],
+)
+def test_other_methods_work_or_are_refused_on_odd_models(name: str, method: str) -> None:
+    """A forward that mixes or counts its batch gives a finite map or the package's own error, never a raw one."""
+    entry = ZOO[name]
+    for count in entry.batches[:2]:
+        try:
+            found = grad_cam.explain(entry.make(), entry.images(count), method=method, target=1)
+        except GradCamError as error:
+            assert error.what
+            assert error.given
+            assert error.remedy
+        else:
+            assert found.map.shape[0] == count
+            assert torch.isfinite(found.map).all()
+
+
+def test_full_gradient_of_a_forward_that_writes_what_autograd_saved() -> None:
+    """`x += branch(x)` cannot be trained in PyTorch; FullGrad is that of the same model written x = x + branch(x)."""
+    entry = ZOO["residual_in_place_that_cannot_be_trained"]
+    images = entry.images(3)
+    found = grad_cam.explain(entry.make(), images, method="full_grad", target=1)
+    wanted = grad_cam.explain(entry.make_reference(), images, method="full_grad", target=1)
+    torch.testing.assert_close(found.map, wanted.map)
+
+
+def test_queries_of_a_detector_are_never_read_as_a_grid() -> None:
+    """DETR with as many queries as positions: the encoder's grid is the picture's, the decoder's tokens are no map."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    backbone = transformers.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1] * 4, layer_type="basic", out_features=["stage4"]
+    )
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
+    sizes |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 64)
+    config = transformers.DetrConfig(
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=backbone, backbone=None, d_model=32,
+        encoder_attention_heads=4, decoder_attention_heads=4, num_queries=49, num_labels=5, **sizes,
+    )  # fmt: skip
+    model = transformers.DetrForObjectDetection(config).eval()
+    images = torch.randn(1, 3, 224, 224)
+
+    def classes(out: Any) -> Tensor:
+        return out.logits[:, :, :-1].amax(1)
+
+    found = grad_cam.explain(model, images, output=classes)
+    assert found.layer.name == "model.encoder"
+    assert found.map.shape == (1, 7, 7)
+    cutter = Cutter(model, images, classes)
+    assert cutter.reading(cutter.cut("model.encoder"), careful=True).evidence == "confirmed"
+    for layer in ("model.decoder", "model.decoder.layers.0"):
+        with pytest.raises(GradCamError, match="not positions of the picture"):
+            grad_cam.explain(model, images, layer=layer, output=classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import operator
 import pickle
 import random
 import threading
@@ -431,6 +432,21 @@ def test_chains_and_halves_survive_being_saved(name: str, how: str) -> None:
         assert torch.equal(classifier(handed), wanted)
 
 
+@pytest.mark.parametrize("how", ["pickle", "torch.save"])
+def test_a_chain_with_a_nameless_output_says_why_it_cannot_be_saved(how: str) -> None:
+    """A lambda cannot be found again by its name; a copy, which needs no name, still works."""
+    model, images = _Pooled().eval(), torch.randn(2, 3, 32, 32)
+    made = grad_cam.chain(model, images, output=lambda out: out)
+    with pytest.raises(SplitError, match="output function") as caught:
+        _through(how, made)
+    assert "lambda" in caught.value.given
+    assert caught.value.remedy
+    assert torch.equal(_through("deepcopy", made)(images), made(images))
+    named = _through(how, grad_cam.chain(model, images, output=operator.pos))
+    assert named.output is operator.pos
+    assert torch.equal(named.split(1).extractor(images), made.split(1).extractor(images))
+
+
 def test_the_layer_table_lists_layers_of_a_model_that_cannot_be_cut() -> None:
     """Every row that carries a map can be explained by its name, also where `chain` refuses the model."""
 
@@ -456,3 +472,20 @@ def test_the_layer_table_lists_layers_of_a_model_that_cannot_be_cut() -> None:
         assert torch.isfinite(grad_cam.explain(model, images, layer=name).map).all()
     resnet = timm.create_model("resnet10t", num_classes=5)
     assert layer_table(resnet, (64, 64)) == grad_cam.chain(resnet, (64, 64)).stages
+
+
+_SEEN: list[int] = []
+
+
+def _see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    _SEEN.append(len(args[0]))
+
+
+@pytest.mark.parametrize("name", ["pit_ti_224", "cait_xxs24_224", "gmlp_ti16_224", "vit_tiny_patch16_224"])
+def test_a_first_explanation_runs_the_images_through_the_model_once(name: str) -> None:
+    """The default cut is found and differentiated on what the one recorded pass left, also with a head of zeros."""
+    model = timm.create_model(name, num_classes=5).eval()
+    next(m for m in model.modules() if isinstance(m, nn.Conv2d)).register_forward_pre_hook(_see)
+    _SEEN.clear()
+    grad_cam.explain(model, torch.randn(1, 3, 224, 224))
+    assert _SEEN == [1]

@@ -117,6 +117,11 @@ def full_grad(images: Tensor, whole_score: WholeScore, grid: tuple[int, int] | N
     size = (images.shape[-2], images.shape[-1])
     total = _importance(parts.input, size)
     for bias, axis in zip(parts.biases, parts.channel_axes, strict=True):
+        if len(bias) != len(images):
+            raise MethodError(
+                "a layer sees another number of rows than there are images, and its biases belong to no image",
+                f"{len(bias)} rows for {len(images)} images", 'method="grad_cam" or another method of one layer',
+            )  # fmt: skip
         maps = _as_maps(bias, axis, grid)
         if maps is not None:
             total = total + _importance(maps, size)

@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from ..errors import SplitError
-from .log import Call, Const, Enter, Leaf, Log, Ref, Step, map_leaves
+from .log import Call, Const, Enter, Log, Ref, Step
+from .nested import Leaf, map_leaves
 from .plan import Plan
 
 

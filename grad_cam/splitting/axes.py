@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ..layouts import Layout
-from .log import Log, Param, Ref, Step, leaves
+from .log import Log, Param, Ref, Step
+from .nested import leaves
 
 
 class Axis(NamedTuple):
@@ -85,6 +86,7 @@ def layout_of(labels: Labels | None, shape: Sequence[int]) -> Layout | None:
     return None
 
 
+# Long since it is the table of operations.
 def _follow(step: Step, log: Log, found: dict[Ref, Labels]) -> None:
     name = getattr(step.func, "__name__", "")
     plain = name.strip("_") if name.endswith("_") or name.startswith("__") else name

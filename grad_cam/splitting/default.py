@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from ..errors import LayerError
 from ..layouts import Layout
-from .cuts import Cut, Cutter, Taken
-from .intercept import Point, intercept
-from .log import Param, Ref, Step, leaves
+from .cuts import Cutter, Taken
+from .evalcopy import EvalCopy
+from .intercept import intercept
+from .log import Param, Ref, Step
+from .nested import leaves
+from .plan import Cut
 
 DEEPEST = 6
 """Depth down to which stages are opened in the search."""
@@ -45,7 +48,6 @@ class _Search:
 
     def run(self) -> Cut:
         borders = self.cutter.borders_at(1)
-        best: Cut | None = None
         dead = False
         for cut in [self.cutter.at_border(b) for b in reversed(borders[:-1])]:
             layout = self._layout(cut)
@@ -54,17 +56,16 @@ class _Search:
             found = self._deeper(cut.position) if dead else None  # a dead stage may hold blocks that are not
             if found is not None:
                 return found
-            if self._is_alive(cut, layout):
-                best = cut
-                break
-            dead = True
-        if best is None:
-            found = self._deeper(0)
+            stop = next(b.position for b in borders if b.position > cut.position)
+            found = self._inside(cut.position, stop)  # cheaper to ask than the cut itself: less follows it
             if found is not None:
                 return found
-        if best is not None:  # a stage after it where several tensors are alive may hold a better place
-            stop = next(b.position for b in borders if b.position > best.position)
-            return self._inside(best.position, stop) or best
+            if self._is_alive(cut, layout):
+                return cut
+            dead = True
+        found = self._deeper(0)
+        if found is not None:
+            return found
         starts = [0, *[b.position for b in borders]]
         for start, stop in reversed(list(zip(starts, starts[1:], strict=False))):
             found = self._inside(start, stop)
@@ -178,8 +179,8 @@ def is_alive(cutter: Cutter, cut: Cut, layout: Layout, taken: Taken | None = Non
         taken = cutter.take([cut])
         cutter.taken = (cut, taken)
     reach = _reach(cutter, taken.logits, taken.activations[0], layout)
-    if reach is None and cut.point is not None:  # a head of zeros says nothing: ask the same of one with noise
-        reach = _reach_with_noise(cutter, cut.point, layout)
+    if reach is None:  # a head of zeros says nothing: ask the same of one with noise
+        reach = _reach_with_noise(cutter, cut, layout)
     cutter.record.dead[cut.value] = not reach
     return bool(reach)
 
@@ -194,8 +195,26 @@ def _reach(cutter: Cutter, logits: Tensor, activation: Tensor, layout: Layout) -
     return bool(layout.to_map(gradient).count_nonzero())
 
 
-def _reach_with_noise(cutter: Cutter, point: Point, layout: Layout) -> bool:
+def _reach_with_noise(cutter: Cutter, cut: Cut, layout: Layout) -> bool:
     copy = cutter.new_copy()
+    if not _fill_zero_matrices(copy):
+        return False
+    values = cutter.recorded_at(cut)
+    run = None if values is None else cutter.tail_from(cut, values, copy)
+    if run is not None:
+        activation, logits = run
+    elif cut.point is not None:
+        images, mode = cutter.images[:1], cutter.record.mode
+        taken = intercept(copy, images, [cut.point], cutter.output, mode=mode, cloned=[True])
+        (activation,), logits = taken
+    else:
+        return False
+    with torch.enable_grad():
+        return bool(_reach(cutter, logits.reshape(len(activation), -1), activation, layout))
+
+
+def _fill_zero_matrices(copy: EvalCopy) -> bool:
+    """Puts noise in place of a copy's matrices of zeros; whether there were any."""
     generator = torch.Generator().manual_seed(0)
     changed = False
     for module in copy.modules.values():
@@ -206,12 +225,7 @@ def _reach_with_noise(cutter: Cutter, point: Point, layout: Layout) -> bool:
                 noise = torch.randn(weight.shape, generator=generator).to(weight)
                 module._parameters[name] = nn.Parameter(noise, requires_grad=False)
                 changed = True
-    if not changed:
-        return False
-    taken = intercept(copy, cutter.images[:1], [point], cutter.output, mode=cutter.record.mode, cloned=[True])
-    with torch.enable_grad():
-        logits = taken.logits.reshape(1, -1)
-    return bool(_reach(cutter, logits, taken.tensors[0], layout))
+    return changed
 
 
 def mark_dead(cutter: Cutter, cuts: Sequence[tuple[Cut, Layout]]) -> None:

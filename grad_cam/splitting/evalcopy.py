@@ -151,6 +151,7 @@ class EvalCopy:
 
     # ---------------------------------------------------------------------------------------------------- modules
 
+    # Long since it is the list of all that a module holds.
     def _module(self, module: nn.Module, path: str) -> nn.Module:
         known: nn.Module | None = self._memo.get(id(module))
         if known is not None:

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from ..errors import SplitError
 from ..outputs import Output, find_logits
 from .evalcopy import EvalCopy
-from .log import leaves, map_leaves, under_inference_mode
+from .log import under_inference_mode
+from .nested import leaves, map_leaves
 
 
 class Point(NamedTuple):
@@ -122,6 +123,7 @@ def needs_mode(model: nn.Module) -> bool:
     return any(isinstance(m, (nn.MultiheadAttention, nn.TransformerEncoderLayer)) for m in model.modules())
 
 
+# Long since what `exchange` saw decides between the three errors after the run.
 def intercept(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], output: Output = None, *, mode: bool = False,
     cloned: Sequence[bool], saving: bool = False,
@@ -187,6 +189,7 @@ def intercept(
     return Taken(tensors, logits)
 
 
+# Long since the hooks it sets have to be taken off in the same place.
 def observe(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], exchange: Callable[[int, Tensor], Tensor],
     output: Output = None, *, mode: bool = False, anywhere: bool = False, saving: bool = False,

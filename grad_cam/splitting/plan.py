@@ -9,15 +9,38 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from torch import nn
 
 from ..errors import SplitError
-from .log import DATA_DEPENDENT, Call, Enter, Exit, Log, Ref, Step
+from .intercept import Point
+from .log import Call, Enter, Exit, Log, Ref, Step
+from .operations import DATA_DEPENDENT
 
 
 class Unrepeatable(SplitError):
     """The model's outermost code holds something that only the model's own forward can do."""
+
+
+class Cut(NamedTuple):
+    """A place where a model can be cut.
+
+    Attributes:
+        name: Module path, or the name of the stage that ends here.
+        layer_idx: Number of stages of the top-level chain after it, or None if it is no border of that chain.
+        position: Where in the record.
+        value: The activation there.
+        context: The other tensors that are alive.
+        point: Where the model's own forward can be met there, if anywhere.
+    """
+
+    name: str
+    layer_idx: int | None
+    position: int
+    value: Ref
+    context: tuple[Ref, ...]
+    point: Point | None
 
 
 class Plan:
@@ -174,6 +197,7 @@ class Plan:
 
     # ------------------------------------------------------------------------------------------------------- stages
 
+    # Long since it is one walk with a case for each kind of event.
     def program(self, start: int, stop: int, outs: Iterable[Ref], whole: Collection[int] = ()) -> list[Step | Call]:
         """What has to run between two positions to make some values: whole calls where that is the same, else steps.
 

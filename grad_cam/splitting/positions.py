@@ -23,7 +23,7 @@ from .log import Ref
 from .plan import Plan
 
 if TYPE_CHECKING:
-    from .cuts import Cutter
+    from .session import Session
 
 PATCHES = ((0.22, 0.34, 0.62, 0.74), (0.70, 0.82, 0.14, 0.26))
 """Top, bottom, left and right of the patches that are changed, as fractions of the image; off centre and diagonals."""
@@ -126,7 +126,7 @@ class Positions:
         if followed is not None:
             found.append(followed)
         if shape[:1] == (self.plan.log.batch,) and len(shape) in (3, 4):
-            found += layouts.candidates(shape, self.size, self.prefix)
+            found += [c for c in layouts.candidates(shape, self.size, self.prefix) if len(shape) == 4 or c.channels > 1]
         return [c for i, c in enumerate(found) if c not in found[:i] or c.order is not None]
 
     def _decide(self, value: Ref, followed: Layout | None) -> Reading:
@@ -181,7 +181,7 @@ class Positions:
 
     # ---------------------------------------------------------------------------------------------------- experiment
 
-    def measure(self, cutter: Cutter, points: dict[Ref, Point]) -> None:
+    def measure(self, session: Session, points: dict[Ref, Point]) -> None:
         """Changes patches of an image and notes what that says about the candidates of some values."""
         values = list(points)
         maps: dict[Ref, list[tuple[Layout, Tensor]]] = {}
@@ -198,10 +198,10 @@ class Positions:
                     maps[value] = found
             return tensor
 
-        batch = changed_patches(cutter.images[:1])
+        batch = changed_patches(session.images[:1])
         try:
             observe(
-                cutter.new_copy(), batch, list(points.values()), exchange, cutter.output, mode=cutter.record.mode,
+                session.new_copy(), batch, list(points.values()), exchange, session.output, mode=session.record.mode,
                 anywhere=True,
             )  # fmt: skip
         except Exception:  # a model that takes no such batch: undecided

@@ -16,9 +16,9 @@ from ..errors import GradCamError, InputError, SplitError
 from ..introspection import device_and_dtype, input_channels, input_description, input_size, unwrap
 from ..layouts import Layout
 from ..outputs import Output
-from .cuts import Cut, Cutter
+from .cuts import Cutter
 from .default import default_cut, inner_cuts, mark_dead
-from .plan import Border
+from .plan import Border, Cut
 from .stages import Stages
 
 
@@ -119,7 +119,8 @@ class Chain(Stages):
     def cutter(self) -> Cutter:
         """What cuts the model, on the example the chain was made with."""
         if "cutter" not in self.__dict__:  # the chain was loaded or copied: its model is recorded again
-            self.__dict__["cutter"] = open_images(*self.__dict__["_made_of"])
+            model, images = self.__dict__["_made_of"]
+            self.__dict__["cutter"] = open_images(model, images, self.output, self.depth)
         cutter: Cutter = self.__dict__["cutter"]
         return cutter
 
@@ -128,8 +129,12 @@ class Chain(Stages):
         state = self.__dict__.copy()
         cutter = state.pop("cutter", None)
         if cutter is not None:
-            state["_made_of"] = (cutter.model, cutter.images, cutter.output, cutter.depth)
-        return state
+            state["_made_of"] = (cutter.model, cutter.images)
+        return {**state, "output": _Saved(self.output)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes what `__getstate__` gave."""
+        super().__setstate__({**state, "output": state["output"].output})  # type: ignore[no-untyped-call]  # torch's
 
     @property
     def model(self) -> nn.Module:
@@ -169,6 +174,25 @@ class Chain(Stages):
         return "\n".join([head, *lines])
 
     __repr__ = __str__
+
+
+class _Saved:
+    """An `output` within a saved chain; one that cannot be found by its name again is refused."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Saved:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        name = getattr(self.output, "__qualname__", "")
+        if "<" in name:
+            raise SplitError(
+                "a chain is saved with its output function, which Python can save by its name alone", f"output={name}",
+                "define the function at the top of a module, or save chain.state_dict()",
+            )  # fmt: skip
+        return type(self), (self.output,)
 
 
 @torch.inference_mode(False)

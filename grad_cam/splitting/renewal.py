@@ -139,7 +139,7 @@ class _Comparison:
             return self.module(theirs, own)
         if kind is tuple:
             return self._items(theirs, own)
-        if not theirs and not own and kind in (dict, OrderedDict, list, set):
+        if kind in (dict, OrderedDict, list, set) and not theirs and not own:
             return True
         if kind in (list, deque, dict, OrderedDict, set):
             known = self._is_known(theirs, own)

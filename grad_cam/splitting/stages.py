@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .align import Scaled
-from .log import Call, Const, Context, Param, Ref, Step, leaves, map_leaves
+from .log import Call, Const, Context, Param, Ref, Step
+from .nested import leaves, map_leaves
 
 
 class _Slot(int):
@@ -48,6 +49,7 @@ class Stage(nn.Module):
         self.batch_axis: tuple[int, int, int, int] | None = None
         self.device_type = "cpu"
 
+    # Long since it is one loop over the operations, whose local names are what frees their values.
     def forward(self, x: Any) -> Any:
         """Runs the recorded operations on what the stage before handed over."""
         given = (x,) if len(self.inputs) == 1 else x
@@ -158,6 +160,7 @@ class StageBuilder:
         self.device_type = device_type
         self.constants = constants
 
+    # Long since the slots are numbered by three closures over one table.
     def build(
         self, program: Sequence[tuple[int, Step | Call, list[tuple[Ref, Ref]]]], inputs: list[Ref], outputs: list[Ref],
         batch_axis: tuple[int, int, int, int] | None, training: bool,

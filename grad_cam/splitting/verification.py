@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from ..arguments import check_model
 from ..errors import GradCamError
 from ..outputs import Output, find_logits, rows
-from .cuts import Cut, Cutter
+from .cuts import Cutter
 from .intercept import Point
-from .log import kept_random_state, leaves
+from .nested import leaves
+from .plan import Cut
 from .public import Chain, differs, open_cutter, open_images
+from .randomness import kept_random_state
 
 CLOSE = 1e-4
 """Relative difference up to which two gradients count as equal: sums may be formed in another order."""

@@ -1,0 +1,156 @@
+"""One model for one batch of images: a fresh eval copy, and the record that is found for it or made."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..arguments import check_model
+from ..errors import SplitError
+from ..outputs import Output
+from . import fingerprint, renewal
+from .evalcopy import EvalCopy
+from .intercept import Plain, first_not_finite
+from .log import Recording
+from .recorder import WritesParameters, record
+from .records import KNOWN, LOCK, RECORDS, Record, Records
+
+_T = TypeVar("_T")
+
+
+class Session:
+    """One model, as it is now, for one batch of images: its eval copies, its record, and the values recorded last.
+
+    Args:
+        model: The model, unwrapped.
+        images: (B, C, H, W) on the model's device, detached.
+        output: Which part of what the model returns are the logits.
+        depth: Depth of the chain in which `layer_idx` counts.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> None:
+        self.model = model
+        self.images = images
+        self.output = output
+        self.depth = depth
+        self.recording: Recording | None = None
+        with LOCK:
+            self._known = KNOWN.setdefault(model, Records())
+        self._lent = False  # whether modules of the copy are in use elsewhere
+        self._fresh: EvalCopy | None = self.new_copy()
+        self.copy: EvalCopy = self._fresh
+        self._reference: tuple[Tensor, Tensor] | None = None
+        self.is_new: bool = False  # whether the record was made for this cutter
+        self.record: Record = self._find()
+
+    def _find(self) -> Record:
+        key = (
+            tuple(self.images.shape[1:]), self.images.dtype, self.images.device, self.images.is_contiguous(),
+            torch.is_autocast_enabled(self.images.device.type), _output_key(self.output),
+        )  # fmt: skip
+        mark = self.copy.mark = fingerprint.of(self.copy.originals.values(), self.copy.mark and self.copy.mark[0])
+        with LOCK:
+            known = self._known
+            if known.fingerprint != mark:
+                known.fingerprint, known.records, known.clean = mark, OrderedDict(), False
+            found = known.records.get(key)
+            if found is not None:
+                known.records.move_to_end(key)
+                return found
+        made = self._record()
+        self.is_new = True
+        with LOCK:
+            if known.fingerprint == mark:
+                known.records[key] = made
+                while len(known.records) > RECORDS:
+                    known.records.popitem(last=False)
+        return made
+
+    def _record(self) -> Record:
+        check_model(self.model)
+        self._known.quiet, self._fresh = False, None if self._known.quiet else self._fresh
+        self.recording = self.recorded(self.images)
+        self._known.quiet = not self.copy.wrote_buffers()
+        return Record(self.recording, self.copy, self.images)
+
+    def renewing(self, run: Callable[[], _T]) -> _T:
+        """Runs something that rests on the record, once more on a new record if it fails on an old one."""
+        try:
+            return run()
+        except SplitError:
+            if self.is_new:
+                raise
+            self._again()
+            return run()
+
+    def _again(self) -> None:
+        """Records anew: the forward went another way than the record says."""
+        self.record, self.is_new, self._reference = self._record(), True, None
+        with LOCK:
+            self._known.records = OrderedDict()
+
+    def new_copy(self) -> EvalCopy:
+        """A copy of the model as it is now."""
+        known = self._known
+        with contextlib.suppress(IndexError):  # none to spare
+            copy = known.spare.pop()
+            if renewal.renew(copy, self.model, known.apart, known.quiet):
+                return copy
+        return EvalCopy(self.model, known.apart, known.quiet)
+
+    def __del__(self) -> None:
+        """Keeps the copy for a later call, unless a run leaves things behind on it or parts of it live on."""
+        copy = self.__dict__.get("copy")  # None: it could not be made
+        if copy is None or copy.mark is None or self._lent:
+            return
+        known = self._known
+        if not known.clean:
+            known.clean = renewal.unchanged(copy, self.model)
+        if known.clean:
+            renewal.empty(copy)
+            known.spare.append(copy)
+
+    def recorded(self, images: Tensor) -> Recording:
+        """Records the model on images, on a copy that has not been run."""
+        try:
+            return record(self._take_copy(), images, self.output)
+        except WritesParameters:
+            self._known.apart, self._fresh = True, None
+            return record(self._take_copy(), images, self.output)
+
+    def _take_copy(self) -> EvalCopy:
+        """A copy that has not been run yet."""
+        copy, self._fresh = self._fresh or self.new_copy(), None
+        copy.mark = copy.mark or self.copy.mark
+        self.copy = copy
+        return copy
+
+    def values(self) -> Recording:
+        """The recording of the images at hand."""
+        if self.recording is None:
+            self.recording = self.recorded(self.images)
+            if len(self.recording.log.events) != len(self.record.plan.log.events):
+                self.record = Record(self.recording, self.copy, self.images)
+        return self.recording
+
+    def forget(self) -> None:
+        """Drops the values of the recording."""
+        self.recording = None
+
+    def mode(self) -> Any:
+        """The function mode that a run of the copy needs to go the recorded way, if any."""
+        wanted = self.record.mode and not torch._C._is_torch_function_mode_enabled()
+        return Plain() if wanted else contextlib.nullcontext()
+
+    def first_not_finite(self) -> str:
+        """The first module whose result holds NaN or infinite values, or ""."""
+        return first_not_finite(self.new_copy(), self.images, self.record.mode)
+
+
+def _output_key(output: Output) -> Any:
+    return output if isinstance(output, (str, int, type(None))) else id(output)
