@@ -7,6 +7,7 @@ a folder of their own, as in the project of a user: the package is found where i
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -40,7 +41,7 @@ def main() -> int:
 
 def _is_complete(folder: pathlib.Path) -> bool:
     """Whether enough of the public types are known; names the others."""
-    call = ["pyright", "--pythonpath", sys.executable, "--verifytypes", "grad_cam", "--ignoreexternal", "--outputjson"]
+    call = ["pyright", "--verifytypes", "grad_cam", "--ignoreexternal", "--outputjson"]
     found = json.loads(_process(*call, cwd=folder).stdout)["typeCompleteness"]
     for symbol in found["symbols"]:
         if symbol["isExported"] and not symbol["isTypeKnown"]:
@@ -59,7 +60,11 @@ def _run(*call: str, cwd: pathlib.Path, quiet: bool = False) -> bool:
 
 
 def _process(*call: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *call], cwd=cwd, capture_output=True, text=True, check=False)
+    first = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # --verifytypes asks "python"
+    return subprocess.run(
+        [sys.executable, "-m", *call], cwd=cwd, env={**os.environ, "PATH": first}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
