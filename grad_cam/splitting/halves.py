@@ -65,8 +65,7 @@ class Halves(Layers):
 
     def stages(self, depth: int) -> list[nn.Module]:
         """The stages of a depth, made of the copy's modules, for the number of images at hand."""
-        if len(self.images) != self.record.plan.log.batch:
-            self.record = self._record()
+        self.record_this_size()
         borders = self.borders_at(depth)
         ends = [0, *[b.position for b in borders]]
         copy, self._lent = self.copy, True
@@ -155,9 +154,7 @@ class Halves(Layers):
         """
         if self.record.aligned is not None:
             return
-        if len(self.images) != self.record.plan.log.batch:  # recorded at another size: begin with the images at hand
-            self.recording = None
-            self.record = self._record()
+        self.record_this_size()
         images = _another_batch(self.images)
         try:
             other = self.recorded(images)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FOR_GRADIENTS = {Tensor.register_hook, Tensor.retain_grad}
+FOR_GRADIENTS: set[Any] = {Tensor.register_hook, Tensor.retain_grad}
 """What a forward may ask of a tensor that requires a gradient; before the cut none does, and nothing is done."""
 
 
@@ -59,7 +59,7 @@ def in_steps(func: Any) -> Any:
     return known
 
 
-NO_TENSOR = {
+NO_TENSOR: set[Any] = {
     Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.stride, Tensor.is_floating_point,
     Tensor.is_complex, Tensor.is_contiguous, Tensor.__len__, Tensor.get_device, Tensor.element_size,
     Tensor.nelement, Tensor.is_inference, Tensor.storage_offset, Tensor.untyped_storage, Tensor.__hash__,

@@ -88,6 +88,12 @@ class Session:
             self._again()
             return run()
 
+    def record_this_size(self) -> None:
+        """Records the images at hand, where the record was made of another number of them."""
+        if len(self.images) != self.record.plan.log.batch:
+            self.recording = None  # its memory is free before the next one is made
+            self.record = self._record()
+
     def _again(self) -> None:
         """Records anew: the forward went another way than the record says."""
         self.record, self.is_new, self._reference = self._record(), True, None

@@ -15,7 +15,7 @@ from ... import METHODS, Explanation, Sweep, explain, rendering, sweep
 from ...arguments import check_model
 from ...methods import Method, MethodError
 from ...rendering import Display
-from ..common import Prediction, layer_choices, open_model, percentage, predictions
+from ..common import LayerChoice, Prediction, layer_choices, open_model, percentage, predictions
 
 __all__ = ["GIVEN", "Choice", "ExplorerState"]
 
@@ -83,7 +83,7 @@ class ExplorerState:
             raise ValueError(
                 f"target={target!r} gives {first.map.shape[1]} maps, the explorer shows one: give one class"
             )
-        self.layers = {layer.name: layer for layer in layer_choices(found)}
+        self.layers: dict[str, LayerChoice] = {layer.name: layer for layer in layer_choices(found)}
         self.classes: list[Prediction] = predictions(first.logits[0], opened.labels, first.logits.shape[-1])
         self._by_index = {row.index: row for row in self.classes}
         self._given_name = first.target[0][0]
