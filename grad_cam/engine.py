@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from . import targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
+from .depths import WHOLE, depth_of, empty_cuts, table_at
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
-from .layouts import Layout
 from .loading import class_names, normalisation_note, preprocessing
 from .methods import METHODS, Method
 from .methods import aug_smooth as _aug_smooth
@@ -36,12 +36,11 @@ from .predictions import class_label
 from .requests import AnyLayer, AnyMethod, Layers, Request, Reshape, Target
 from .results import Explanation, Layer, Seen, Sweep
 from .rules.ledger import warn_of_gaps
-from .splitting import Chain, StageInfo
-from .splitting.cuts import BLOCKS, Cutter
-from .splitting.default import default_cut, inner_cuts, mark_dead
-from .splitting.log import Ref
+from .splitting import Chain
+from .splitting.cuts import Cutter
+from .splitting.default import default_cut
 from .splitting.plan import Cut
-from .splitting.public import open_images, stages_of
+from .splitting.public import open_images
 
 
 def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -368,7 +367,7 @@ def sweep(
         "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, **options,
     )  # fmt: skip
-    if isinstance(layers, str) and layers not in _WHOLE:
+    if isinstance(layers, str) and layers not in WHOLE:
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
     if not isinstance(layers, str) and not len(layers):
         raise ValueError("layers=[] names no layer: give at least one")
@@ -377,12 +376,12 @@ def sweep(
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output)
         depth, cuts, skipped = _swept(cutter, request.method, layers)
-        empty = _empty(cutter, depth) if request.rules is not None and layers in _WHOLE and fuse is None else []
+        empty = empty_cuts(cutter, depth) if request.rules is not None and layers in WHOLE and fuse is None else []
         cuts = sorted([*cuts, *empty], key=lambda cut: cut.position)
         found = _explained(cutter, cuts, request)
         if fuse is not None:
             return found[0]
-        stages = _table(cutter, depth)
+        stages = table_at(cutter, depth)
     balances = tuple((one.layer, one.balance) for one in found if one.balance is not None)
     found = [one for n, one in enumerate(found) if not cuts or cuts[n] not in empty]
     return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model), balances)
@@ -399,7 +398,7 @@ def _swept(
             [(Layer("every layer", None), f"{method.title} {_READS[method.scope]}: one map for all")],
         )
     if isinstance(layers, str):
-        depth, cuts, skipped = _depth(cutter, layers)
+        depth, cuts, skipped = depth_of(cutter, layers)
     else:
         depth, skipped = cutter.depth, []
         listed: dict[Any, Cut] = {}
@@ -408,73 +407,3 @@ def _swept(
             listed.setdefault(cut.value, cut)
         cuts = list(listed.values())
     return depth, sorted(cuts, key=lambda cut: cut.position), skipped
-
-
-_WHOLE = ("auto", "stages", "blocks")
-
-
-def _empty(cutter: Cutter, depth: int) -> list[Cut]:
-    """The cuts at which the gradient is known to be zero at every position: no map, but a ledger that says why."""
-    cuts = [cutter.at_border(border) for border in cutter.borders_at(depth)[:-1]]
-    return [cut for cut in cuts if cutter.record.dead.get(cut.value, False)]
-
-
-def _table(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
-    """The table of stages of a depth, with layer_idx as results have it."""
-    borders = cutter.borders_at(depth)
-    numbers = [*(cutter.at_border(border).layer_idx for border in borders[:-1]), 0]
-    return tuple(
-        dataclasses.replace(stage, layer_idx=number)
-        for stage, number in zip(stages_of(cutter, depth), numbers, strict=True)
-    )
-
-
-def _depth(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Layer, str]]]:
-    """The depth that a sweep goes through, its cuts that carry a map, and the others with the reason."""
-    if layers == "stages":
-        depths = [cutter.depth]
-    else:
-        depths = [max(BLOCKS, cutter.depth)]
-    if layers == "auto":
-        depths += [1]
-    reasons: list[str] = []
-    for depth in depths:
-        cuts, skipped = _with_maps(cutter, depth)
-        if cuts:
-            return depth, cuts, skipped
-        reasons += [f"{layer.name}: {note}" for layer, note in skipped]
-    if layers == "auto":  # branches that share no border: their modules
-        inner = list(reversed(inner_cuts(cutter)))
-        layouts = [(c, cutter.reading(c).layout) for c in inner]
-        mark_dead(cutter, [(c, layout) for c, layout in layouts if layout is not None])
-        cuts = [c for c in inner if not cutter.record.dead.get(c.value, False)]
-        if cuts:
-            return depths[0], cuts, []
-    inside = default_cut(cutter)  # a model of one stage, or whose borders carry none
-    raise LayerError(
-        f"no {'block' if layers == 'blocks' else 'stage'} of {type(cutter.model).__name__} carries a map",
-        "; ".join(dict.fromkeys(reasons)) or "it has one stage",
-        f'layers="blocks" or layers=["{inside.name}"]' if layers == "stages" else f'layers=["{inside.name}"]',
-    )
-
-
-def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer, str]]]:
-    borders = cutter.borders_at(depth)
-    cuts: list[tuple[Cut, Layout]] = []
-    skipped: list[tuple[Layer, str]] = []
-    values: dict[Ref, str] = {}
-    for before, border in zip((None, *borders), borders[:-1], strict=False):
-        cut = cutter.at_border(border)
-        reading = cutter.reading(cut)
-        note, layout = reading.note, reading.layout
-        if before is not None and cutter.record.plan.is_unchanged(before, border):
-            note = note or f"the same as after {values.get(border.value, before.name)}"
-        values.setdefault(border.value, border.name)
-        if note or layout is None:
-            skipped.append((Layer(cut.name, cut.layer_idx), note))
-        else:
-            cuts.append((cut, layout))
-    mark_dead(cutter, cuts)
-    alive = [cut for cut, _ in cuts if not cutter.record.dead.get(cut.value, False)]
-    dead = [(Layer(cut.name, cut.layer_idx), "gradient at the patches is zero") for cut, _ in cuts if cut not in alive]
-    return alive, [*skipped, *dead]

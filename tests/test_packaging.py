@@ -44,8 +44,9 @@ ALLOWED: dict[str, set[str]] = {
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "methods", "outputs", "rules"},
     "rules": {"arguments", "batchnorm", "errors", "introspection", "outputs", "splitting", "targets"},
+    "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
-        "arguments", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",
+        "arguments", "depths", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",
         "predictions", "requests", "results", "rules", "splitting", "targets",
     },
     "evidencing": {
@@ -165,7 +166,8 @@ def test_interfaces_use_the_screen(path: pathlib.Path) -> None:
 
 
 TESTED_BY = {
-    "engine": "test_explanation", "results": "test_explanation", "ingredients": "test_methods",
+    "engine": "test_explanation", "depths": "test_explanation", "results": "test_explanation",
+    "ingredients": "test_methods",
     "methods.gradient": "test_gradient_methods", "methods.capture": "test_attention", "methods.chunks":
     "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",
     "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
