@@ -142,7 +142,7 @@ def test_display_controls_draw_the_same_map_again(view: View, monkeypatch: pytes
     for i, other in enumerate(pictures):
         assert not any(np.array_equal(one, other) for one in pictures[:i])
     heat = rendering.heatmap(shown_map(view), view.size, 0.0, 2.0)
-    wanted = rendering.overlay(view.seen, heat, colormap=rendering.COLORMAP)
+    wanted = rendering.overlay(view.seen, heat, colormap=rendering.Display.colormap)
     np.testing.assert_array_equal(pictures[0], np.asarray(wanted))
 
 

@@ -738,3 +738,13 @@ def test_example_script(tmp_path: pathlib.Path) -> None:
     assert "Egyptian cat" in done.stdout
     names = ["cam-colormap.png", "cam-heatmap.png", "cam-map.png", "cam-origin.png", "cam-overlapped.png", "cam.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_pictures_look_alike_whatever_the_way_in() -> None:
+    """The command line's and the page's settings are those of a result that is shown plain."""
+    from grad_cam.interfaces.cli.options import LookOptions
+    from grad_cam.interfaces.web.drawing import Drawing
+    from grad_cam.rendering import Display
+
+    assert LookOptions().display == Display()
+    assert vars(Drawing()) == {**vars(Display()), "raw": False}

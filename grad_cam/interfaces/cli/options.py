@@ -283,7 +283,7 @@ class LookOptions:
     ] = None  # fmt: skip
     colormap: Annotated[
         str, option("--colormap", panel=LOOK, metavar="NAME", help="bgr, or any matplotlib colormap.")
-    ] = "bgr"
+    ] = "plasma"
     alpha: Annotated[
         float,
         option("--alpha", panel=LOOK, metavar="0..1", parser=number(0, 1), help="Opacity of the strongest evidence."),

@@ -31,7 +31,6 @@ class Drawing(rendering.Display):
         raw: Whether the values of the map are shown as they are, zero in the middle.
     """
 
-    colormap: str = rendering.COLORMAP
     raw: bool = False
 
     @classmethod
