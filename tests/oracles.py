@@ -184,7 +184,8 @@ def hooked(reference: nn.Module, path: str, x: Tensor, classes: Tensor, shape: S
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         found = [t for t in tensors_in(output) if shape is None or t.shape == torch.Size(shape)]
-        assert found, f"the output of '{path}' holds no tensor of shape {shape}"
+        if not found:  # a module that is called for other tensors, too
+            return output
         leaf = found[0].detach().clone().requires_grad_()
         seen.append(leaf)
 
@@ -206,7 +207,7 @@ def hooked(reference: nn.Module, path: str, x: Tensor, classes: Tensor, shape: S
     try:
         with torch.enable_grad(), plain_attention():
             logits = logits_of(reference(x.clone()))
-            assert seen, f"a hook on '{path}' is not called"
+            assert seen, f"no hook on '{path}' is called with a tensor of shape {shape}"
             logits = logits if logits.ndim > 1 else logits[:, None]
             score = logits.gather(1, classes[:, None]).sum()
             gradient = None
