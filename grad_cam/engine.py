@@ -25,6 +25,7 @@ from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
 from .loading import class_names, normalisation_note, preprocessing
+from .loading.preprocess import Preprocessing
 from .methods import METHODS, Method
 from .methods import aug_smooth as _aug_smooth
 from .methods import fuse as _fuse
@@ -298,17 +299,19 @@ def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | Non
     return lambda done, total: progress(part * total + done, parts * total)
 
 
-_PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list[Any], Preprocessing]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _seen(model: nn.Module, images: Tensor) -> Seen:
     """What the model sees, safe from later changes; how it was normalised is worked out once per model and size."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
     known = _PREPARED.setdefault(model, {})
-    key = (size, id(getattr(model, "preprocessing", None)), id(getattr(model, "image_processor", None)))
-    if key not in known:
-        known[key] = preprocessing(model, size)
-    return Seen(images.clone(), known[key])
+    given = [getattr(model, name, None) for name in ("preprocessing", "image_processor")]
+    if size not in known or any(old is not new for old, new in zip(known[size][0], given, strict=True)):
+        known[size] = given, preprocessing(model, size)
+    return Seen(images.clone(), known[size][1])
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import pickle
 import threading
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -500,3 +502,50 @@ def test_a_model_that_writes_into_its_input_does_not_touch_the_images(batch: Ten
     assert torch.equal(batch, before)
     assert torch.equal(first.map, grad_cam.explain(model, batch, layer="act").map)
     assert torch.allclose(first.logits, model(batch.clone()), atol=1e-6)
+
+
+class TwoHeads(nn.Module):
+    """Two logits: one read off the first map, one off the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.first, self.second = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Logits (B, 5) twice."""
+        y = self.a(x).relu()
+        z = self.b(y).relu()
+        return [self.first(y.mean((2, 3))), self.second(z.mean((2, 3)))]
+
+    def one(self, out: list[Tensor]) -> Tensor:
+        """The first logits."""
+        return out[0]
+
+    def other(self, out: list[Tensor]) -> Tensor:
+        """The second logits."""
+        return out[1]
+
+
+@pytest.mark.parametrize("kind", ["index", "function", "method"])
+def test_an_output_function_is_not_taken_for_one_that_is_gone(kind: str) -> None:
+    """A new output function often gets the id of the last one: it has a default layer and a sweep of its own."""
+    torch.manual_seed(0)
+    model, x = TwoHeads().eval(), torch.randn(2, 3, 32, 32)
+    for k in (0, 1, 0, 1):
+        functions = (lambda out: out[0], lambda out: out[1])
+        output = {"index": k, "function": functions[k], "method": (model.one, model.other)[k]}[kind]
+        del functions
+        assert grad_cam.explain(model, x, target=1, output=output).layer.name == "ab"[k]
+        assert [e.layer.name for e in grad_cam.sweep(model, x, target=1, output=output)] == ["a", "b"][: k + 1]
+        del output
+
+
+def test_output_functions_are_not_kept() -> None:
+    """A model whose output function holds it is freed with its last name."""
+    model = TwoHeads().eval()
+    gone = weakref.ref(model)
+    grad_cam.explain(model, torch.randn(1, 3, 32, 32), target=1, output=model.one)
+    del model
+    gc.collect()
+    assert gone() is None
