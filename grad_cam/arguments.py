@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 from .errors import GradCamError, InputError, LayerError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 
@@ -238,3 +240,37 @@ def _short(value: Any) -> str:
     """A value on one line, cut where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+# ---------------------------------------------------------------------------------------------------------------- maps
+
+
+def as_maps(maps: Any) -> NDArray[np.float64]:
+    """Reads raw maps (..., h, w), arrays or tensors of any device and dtype: finite and not empty."""
+    import numpy as np
+
+    raw = as_array(maps)
+    if raw.dtype.kind not in "buif":
+        raise ArgumentTypeError(
+            "a map is made of real numbers", str(raw.dtype), "give a float array or tensor (..., h, w)"
+        )
+    raw = raw.astype(np.float64, copy=False)
+    if raw.ndim < 2 or 0 in raw.shape:
+        raise GradCamError("a map has a height and a width", f"got shape {raw.shape}", "give (..., h, w)")
+    bad = raw.size - np.count_nonzero(np.isfinite(raw))
+    if bad:
+        raise GradCamError(
+            f"{bad} of {raw.size} values of the map are NaN or infinite",
+            remedy="look for them in the model's weights, the input, or a computation in half precision",
+        )
+    return raw
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Returns an array or a tensor of any device and dtype as numpy, without importing torch."""
+    import numpy as np
+
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.double().numpy() if values.is_floating_point() else values.numpy()
+    return np.asarray(values)

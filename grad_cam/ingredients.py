@@ -21,6 +21,7 @@ from .errors import LayoutError
 from .layouts import Layout
 from .methods import Method, MethodError, attention, capture
 from .methods.chunks import Progress, Score
+from .methods.common import working
 from .methods.factorization import Factorization
 from .methods.gradient import NoisyGradients, TailGradient, grad_cam, gradient_of, noisy_copies
 from .methods.network import WholeScore
@@ -426,7 +427,7 @@ def _column(scores: Score, k: int) -> Score:
 
 def scored(score: targets.Score, logits: Tensor, rows: Tensor | None = None) -> Tensor:
     """The score (N,), computed in float32 at least."""
-    return score(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, rows)
+    return score(working(logits), rows)
 
 
 def require_finite(values: Tensor, what: str, cutter: Cutter) -> None:

@@ -37,13 +37,15 @@ ALLOWED: dict[str, set[str]] = {
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors", "predictions"},
-    "metrics": {"errors", "methods"},
+    "metrics": {"arguments", "errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "methods", "outputs", "rules"},
-    "rules": {"arguments", "batchnorm", "errors", "introspection", "outputs", "splitting", "targets"},
+    "rules": {
+        "arguments", "batchnorm", "errors", "introspection", "methods", "outputs", "splitting", "targets",
+    },
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
         "arguments", "depths", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",

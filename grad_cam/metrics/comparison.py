@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import as_maps
 from ..errors import GradCamError
 from ..methods.chunks import Progress, Score
 from ..methods.regions import MASKS, Fill
@@ -18,7 +19,7 @@ from .bank import Bank
 from .controls import centred_gaussian, random_maps
 from .faithfulness import STEPS, UNITS, deletion, insertion, srg
 from .localisation import energy_inside, pointing_game
-from .maps import as_maps, on_grid
+from .maps import on_grid
 
 CONTROLS = ("centred Gaussian", "random map")
 _DIGITS = {"srg": 2, "insertion": 3, "deletion": 3, "bank": 3, "energy": 3, "pointing": 2}

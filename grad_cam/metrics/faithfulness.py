@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import as_maps
 from ..errors import GradCamError
 from ..methods.chunks import ChunkedScores, Progress, Score
 from ..methods.common import working
 from ..methods.regions import Fill, filled, scores_of_kept
-from .maps import as_maps, on_grid
+from .maps import on_grid
 
 UNITS = 14
 """Units along each side: those of a ViT with patches of 16 at 224 pixels."""

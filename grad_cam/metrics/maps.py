@@ -7,10 +7,12 @@ Maps go in, numbers come out; no model takes part. Leading axes are kept: a map 
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..arguments import as_maps
 
 Numbers = NDArray[np.float64]
 
@@ -91,20 +93,6 @@ def agreement(a: ArrayLike, b: ArrayLike, kind: Literal["rank", "cosine"] = "ran
     length = np.sqrt((flat[0] ** 2).sum(-1) * (flat[1] ** 2).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.clip(np.where(length > 0, product / length, np.nan), -1, 1)[()]
-
-
-def as_maps(maps: Any) -> Numbers:
-    """Arrays or tensors (..., h, w) as finite numbers."""
-    if hasattr(maps, "detach"):
-        maps = maps.detach().cpu().double().numpy()
-    raw = np.asarray(maps)
-    if raw.dtype.kind not in "buif":
-        raise TypeError(f"a map is made of real numbers, got {raw.dtype}: give a float array or tensor (..., h, w)")
-    if raw.ndim < 2 or 0 in raw.shape:
-        raise ValueError(f"a map has a height and a width, got shape {raw.shape}: give (..., h, w)")
-    if not np.isfinite(raw).all():
-        raise ValueError("the map holds NaN or infinite values: look for them in the model's weights or the input")
-    return raw.astype(np.float64, copy=False)
 
 
 def _flat(maps: Numbers) -> Numbers:

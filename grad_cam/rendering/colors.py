@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ..arguments import as_number
+from ..arguments import as_array, as_number
 from ..errors import GradCamError
-from .heatmaps import View, as_array
+from .heatmaps import View
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap

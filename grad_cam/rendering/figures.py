@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from ..arguments import as_maps
 from ..errors import GradCamError
 from .bars import SignedBars
 from .colors import as_heat, as_pixels, colorize, overlay, palette
 from .display import Display
 from .grid import ALERT, CAPTION, INK, QUIET, TITLE, Bar, Line, Panel, Scale, draw_grid
-from .heatmaps import as_maps, describe
+from .heatmaps import describe
 from .text import number
 
 if TYPE_CHECKING:

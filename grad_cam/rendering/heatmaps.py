@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arguments import ArgumentTypeError, as_number, check_fraction
+from ..arguments import as_maps, as_number, check_fraction
 from ..errors import GradCamError
 
 View = Literal["positive", "signed"]
@@ -110,33 +110,6 @@ def describe(map: ArrayLike) -> str | None:
     if low == high and raw.size > 1:
         return "the same everywhere"
     return None
-
-
-def as_maps(maps: Any) -> NDArray[np.float64]:
-    """Reads raw maps (..., h, w), arrays or tensors of any device and dtype: finite and not empty."""
-    raw = as_array(maps)
-    if raw.dtype.kind not in "buif":
-        raise ArgumentTypeError(
-            "a map is made of real numbers", str(raw.dtype), "give a float array or tensor (..., h, w)"
-        )
-    raw = raw.astype(np.float64, copy=False)
-    if raw.ndim < 2 or 0 in raw.shape:
-        raise GradCamError("a map has a height and a width", f"got shape {raw.shape}", "give (..., h, w)")
-    bad = raw.size - np.count_nonzero(np.isfinite(raw))
-    if bad:
-        raise GradCamError(
-            f"{bad} of {raw.size} values of the map are NaN or infinite",
-            remedy="look for them in the model's weights, the input, or a computation in half precision",
-        )
-    return raw
-
-
-def as_array(values: Any) -> NDArray[Any]:
-    """Returns an array or a tensor of any device and dtype as numpy, without importing torch."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.double().numpy() if values.is_floating_point() else values.numpy()
-    return np.asarray(values)
 
 
 def _size(size: tuple[int, int]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..methods.common import working
 from .linear import Back, Linearised, Shared, live, map_tensors
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _residual(gamma: float, func: Any, args: Args, kwargs: Options, signs: tuple
     def run(one: Tensor, two: Tensor) -> tuple[Tensor, Back]:
         out = func(one, two, **kwargs)
         signed = [t if s == 1 else t * s for t, s in zip((one, two), signs, strict=True)]
-        wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in signed]
+        wide = [working(t) for t in signed]
         first, second = (f.to(out.dtype) for f in residual_factors(wide[0], wide[1], gamma))
         return out, lambda g: (g * first * signs[0], g * second * signs[1])
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..methods.common import working
 from .balanced import Entry
-from .linear import total, working
+from .linear import total
 
 PARTS = ("map", "prefix", "context", "constants")
 """What a score is the sum of."""

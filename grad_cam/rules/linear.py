@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..methods.common import working
+
 Back: TypeAlias = "Callable[[Tensor], tuple[Tensor, ...]]"
 """From the gradient on a result to those on the inputs."""
 
@@ -79,11 +81,6 @@ class Shared(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """A fraction of the gradient."""
         return gradient * ctx.fraction, None
-
-
-def working(values: Tensor) -> Tensor:
-    """Reads half precisions as float32."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def total(values: Tensor) -> Tensor:

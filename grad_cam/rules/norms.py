@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..methods.common import working
 from .functions import Args, Options, argument
-from .linear import Back, Linearised, working
+from .linear import Back, Linearised
 
 if TYPE_CHECKING:
     from .balanced import Balanced
