@@ -54,6 +54,7 @@ class Request:
     output: Output
     rules: Rules | None
     options: dict[str, Any]
+    differentiable: bool = False
 
     @classmethod
     def of(

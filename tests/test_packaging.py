@@ -46,10 +46,11 @@ ALLOWED: dict[str, set[str]] = {
     "rules": {
         "arguments", "batchnorm", "errors", "introspection", "methods", "outputs", "splitting", "targets",
     },
+    "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
-        "arguments", "depths", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",
-        "predictions", "requests", "results", "rules", "splitting", "targets",
+        "arguments", "depths", "differentiable", "errors", "ingredients", "introspection", "layouts", "loading",
+        "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
     },
     "evidencing": {
         "arguments", "engine", "errors", "loading", "methods", "metrics", "outputs", "requests", "results", "targets",
