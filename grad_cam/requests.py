@@ -56,6 +56,7 @@ class Request:
     inputs: Inputs
     rules: Rules | None
     options: dict[str, Any]
+    differentiable: bool = False
 
     @classmethod
     def of(

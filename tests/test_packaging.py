@@ -47,10 +47,11 @@ ALLOWED: dict[str, set[str]] = {
     "rules": {
         "arguments", "batchnorm", "errors", "inputs", "introspection", "methods", "outputs", "splitting", "targets",
     },
+    "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
-        "arguments", "depths", "errors", "ingredients", "inputs", "introspection", "layouts", "loading", "methods",
-        "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
+        "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
+        "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",

@@ -17,6 +17,7 @@ from . import intercept as intercept_
 from .evalcopy import EvalCopy
 from .halves import Halves
 from .intercept import Moved, Point, Written, observe
+from .livecopy import LiveCopy
 from .log import Step
 from .plan import Cut, Unrepeatable
 from .randomness import kept_random_state
@@ -83,7 +84,9 @@ class Cutter(Halves):
         """A cutter of the same model and chain for other images of the same shape, versions of the images `index`."""
         return Cutter(self.model, images, self.output if index is None else at(self.output, index), self.depth)
 
-    def gradients(self, total: Tensor, tensors: Sequence[Tensor], keep_graph: bool = False) -> list[Tensor]:
+    def gradients(
+        self, total: Tensor, tensors: Sequence[Tensor], keep_graph: bool = False, differentiable: bool = False
+    ) -> list[Tensor]:  # fmt: skip
         """The gradient of a sum of scores on the tensors of `take`; zeros where it does not depend on one.
 
         Raises:
@@ -93,7 +96,10 @@ class Cutter(Halves):
             self.require_gradients()
             return [torch.zeros_like(t) for t in tensors]
         try:
-            found = torch.autograd.grad(total, list(tensors), retain_graph=keep_graph, allow_unused=True)
+            found = torch.autograd.grad(
+                total, list(tensors), retain_graph=keep_graph or differentiable, create_graph=differentiable,
+                allow_unused=True,
+            )  # fmt: skip
         except RuntimeError as error:
             _refuse_autograd(error)
             raise
@@ -234,6 +240,20 @@ class Cutter(Halves):
                 return taken
         return self._from_forward(cuts, by_image)
 
+    def take_live(self, cuts: Sequence[Cut]) -> Taken:
+        """As `take_all`, in one graph with the images and the model's own parameters."""
+        if self._known.apart:
+            raise SplitError(
+                "its forward writes to its parameters, so that no graph can reach them", type(self.model).__name__,
+                "make the forward leave its parameters alone",
+            )  # fmt: skip
+        if any(c.point is None for c in cuts):
+            raise SplitError(
+                f"the tensor after '{cuts[0].name}' is written in place, so that the graph cannot be kept there", "",
+                "choose the layer before or after it",
+            )  # fmt: skip
+        return self._from_forward(cuts, live=True)
+
     def take_all(self, cuts: Sequence[Cut]) -> Taken:
         """As `take`, by the model's own forward: any number of cuts in one run."""
         return self._from_forward(cuts)
@@ -290,22 +310,24 @@ class Cutter(Halves):
             correct_gradients(logits)
             return Taken([leaf], rows(logits, len(self.images)))
 
-    def _from_forward(self, cuts: Sequence[Cut], by_image: bool = True, again: bool = True) -> Taken:
+    def _from_forward(
+        self, cuts: Sequence[Cut], by_image: bool = True, again: bool = True, live: bool = False
+    ) -> Taken:  # fmt: skip
         points = [c.point for c in cuts]
         if any(p is None for p in points):
             return self._from_stages(cuts)
         written = [c.value in self.record.plan.overwritten for c in cuts]
         try:
-            found = self._intercepted(points, written)  # type: ignore[arg-type]
+            found = self._intercepted(points, written, live)  # type: ignore[arg-type]
         except Written:
-            found = self._intercepted(points, [True] * len(cuts))  # type: ignore[arg-type]
+            found = self._intercepted(points, [True] * len(cuts), live)  # type: ignore[arg-type]
         except Moved as moved:
             if not again:
                 raise SplitError(
                     "its forward takes another way every time it is run", str(moved), "make the forward deterministic"
                 ) from moved
             self._again()
-            return self._from_forward([self.cut(c.name) for c in cuts], by_image, again=False)
+            return self._from_forward([self.cut(c.name) for c in cuts], by_image, again=False, live=live)
         self.copy.require_unwritten()
         for cut, tensor in zip(cuts, found.tensors, strict=True):
             if by_image and (tensor.ndim == 0 or len(tensor) != len(self.images)):
@@ -317,11 +339,12 @@ class Cutter(Halves):
             correct_gradients(found.logits)
             return Taken(found.tensors, rows(found.logits, len(self.images)))
 
-    def _intercepted(self, points: Sequence[Point], cloned: Sequence[bool]) -> intercept_.Taken:
+    def _intercepted(self, points: Sequence[Point], cloned: Sequence[bool], live: bool) -> intercept_.Taken:
+        copy = LiveCopy(self.model, quiet=self._known.quiet) if live else self._take_copy()
         with kept_random_state(self.images.device):
             try:
                 return intercept_.intercept(
-                    self._take_copy(), self.images, points, self.output, mode=self.record.mode, cloned=cloned,
+                    copy, self.images, points, self.output, mode=self.record.mode, cloned=cloned,
                     saving=self.record.saving,
                 )  # fmt: skip
             except RuntimeError as error:

@@ -240,7 +240,8 @@ def observe(
         if path == first:
             _without_backward_hooks(copy, path)
         module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
-    given = images.detach().clone()
+    with torch.enable_grad():  # images keep their graph where they have one
+        given = images.clone()
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
