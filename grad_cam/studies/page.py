@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -14,7 +14,9 @@ from ..predictions import percentage
 from ..rendering import files
 from ..rendering.report import digest, environment, versions
 from .knowledge import Knowledge, Share
-from .results import Study
+
+if TYPE_CHECKING:
+    from .results import Study
 
 WIDTH, HEIGHT, LEFT, TOP = 720, 250, 44, 12
 """Of the chart, in its own units."""
