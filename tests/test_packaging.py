@@ -58,8 +58,8 @@ ALLOWED: dict[str, set[str]] = {
         "targets",
     },
     "studies": {
-        "arguments", "depths", "engine", "errors", "introspection", "layouts", "loading", "methods", "metrics",
-        "outputs", "predictions", "rendering", "results", "splitting", "targets",
+        "arguments", "depths", "engine", "errors", "folders", "introspection", "layouts", "loading", "methods",
+        "metrics", "outputs", "predictions", "rendering", "results", "splitting", "targets",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
