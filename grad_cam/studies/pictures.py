@@ -82,8 +82,7 @@ class Pictures:
             GradCamError: There is no such source, or it does not hold two classes of two pictures.
         """
         prepare = preprocessing(model) if prepare is None else prepare
-        opened = _of_run(source)
-        opened = open_source(source) if opened is None else opened
+        opened = _of_run(source) or open_source(source)
         if isinstance(opened, Stream):
             raise GradCamError(
                 "a study looks at a picture more than once", f"{opened.given} can only be read from its beginning",
