@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "bench", "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from . import rules as rules
     from . import splitting as splitting
     from . import targets
+    from .benching import bench
     from .engine import explain, sweep
     from .evidencing import evidence
     from .gradcam import GradCAM
@@ -49,6 +50,7 @@ _MODULES = (
     "errors", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting", "targets"
 )  # fmt: skip
 _HOMES = {
+    "benching": ("bench",),
     "engine": ("explain", "sweep"),
     "evidencing": ("evidence",),
     "results": ("Explanation", "Sweep"),

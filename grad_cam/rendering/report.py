@@ -151,12 +151,12 @@ def report_of(
     display, first = Display.of(display, **changes), sweeps[0]
     layers = _layer_rows(first)
     count = sum(len(sweep[0].map) for sweep in sweeps)
-    names = [f"image {i + 1}" for i in range(count)] if names is None else [_file_name(name) for name in names]
+    names = [f"image {i + 1}" for i in range(count)] if names is None else [file_name(name) for name in names]
     if len(names) != count:
         raise ReportError(f"{len(names)} names for {count} images", remedy="give one for each")
     images = [image for sweep in sweeps for image in _images_of(sweep, layers)]
     images = [replace(image, name=name) for image, name in zip(images, names, strict=True)]
-    call = _without_folders(call or f"grad_cam.sweep(model, images, method={first[0].method!r})")
+    call = without_folders(call or f"grad_cam.sweep(model, images, method={first[0].method!r})")
     method = first[0].title().partition("\n")[2].rpartition(" at ")[0]
     return Report(model or first.model, method, layers, images, call, versions(), display)
 
@@ -185,11 +185,12 @@ def _images_of(sweep: Any, layers: Sequence[ReportLayer]) -> Iterator[ReportImag
         yield ReportImage("", first.pictures[b], guesses, first.target[b], maps)
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """The last part of a path of any system."""
     return PureWindowsPath(PurePath(name).name).name or name
 
 
-def _without_folders(call: str) -> str:
+def without_folders(call: str) -> str:
     """A call without the folders of the machine it was made on."""
     call = re.sub(r"""(['"])(?:~|[A-Za-z]:)?[/\\][^'"]*[/\\]""", r"\1", call)
     return re.sub(r"""(?<![^\s=(,])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])+""", "", call)
@@ -286,7 +287,7 @@ def _check(image: ReportImage, layers: int) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Jinja with autoescape: what comes from names enters the page as text, the data as JSON that ends no element."""
     import jinja2
 
@@ -297,19 +298,20 @@ def _environment() -> jinja2.Environment:
 
 
 def _document(report: Report, bits: int, side: int | None) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    css, js = (environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js"))
-    text = environment.get_template("report.html").render(
+    jinja = environment()
+    assert jinja.loader is not None
+    css, js = (jinja.loader.get_source(jinja, name)[0] for name in ("report.css", "report.js"))
+    text = jinja.get_template("report.html").render(
         report=report, data=_data(report, bits, side), storage=_storage(report, bits, side),
         smoothest=max(20.0, _smoothing(report)), css=css, js=js,
-        policy=f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; "
+        policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; script-src '{digest(js)}'; "
         "base-uri 'none'; form-action 'none'",
     )  # fmt: skip
     return text.encode("utf-8", "replace").decode()  # file names may carry bytes that are no text
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """What a content security policy names an inline style or script by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
