@@ -8,8 +8,8 @@ own what every map rests on. `METHODS` is the table of methods, `register` adds 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
 `grad_cam.rendering` (`Display`, figures, files).
 
-These two and the modules `errors`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and `targets` are
-attributes, loaded when they are used.
+These two and the modules `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and
+`targets` are attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "chain", "evidence", "explain", "explore", "read", "register", "run", "split", "sweep", "targets",
+    "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from . import errors as errors
+    from . import folders as folders
     from . import layouts as layouts
     from . import loading as loading
     from . import methods as methods
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from . import targets
     from .engine import explain, sweep
     from .evidencing import evidence
+    from .folders import read, run
     from .gradcam import GradCAM
     from .interfaces.notebook import explore
     from .methods import METHODS, register
@@ -46,11 +49,13 @@ if TYPE_CHECKING:
     inspect = explore
 
 _MODULES = (
-    "errors", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting", "targets"
+    "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting",
+    "targets",
 )  # fmt: skip
 _HOMES = {
     "engine": ("explain", "sweep"),
     "evidencing": ("evidence",),
+    "folders": ("read", "run"),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
