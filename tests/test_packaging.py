@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "batchnorm": set(),
     "arguments": {"errors"},
     "outputs": {"errors"},
+    "inputs": {"arguments", "errors", "outputs"},
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "predictions": set(),
@@ -39,22 +40,32 @@ ALLOWED: dict[str, set[str]] = {
     "rendering": {"arguments", "errors", "predictions"},
     "metrics": {"arguments", "errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
-    "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
+    "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
-    "requests": {"arguments", "methods", "outputs", "rules"},
+    "requests": {"arguments", "inputs", "methods", "outputs", "rules"},
     "rules": {
-        "arguments", "batchnorm", "errors", "introspection", "methods", "outputs", "splitting", "targets",
+        "arguments", "batchnorm", "errors", "inputs", "introspection", "methods", "outputs", "splitting", "targets",
     },
+    "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
-        "arguments", "depths", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",
-        "predictions", "requests", "results", "rules", "splitting", "targets",
+        "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
+        "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
     },
     "evidencing": {
-        "arguments", "engine", "errors", "loading", "methods", "metrics", "outputs", "requests", "results", "targets",
+        "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
+        "targets",
+    },
+    "studies": {
+        "arguments", "depths", "engine", "errors", "introspection", "layouts", "loading", "methods", "metrics",
+        "outputs", "predictions", "rendering", "results", "splitting", "targets",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
+    "folders": {
+        "arguments", "engine", "errors", "evidencing", "introspection", "loading", "methods", "metrics", "predictions",
+        "rendering", "requests", "results", "splitting", "targets",
+    },
     "gradcam": {
         "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
         "splitting",
@@ -151,7 +162,8 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
 
 
 SCREEN = {
-    "public", "arguments", "errors", "evidencing", "loading", "methods", "metrics", "predictions", "rendering",
+    "public", "arguments", "errors", "evidencing", "folders", "loading", "methods", "metrics", "predictions",
+    "rendering",
     "targets",
 }  # fmt: skip
 """What the interfaces may use of the package, besides each other."""
