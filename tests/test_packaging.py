@@ -165,8 +165,8 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
 
 
 SCREEN = {
-    "public", "arguments", "benching", "errors", "evidencing", "folders", "loading", "methods", "metrics", "predictions",
-    "rendering", "targets",
+    "public", "arguments", "benching", "errors", "evidencing", "folders", "loading", "methods", "metrics",
+    "predictions", "rendering", "targets",
 }  # fmt: skip
 """What the interfaces may use of the package, besides each other."""
 
