@@ -26,6 +26,7 @@ from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .introspection import unwrap
 from .loading import class_names, normalisation_note, preprocessing
+from .loading.geometry import Geometry, check_geometry
 from .loading.preprocess import Preprocessing
 from .methods import METHODS, Method
 from .methods import aug_smooth as _aug_smooth
@@ -35,9 +36,10 @@ from .methods.combinators import Fusion
 from .methods.factorization import Factorization
 from .outputs import Output
 from .predictions import class_label
-from .requests import AnyLayer, AnyMethod, Layers, Request, Reshape, Target
-from .results import Explanation, Layer, Seen, Sweep
+from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target
+from .results import Explanation, Layer, Sweep
 from .rules.ledger import warn_of_gaps
+from .seen import Seen
 from .splitting import Chain
 from .splitting.cuts import Cutter
 from .splitting.default import default_cut
@@ -87,27 +89,28 @@ def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    differentiable: bool = False, progress: Progress | None = None, **options: Any,
+    differentiable: bool = False, geometry: Geometries = None, progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    differentiable: bool = False, progress: Progress | None = None, **options: Any,
+    differentiable: bool = False, geometry: Geometries = None, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    differentiable: bool = False, progress: Progress | None = None, **options: Any,
+    differentiable: bool = False, geometry: Geometries = None, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
     aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
-    residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
+    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation | list[Explanation]:  # fmt: skip
     """Explains what a model saw in a batch of images.
 
@@ -137,6 +140,8 @@ def explain(
         differentiable: Keep the graph in `map` and `logits`, to the model's parameters and to images that ask for a
             gradient, so that a loss on the map trains the model. The model runs in eval mode all the same. For gradient
             methods of one pass; memory and time are those of a second derivative.
+        geometry: Where the images lie in their originals, for `Explanation.to_original`: what
+            `Preprocessing.geometry(photo)` gives, one or a list with one per image.
         progress: Called by perturbation methods as (done, total), in perturbed copies scored.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
@@ -161,6 +166,7 @@ def explain(
     if differentiable:
         request = dataclasses.replace(request, differentiable=True)
         check_differentiable(request, images, inner.parameters())
+    request = dataclasses.replace(request, geometry=check_geometry(geometry, len(images), images.ndim - 2))
     _warn_of_range(inner, images.detach())
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images.detach(), output)
@@ -225,7 +231,7 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
-    seen = _seen(cutter.model, cutter.images)
+    seen = _seen(cutter.model, cutter.images, request.geometry)
     groups = _groups(cuts, request)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
@@ -314,14 +320,14 @@ _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list
 )
 
 
-def _seen(model: nn.Module, images: Tensor) -> Seen:
+def _seen(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | None) -> Seen:
     """What the model sees, safe from later changes; how it was normalised is worked out once per model and size."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
     known = _PREPARED.setdefault(model, {})
     given = [getattr(model, name, None) for name in ("preprocessing", "image_processor")]
     if size not in known or any(old is not new for old, new in zip(known[size][0], given, strict=True)):
         known[size] = given, preprocessing(model, size)
-    return Seen(images.detach().clone(), known[size][1])
+    return Seen(images.detach().clone(), known[size][1], geometry)
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep

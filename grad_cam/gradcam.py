@@ -20,7 +20,8 @@ from .arguments import ArgumentTypeError, as_layer, check_model
 from .engine import explain
 from .errors import refuse_existing
 from .introspection import unwrap
-from .loading import class_names, preprocessing
+from .loading import class_names, load_image, preprocessing
+from .loading.geometry import file_name
 from .methods import find
 from .rendering import Display
 from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
@@ -108,7 +109,9 @@ class GradCAM:
         self.model, self.layer_idx, self.class_idx, self.method = model, layer_idx, class_idx, method
         inner = unwrap(model.model if isinstance(model, Chain) else model)
         prepare = preprocessing(inner, input_size if input_size is not None else input_shape)
-        self._tensor, self._picture = prepare(img_path)
+        photo = load_image(img_path)
+        self._tensor, self._picture = prepare(photo)
+        self._geometry = prepare.geometry(photo, file_name(img_path))
         self._reshape, self._options = reshape_transform, options
         self._explanation: Explanation | None = None
         self._explained: tuple[Any, ...] | None = None
@@ -145,7 +148,7 @@ class GradCAM:
         """Computes the map and returns the heatmap, float32 (H, W) in 0..1 (in -1..1 in the signed view)."""
         result = explain(
             self.model, self._tensor, layer=self.layer_idx, target=self.class_idx, method=self.method,
-            reshape_transform=self._reshape, **self._options,
+            reshape_transform=self._reshape, geometry=self._geometry, **self._options,
         )  # fmt: skip
         self._explanation, self._explained = result, self._question
         note = result.note()

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import GradCamError, refuse_existing
-from .loading.preprocess import Preprocessing
 from .methods import METHODS
 from .predictions import percentage, probabilities
 from .rendering import Display
 from .rules.ledger import Ledger
+from .seen import Seen
 from .splitting import StageInfo
 
 if TYPE_CHECKING:
@@ -39,24 +39,6 @@ class Layer(NamedTuple):
 
     def __str__(self) -> str:
         return self.name if self.layer_idx is None else f"{self.name} (layer_idx {self.layer_idx})"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Seen:
-    """A batch as the model sees it, shared by its explanations.
-
-    Attributes:
-        images: (B, C, H, W).
-        preprocessing: How the pictures were made into images.
-    """
-
-    images: Tensor = dataclasses.field(repr=False)
-    preprocessing: Preprocessing
-
-    @functools.cached_property
-    def pictures(self) -> NDArray[np.uint8]:
-        """The batch for display, uint8 (B, H, W, 3)."""
-        return self.preprocessing.pictures(self.images.float().cpu())
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -186,6 +168,14 @@ class Explanation:
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
             scale=(heat.low, heat.high), remark=remark, display=display,
         )  # fmt: skip
+
+    def to_original(self, image: int = 0, target: int = 0) -> rendering.OriginalMap:
+        """Puts a map back over the original: crop and resize undone, as an array, a mask, COCO JSON or NIfTI.
+
+        Raises:
+            GradCamError: Where the image lies in the original is not known.
+        """
+        return self.seen.restored(image, self.raw(image, target), self.target[image][target])
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""

@@ -40,9 +40,10 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"arguments", "errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
-    "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
+    "seen": {"errors", "loading", "rendering"},
+    "results": {"errors", "methods", "metrics", "predictions", "rendering", "rules", "seen", "splitting"},
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
-    "requests": {"arguments", "methods", "outputs", "rules"},
+    "requests": {"arguments", "loading", "methods", "outputs", "rules"},
     "rules": {
         "arguments", "batchnorm", "errors", "introspection", "methods", "outputs", "splitting", "targets",
     },
@@ -50,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
         "arguments", "depths", "differentiable", "errors", "ingredients", "introspection", "layouts", "loading",
-        "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
+        "methods", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting", "targets",
     },
     "evidencing": {
         "arguments", "engine", "errors", "loading", "methods", "metrics", "outputs", "requests", "results", "targets",
@@ -169,7 +170,7 @@ def test_interfaces_use_the_screen(path: pathlib.Path) -> None:
 
 
 TESTED_BY = {
-    "engine": "test_explanation", "depths": "test_explanation", "results": "test_explanation",
+    "seen": "test_originals", "engine": "test_explanation", "depths": "test_explanation", "results": "test_explanation",
     "ingredients": "test_methods",
     "methods.gradient": "test_gradient_methods", "methods.capture": "test_attention", "methods.chunks":
     "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",

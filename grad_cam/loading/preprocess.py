@@ -21,6 +21,7 @@ from .. import introspection
 from ..arguments import is_index
 from ..errors import GradCamError
 from . import processors
+from .geometry import Geometry, file_name
 from .images import MAX_PIXELS, ImageError, Source, load_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -202,6 +203,27 @@ class Preprocessing:
             edges.append((start * length / before, min(before, start + kept) * length / before))
         (left, right), (top, bottom) = edges
         return processors.rounded((left, top, right, bottom))
+
+    def geometry(self, source: Source, name: str = "") -> Geometry:
+        """Says where the input made of an image lies in it, for `explain(..., geometry=)` and `to_original`.
+
+        Args:
+            source: The whole image, or anything that `load_image` reads.
+            name: What it is called; a file's own name by default.
+        """
+        name, image = name or file_name(source), load_image(source)
+        width, height = image.size
+        if self.processor is not None:
+            box = processors.frame(self.processor, (width, height), self.mean, self.std)
+            return Geometry.box((height, width), box, name=name)
+        edges = []
+        for length, before, kept in zip(
+            (width, height), self._resized(width, height), reversed(self.size), strict=True
+        ):
+            first = round((max(before, kept) - kept) / 2.0) - max(0, kept - before) // 2  # as `_cut` has it
+            edges.append((first * length / before, (first + kept) * length / before))
+        (left, right), (top, bottom) = edges
+        return Geometry.box((height, width), (left, top, right, bottom), name=name)
 
     def used_fraction(self, image: Image.Image) -> float:
         """The fraction of an image's area that the model sees, above 0 and up to 1."""

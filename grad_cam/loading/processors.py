@@ -105,6 +105,22 @@ def used_box(processor: Any, size: tuple[int, int], mean: Any, std: Any) -> tupl
     return _measure_box(processor, size, mean, std)[0]
 
 
+def frame(processor: Any, size: tuple[int, int], mean: Any, std: Any) -> tuple[float, float, float, float]:
+    """Measures which part of an image the output shows, beyond its edges where it is padded; otherwise as `used_box`.
+
+    Returns:
+        Left, top, right and bottom in pixels of the image.
+    """
+    (left, top, right, bottom), inside = _measure_box(processor, size, mean, std)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    edges = []
+    for low, high, places, length in ((left, right, columns, inside.shape[1]), (top, bottom, rows, inside.shape[0])):
+        first, last = (int(places[0]), int(places[-1])) if len(places) else (0, length - 1)
+        scale = (high - low) / (last - first + 1)
+        edges.append((low - first * scale, low + (length - first) * scale))
+    return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
+
+
 def _measure_box(
     processor: Any, size: tuple[int, int], mean: Any, std: Any
 ) -> tuple[tuple[float, float, float, float], NDArray[np.bool_]]:
