@@ -24,6 +24,7 @@ from .depths import WHOLE, depth_of, empty_cuts, table_at
 from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
+from .inputs import Inputs
 from .introspection import unwrap
 from .loading import class_names, normalisation_note, preprocessing
 from .loading.geometry import Geometry, check_geometry
@@ -74,11 +75,12 @@ def _warn_of_range(model: nn.Module, images: Tensor) -> None:
         warnings.warn(note, stacklevel=3)
 
 
-def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) -> Cutter:
+def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, inputs: Inputs) -> Cutter:
     """What cuts a model for these images; in a `Chain` its own stages are counted."""
     if not isinstance(model, Chain):
-        return open_images(inner, images, output, 1)
-    return open_images(inner, images, model.output if output is None else output, model.depth)
+        return open_images(inner, images, output, 1, inputs)
+    output = model.output if output is None else output
+    return open_images(inner, images, output, model.depth, model.inputs if inputs is None else inputs)
 
 
 # ------------------------------------------------------------------------------------------------------------- explain
@@ -88,28 +90,31 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) 
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    differentiable: bool = False, geometry: Geometries = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    differentiable: bool = False, geometry: Geometries = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    differentiable: bool = False, geometry: Geometries = None, progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
-    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None,
+    rules: str | None = None, residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
     progress: Progress | None = None, **options: Any,
 ) -> Explanation | list[Explanation]:  # fmt: skip
     """Explains what a model saw in a batch of images.
@@ -131,6 +136,9 @@ def explain(
         eigen_smooth: First principal component of the method's terms instead of their sum.
         output: Which part of what the model returns are the logits, where that is not plain: a key or attribute, an
             index, or a callable from what the model returns to the logits.
+        inputs: What the model takes besides the images: ``{"name": value}``, or a tuple in the order of its arguments;
+            ``...`` stands where the images go, if that is not the first argument left (or ``pixel_values``). Tensors
+            with as many rows as there are images have a row for each of them.
         rules: "balanced" takes the gradient by rules under which maps add up: at every cut the HiResCAM map and
             the ledger (`Explanation.ledger`) sum to the score. For methods that read gradients at a cut, and FullGrad.
             None takes PyTorch's own.
@@ -155,7 +163,7 @@ def explain(
     """
     request = Request.of(
         "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
-        rules, residual, **options,
+        rules, residual, inputs, **options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
@@ -169,14 +177,16 @@ def explain(
     request = dataclasses.replace(request, geometry=check_geometry(geometry, len(images), images.ndim - 2))
     _warn_of_range(inner, images.detach())
     with torch.inference_mode(False), torch.no_grad():
-        cutter = _cutter(model, inner, images.detach(), output)
+        cutter = _cutter(model, inner, images.detach(), output, inputs)
         cuts = _cuts(cutter, request.method, layer)
         cutter.images = images
         found = _explained(cutter, cuts, request)
     return found if several and fuse is None else found[0]
 
 
-def score_function(model: nn.Module, images: Tensor, target: Target = None, *, output: Output = None) -> Score:
+def score_function(
+    model: nn.Module, images: Tensor, target: Target = None, *, output: Output = None, inputs: Inputs = None
+) -> Score:
     """Makes the function that metrics score versions of images with.
 
     Args:
@@ -184,6 +194,7 @@ def score_function(model: nn.Module, images: Tensor, target: Target = None, *, o
         images: As for `explain`; the target is fixed on them.
         target: As for `explain`.
         output: As for `explain`.
+        inputs: As for `explain`.
 
     Returns:
         A function from images (N, C, H, W), and for each the number of the image (N,) that it is a version of, to
@@ -191,7 +202,7 @@ def score_function(model: nn.Module, images: Tensor, target: Target = None, *, o
     """
     inner, images = _prepared(model, images)
     with torch.inference_mode(False), torch.no_grad():
-        cutter = _cutter(model, inner, images, output)
+        cutter = _cutter(model, inner, images, output, inputs)
         names = class_names(cutter.model)
         forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names))
         score = Pass(forward).score
@@ -337,21 +348,21 @@ def _seen(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | Non
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Sweep: ...  # fmt: skip
 @overload
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
-    residual: float = 0.0, progress: Progress | None = None, **options: Any,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None,
+    rules: str | None = None, residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Sweep | Explanation:  # fmt: skip
     """Explains a model at many cuts, in one forward and one backward pass.
 
@@ -371,6 +382,7 @@ def sweep(
         aug_smooth: As for `explain`.
         eigen_smooth: As for `explain`.
         output: As for `explain`.
+        inputs: As for `explain`.
         rules: As for `explain`; one backward pass serves the ledgers of all layers.
         residual: As for `explain`.
         progress: As for `explain`, over all layers.
@@ -384,7 +396,7 @@ def sweep(
     """
     request = Request.of(
         "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
-        rules, residual, **options,
+        rules, residual, inputs, **options,
     )  # fmt: skip
     if isinstance(layers, str) and layers not in WHOLE:
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
@@ -393,7 +405,7 @@ def sweep(
     inner, images = _prepared(model, images)
     _warn_of_range(inner, images)
     with torch.inference_mode(False), torch.no_grad():
-        cutter = _cutter(model, inner, images, output)
+        cutter = _cutter(model, inner, images, output, inputs)
         depth, cuts, skipped = _swept(cutter, request.method, layers)
         empty = empty_cuts(cutter, depth) if request.rules is not None and layers in WHOLE and fuse is None else []
         cuts = sorted([*cuts, *empty], key=lambda cut: cut.position)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
 import grad_cam
 from grad_cam.errors import GradCamError
+from grad_cam.interfaces import cli
 from grad_cam.loading import Geometry, Preprocessing, preprocessing
 from grad_cam.rendering import OriginalMap
 
@@ -114,6 +116,24 @@ def test_planted_truth_from_file_to_mask(tmp_path: pathlib.Path) -> None:
         found.save(files[0])
     shown = found.overlay(grad_cam.loading.load_image(tmp_path / "turned.png"))
     assert shown.size == (240, 400) and "turned.png" in repr(found)
+
+
+def test_command_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--original` writes a mask of the size of the photo beside the figure, and refuses to overwrite it."""
+    monkeypatch.chdir(tmp_path)
+    _dot((90, 60), 20, 30).save("spot.png")
+    model = _Bright()
+    model.preprocessing = Preprocessing(size=(32, 32), crop_mode="squash")  # type: ignore[assignment]
+    monkeypatch.setattr(grad_cam.loading, "load", lambda name, **kw: model)
+    words = ["explain", "spot.png", "-m", "bright", "-l", "features", "--original", "png", "-o", "out"]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    (mask,) = pathlib.Path("out").glob("*-original.png")
+    rows, columns = np.nonzero(np.asarray(Image.open(mask)))
+    assert Image.open(mask).size == (90, 60) and abs(columns.mean() - 20) < 3 and abs(rows.mean() - 30) < 3
+    for path in set(pathlib.Path("out").iterdir()) - {mask}:
+        path.unlink()
+    again = CliRunner().invoke(cli.app, words)
+    assert again.exit_code != 0 and not set(pathlib.Path("out").iterdir()) - {mask}
 
 
 def test_axes_of_a_volume_are_put_back() -> None:

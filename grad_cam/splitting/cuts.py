@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..batchnorm import correct_gradients
 from ..errors import GradCamError, LayerError, SplitError
-from ..outputs import find_logits, rows
+from ..inputs import at, logits_of
+from ..outputs import rows
 from . import intercept as intercept_
 from .evalcopy import EvalCopy
 from .halves import Halves
@@ -49,11 +50,17 @@ class Cutter(Halves):
 
     taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images, by the model's own forward on a copy."""
+    def forward(self, images: Tensor, index: Tensor | None = None) -> Tensor:
+        """Logits (N, classes) of images, by the model's own forward on a copy.
+
+        Args:
+            images: (N, C, H, W).
+            index: The images at hand (N,) that they are versions of; None: all in order.
+        """
+        asked = self.output if index is None else at(self.output, index)
         copy = self._take_copy()  # a fresh one: what an earlier run left on a copy is not the model's
         with kept_random_state(images.device), self.mode(), self._saving(), self._any_number(len(images)):
-            logits = find_logits(copy.root(images.clone()), self.output)
+            logits = logits_of(copy.root, images.clone(), asked)
             if logits.requires_grad:
                 correct_gradients(logits)
             return rows(logits, len(images))
@@ -73,9 +80,9 @@ class Cutter(Halves):
             text = " ".join(str(error).split())[:200]
             raise _coupled(f"it fails for {count} images: {type(error).__name__}: {text}") from error
 
-    def for_images(self, images: Tensor) -> Cutter:
-        """A cutter of the same model and chain for other images of the same shape."""
-        return Cutter(self.model, images, self.output, self.depth)
+    def for_images(self, images: Tensor, index: Tensor | None = None) -> Cutter:
+        """A cutter of the same model and chain for other images of the same shape, versions of the images `index`."""
+        return Cutter(self.model, images, self.output if index is None else at(self.output, index), self.depth)
 
     def gradients(
         self, total: Tensor, tensors: Sequence[Tensor], keep_graph: bool = False, differentiable: bool = False
@@ -203,7 +210,12 @@ class Cutter(Halves):
             grad = torch.is_grad_enabled()
             with kept_random_state(self.images.device), self._any_number(len(raw)):
                 logits = observe(
-                    self.new_copy(), self.images[index], [point], exchange, self.output, mode=self.record.mode
+                    self.new_copy(),
+                    self.images[index],
+                    [point],
+                    exchange,
+                    at(self.output, index),
+                    mode=self.record.mode,
                 )
                 logits = rows(logits, len(raw))
             return logits if grad else logits.detach()
