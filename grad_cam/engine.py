@@ -35,6 +35,7 @@ from .methods import fuse as _fuse
 from .methods.chunks import Progress, Score
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
+from .outliers import outliers_at
 from .outputs import Output
 from .predictions import class_label
 from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target
@@ -46,6 +47,7 @@ from .splitting.cuts import Cutter
 from .splitting.default import default_cut
 from .splitting.plan import Cut
 from .splitting.public import open_images
+from .towers import with_tower
 
 
 def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.Module, Tensor]:
@@ -161,6 +163,7 @@ def explain(
             does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
+    model, target, output = with_tower(model, images, target, output)
     request = Request.of(
         "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, inputs, **options,
@@ -200,6 +203,7 @@ def score_function(
         A function from images (N, C, H, W), and for each the number of the image (N,) that it is a version of, to
         scores (N, K), without a graph.
     """
+    model, target, output = with_tower(model, images, target, output)
     inner, images = _prepared(model, images)
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output, inputs)
@@ -301,6 +305,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             Explanation(
                 maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
+                outliers_at(Pass(forward, n)) if cuts else (),
             )
         )  # fmt: skip
     return made
@@ -316,7 +321,7 @@ def _fused(each: list[Explanation], how: Fusion) -> Explanation:
     name = "+".join(e.layer.name for e in each)
     joined = _fuse([e.map for e in each], how)
     method = f"{each[-1].method}, {how}"
-    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None)
+    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None, outliers=())
 
 
 def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
@@ -394,6 +399,7 @@ def sweep(
     Raises:
         ValueError: No cut carries a map, or as for `explain`.
     """
+    model, target, output = with_tower(model, images, target, output)
     request = Request.of(
         "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, inputs, **options,

@@ -153,7 +153,8 @@ class GradCAM:
         self._explanation, self._explained = result, self._question
         note = result.note()
         if note is not None:
-            warnings.warn(f"the map of {result.target[0][0]} at {result.layer.name} is {note}", stacklevel=2)
+            subject = f"the map of {result.target[0][0]} at {result.layer.name}"
+            warnings.warn(rendering.noted(subject, note), stacklevel=2)
         return self.heatmap
 
     @property

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import metrics, rendering
 from .errors import GradCamError, refuse_existing
 from .methods import METHODS
+from .outliers import Outlier, warning_of
 from .predictions import percentage, probabilities
 from .rendering import Display
 from .rules.ledger import Ledger
@@ -54,6 +55,7 @@ class Explanation:
         method: Name of the method.
         seen: What the model saw.
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
+        outliers: For each image the tokens whose norm is far above the others', at a cut of tokens.
     """
 
     map: Tensor
@@ -64,6 +66,7 @@ class Explanation:
     method: str
     seen: Seen
     balance: Ledger | None = None
+    outliers: tuple[tuple[Outlier, ...], ...] = ()
 
     @property
     def images(self) -> Tensor:
@@ -117,9 +120,15 @@ class Explanation:
         plain = self.classes is not None and self.logits.ndim == 2
         return plain and not any(word in name for row in self.target for name in row for word in _COMPARING)
 
+    @property
+    def is_of_embeddings(self) -> bool:
+        """Whether the logits are embeddings, which predict no class."""
+        return all(name.startswith("similarity") for row in self.target for name in row)
+
     def note(self, image: int = 0, target: int = 0) -> str | None:
-        """What is unusual about a map ("all negative", "all zero", ...), or None."""
-        return rendering.describe(self.raw(image, target))
+        """What is unusual about a map ("all negative", "all zero", tokens that are no evidence, ...), or None."""
+        marked = warning_of(self.outliers[image]) if self.outliers else None
+        return "; ".join(filter(None, (rendering.describe(self.raw(image, target)), marked))) or None
 
     def overlay(
         self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any
@@ -160,8 +169,8 @@ class Explanation:
         )  # fmt: skip
 
     def _panels(self, image: int, target: int, display: Display, remark: str) -> Figure:
-        note = self.note(image, target)
-        if note in ("all negative", "nowhere positive") and display.view == "positive":
+        note, plain = self.note(image, target), rendering.describe(self.raw(image, target))
+        if plain in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
         heat = display.heat(self.raw(image, target), self._size)
         return rendering.panels(
@@ -237,7 +246,7 @@ class Explanation:
         return one.float().cpu()  # (h,w)
 
     def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
-        note = self.note(image, target)
+        note = rendering.describe(self.raw(image, target))
         if note == "all zero" or note in ("all negative", "nowhere positive") and display.view == "positive":
             remedy = "" if note == "all zero" else '; view="signed" shows what speaks against it'
             warnings.warn(

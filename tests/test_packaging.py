@@ -42,7 +42,11 @@ ALLOWED: dict[str, set[str]] = {
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
     "seen": {"errors", "loading", "rendering"},
-    "results": {"errors", "methods", "metrics", "predictions", "rendering", "rules", "seen", "splitting"},
+    "outliers": {"ingredients"},
+    "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
+    "results": {
+        "errors", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
+    },
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "inputs", "loading", "methods", "outputs", "rules"},
     "rules": {
@@ -52,7 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
         "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
-        "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting", "targets",
+        "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting",
+        "targets", "towers",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",

@@ -376,6 +376,8 @@ def declared_preprocessing(model: nn.Module) -> Preprocessing | None:
     timm_config = introspection.timm_config(model)
     if timm_config is not None:
         return _from_timm(timm_config.value)
+    if (measured := processors.of_open_clip(model)) is not None:
+        return Preprocessing(**dataclasses.asdict(measured))
     if config is not None and (hasattr(config, "model_type") or hasattr(model, "image_processor")):
         return _from_hugging_face(getattr(model, "image_processor", None), getattr(config, "model_type", None))
     return _from_torchvision(model) if introspection.is_torchvision(model) else None
@@ -405,7 +407,7 @@ def _from_timm(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-_HALF_TYPES = frozenset({"vit", "beit", "data2vec-vision", "mobilenet_v1", "mobilenet_v2"})
+_HALF_TYPES = frozenset({"vit", "beit", "data2vec-vision", "mobilenet_v1", "mobilenet_v2", "siglip", "siglip2"})
 """Hugging Face types whose published models take images from -1 to 1 (most others: ImageNet's mean and std)."""
 
 
@@ -415,6 +417,8 @@ def _from_hugging_face(processor: Any, model_type: str | None) -> Preprocessing:
         return Preprocessing(**dataclasses.asdict(measured), processor=processor)
     if model_type in _HALF_TYPES:
         return Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_mode="squash")
+    if model_type in ("clip", "altclip", "chinese_clip"):
+        return Preprocessing(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
     return Preprocessing(crop_mode="squash", assumed=True)
 
 

@@ -45,6 +45,21 @@ class Measured:
     crop_mode: str
 
 
+def of_open_clip(model: Any) -> Measured | None:
+    """What an OpenCLIP model says of its own preprocessing; None for other models, and where it says nothing."""
+    settings = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
+    if not isinstance(settings, dict) or "mean" not in settings or "std" not in settings:
+        return None
+    size = settings.get("size", 224)
+    modes = {"squash": "squash", "longest": "border"}
+    return Measured(
+        size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+        mean=tuple(settings["mean"]), std=tuple(settings["std"]), bgr=False,
+        interpolation="bilinear" if settings.get("interpolation") == "bilinear" else "bicubic",
+        crop_pct=1.0, crop_mode=modes.get(settings.get("resize_mode", ""), "center"),
+    )  # fmt: skip
+
+
 def measure(processor: Any) -> Measured | None:
     """Measures what a processor does to images; None if it makes no (1, 3, H, W) of a plain one."""
     try:

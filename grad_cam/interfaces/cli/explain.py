@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
-from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
+from ..common import Opened, refuse_existing, slug, unique_slugs
 from .console import Bars, collected_warnings, print_json, say
 from .edge import command
 from .options import (
@@ -32,7 +32,7 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
-from .results import as_rows, described, finite, print_predictions, raw_map, rounded, side_by_side
+from .results import described, finite, guesses, print_predictions, raw_map, rounded, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -340,7 +340,7 @@ class _Job:
                 explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {
             "image": photo.path,
-            "predictions": as_rows(predictions(results[0].logits[b], self.opened.labels)),
+            "predictions": guesses(results[0], self.opened, b),
             "explanations": explanations,
             "warnings": warnings,
             "files": files,

@@ -6,6 +6,7 @@ import html
 import pathlib
 
 from ... import METHODS, Explanation
+from ...rendering import noted
 from ..common import one_line
 from .state import Choice, ExplorerState
 
@@ -72,7 +73,7 @@ def caption(state: ExplorerState, choice: Choice, one: Explanation) -> str:
         where.append(f"layer_idx {layer.layer_idx}")
     lines = [f"{first} — {html.escape(METHODS[choice.method].title)}", quiet(" · ".join(where))]
     note = one.note()
-    return "<br>".join(lines if note is None else [*lines, alert(f"The map is {note}.")])
+    return "<br>".join(lines if note is None else [*lines, alert(f"{noted('The map', note)}.")])
 
 
 def _title(choice: Choice) -> str:
