@@ -204,6 +204,20 @@ class Preprocessing:
         (left, right), (top, bottom) = edges
         return processors.rounded((left, top, right, bottom))
 
+    def frame(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Where the edges of the view lie: left, top, right, bottom in pixels of the image.
+
+        Where the image is padded they lie outside it.
+        """
+        if self.processor is not None:
+            return processors.frame(self.processor, image.size, self.mean, self.std)
+        edges = []
+        for length, now, kept in zip(image.size, self._resized(*image.size), reversed(self.size), strict=True):
+            start = round((max(now, kept) - kept) / 2.0) - max(0, kept - now) // 2
+            edges.append((start * length / now, (start + kept) * length / now))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
+
     def geometry(self, source: Source, name: str = "") -> Geometry:
         """Says where the input made of an image lies in it, for `explain(..., geometry=)` and `to_original`.
 
@@ -211,19 +225,8 @@ class Preprocessing:
             source: The whole image, or anything that `load_image` reads.
             name: What it is called; a file's own name by default.
         """
-        name, image = name or file_name(source), load_image(source)
-        width, height = image.size
-        if self.processor is not None:
-            box = processors.frame(self.processor, (width, height), self.mean, self.std)
-            return Geometry.box((height, width), box, name=name)
-        edges = []
-        for length, before, kept in zip(
-            (width, height), self._resized(width, height), reversed(self.size), strict=True
-        ):
-            first = round((max(before, kept) - kept) / 2.0) - max(0, kept - before) // 2  # as `_cut` has it
-            edges.append((first * length / before, (first + kept) * length / before))
-        (left, right), (top, bottom) = edges
-        return Geometry.box((height, width), (left, top, right, bottom), name=name)
+        image = load_image(source)
+        return Geometry.box((image.height, image.width), self.frame(image), name=name or file_name(source))
 
     def used_fraction(self, image: Image.Image) -> float:
         """The fraction of an image's area that the model sees, above 0 and up to 1."""
