@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "outliers": {"ingredients"},
     "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
     "results": {
-        "errors", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
+        "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
     },
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "inputs", "loading", "methods", "outputs", "rules"},
@@ -70,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
         "arguments", "engine", "errors", "evidencing", "introspection", "loading", "methods", "metrics", "predictions",
-        "rendering", "requests", "results", "splitting", "targets",
+        "rendering", "requests", "results", "seen", "splitting", "targets",
     },
     "gradcam": {
         "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
