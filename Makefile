@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 ARGS :=
 PART :=
+# Processes of the tests, one thread each; a file's tests stay together.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(max(2, min(8, os.cpu_count() or 2)))')
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 LOWEST := .venv-lowest
@@ -17,7 +19,7 @@ CORE := api_changes arguments batchnorm common explanation gradcam gradient_meth
 
 help:
 	@echo "make demo       explain the two sample photos (pictures in demo-output/)"
-	@echo "make test       run the tests (ARGS='-k cli' some of them)"
+	@echo "make test       run the tests (ARGS='-k cli' some of them, WORKERS=1 one after the other)"
 	@echo "make lint       check the style with ruff, and the types with mypy and pyright"
 	@echo "make pictures   make the pictures of the README anew"
 	@echo "make docs       build the site into site/ (open site/index.html)"
@@ -42,7 +44,7 @@ demo: $(VENV)/.installed-demo
 	@echo "The pictures are in $(CURDIR)/demo-output"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 pictures: $(VENV)/.installed-demo
 	$(BIN)/python docs/pictures.py

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from . import targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .depths import WHOLE, depth_of, empty_cuts, table_at
+from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
+from .inputs import Inputs
 from .introspection import unwrap
 from .loading import class_names, normalisation_note, preprocessing
 from .loading.preprocess import Preprocessing
@@ -44,14 +46,14 @@ from .splitting.plan import Cut
 from .splitting.public import open_images
 
 
-def _prepared(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.Module, Tensor]:
     """Checks the images and puts them where the model is."""
     if not isinstance(model, nn.Module):
         if isinstance(images, nn.Module):
             raise ArgumentTypeError("model and images are swapped", remedy="write explain(model, images)")
         check_model(model)
     inner = unwrap(model.model if isinstance(model, Chain) else model)
-    images = check_images(images).detach()
+    images = check_images(images) if live else check_images(images).detach()
     if any(p.is_meta for p in itertools.islice(inner.parameters(), 1)):
         check_model(inner)
     if images.is_inference():
@@ -71,11 +73,12 @@ def _warn_of_range(model: nn.Module, images: Tensor) -> None:
         warnings.warn(note, stacklevel=3)
 
 
-def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) -> Cutter:
+def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, inputs: Inputs) -> Cutter:
     """What cuts a model for these images; in a `Chain` its own stages are counted."""
     if not isinstance(model, Chain):
-        return open_images(inner, images, output, 1)
-    return open_images(inner, images, model.output if output is None else output, model.depth)
+        return open_images(inner, images, output, 1, inputs)
+    output = model.output if output is None else output
+    return open_images(inner, images, output, model.depth, model.inputs if inputs is None else inputs)
 
 
 # ------------------------------------------------------------------------------------------------------------- explain
@@ -85,28 +88,29 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output) 
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
-    residual: float = 0.0, progress: Progress | None = None, **options: Any,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None,
+    rules: str | None = None, residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None,
+    **options: Any,
 ) -> Explanation | list[Explanation]:  # fmt: skip
     """Explains what a model saw in a batch of images.
 
@@ -127,12 +131,18 @@ def explain(
         eigen_smooth: First principal component of the method's terms instead of their sum.
         output: Which part of what the model returns are the logits, where that is not plain: a key or attribute, an
             index, or a callable from what the model returns to the logits.
+        inputs: What the model takes besides the images: ``{"name": value}``, or a tuple in the order of its arguments;
+            ``...`` stands where the images go, if that is not the first argument left (or ``pixel_values``). Tensors
+            with as many rows as there are images have a row for each of them.
         rules: "balanced" takes the gradient by rules under which maps add up: at every cut the HiResCAM map and
             the ledger (`Explanation.ledger`) sum to the score. For methods that read gradients at a cut, and FullGrad.
             None takes PyTorch's own.
         residual: With rules: strength of the rule for residual additions, under which branches that cancel pass on
             little; 0 is the plain sum, 1.0 is what is recommended. At a cut inside a residual branch the other branch
             is a constant of the map, so that the rule does not act on the addition that joins them.
+        differentiable: Keep the graph in `map` and `logits`, to the model's parameters and to images that ask for a
+            gradient, so that a loss on the map trains the model. The model runs in eval mode all the same. For gradient
+            methods of one pass; memory and time are those of a second derivative.
         progress: Called by perturbation methods as (done, total), in perturbed copies scored.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
@@ -146,22 +156,29 @@ def explain(
     """
     request = Request.of(
         "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
-        rules, residual, **options,
+        rules, residual, inputs, **options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
     if fuse is not None and not several:
         raise ValueError(f"fuse={fuse!r} joins the maps of several layers: give layer=[...]")
     if several and not layer:
         raise ValueError("layer=[] names no layer: give at least one")
-    inner, images = _prepared(model, images)
-    _warn_of_range(inner, images)
+    inner, images = _prepared(model, images, differentiable)
+    if differentiable:
+        request = dataclasses.replace(request, differentiable=True)
+        check_differentiable(request, images, inner.parameters())
+    _warn_of_range(inner, images.detach())
     with torch.inference_mode(False), torch.no_grad():
-        cutter = _cutter(model, inner, images, output)
-        found = _explained(cutter, _cuts(cutter, request.method, layer), request)
+        cutter = _cutter(model, inner, images.detach(), output, inputs)
+        cuts = _cuts(cutter, request.method, layer)
+        cutter.images = images
+        found = _explained(cutter, cuts, request)
     return found if several and fuse is None else found[0]
 
 
-def score_function(model: nn.Module, images: Tensor, target: Target = None, *, output: Output = None) -> Score:
+def score_function(
+    model: nn.Module, images: Tensor, target: Target = None, *, output: Output = None, inputs: Inputs = None
+) -> Score:
     """Makes the function that metrics score versions of images with.
 
     Args:
@@ -169,6 +186,7 @@ def score_function(model: nn.Module, images: Tensor, target: Target = None, *, o
         images: As for `explain`; the target is fixed on them.
         target: As for `explain`.
         output: As for `explain`.
+        inputs: As for `explain`.
 
     Returns:
         A function from images (N, C, H, W), and for each the number of the image (N,) that it is a version of, to
@@ -176,7 +194,7 @@ def score_function(model: nn.Module, images: Tensor, target: Target = None, *, o
     """
     inner, images = _prepared(model, images)
     with torch.inference_mode(False), torch.no_grad():
-        cutter = _cutter(model, inner, images, output)
+        cutter = _cutter(model, inner, images, output, inputs)
         names = class_names(cutter.model)
         forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names))
         score = Pass(forward).score
@@ -240,21 +258,21 @@ def _groups(cuts: Sequence[Cut], request: Request) -> list[list[int]]:
 
 def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -> list[Explanation]:
     """The explanations of cuts that one forward pass serves."""
-    method = request.method
+    method, live = request.method, request.differentiable
     names = class_names(cutter.model)
-    forward = Forward(
+    forward = (LiveForward if live else Forward)(
         cutter, cuts, method, lambda z: targets.resolve(request.target, z, names), request.layout, request.rules
     )
     places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
     def maps_of(run: Forward) -> list[Tensor | Factorization]:
-        passes = [Pass(run, n, request.progress) for n in range(len(places))]
+        passes = [(LivePass if live else Pass)(run, n, request.progress) for n in range(len(places))]
         return [
             one.nothing() if request.rules is not None and one.is_dead else
             one.maps(method, request.function, request.options) for one in passes
         ]  # fmt: skip
 
-    logits = forward.graph.detach()
+    logits = forward.graph if live else forward.graph.detach()
     resolved = forward.targets
     found: Sequence[Tensor | Factorization]
     if request.aug_smooth:
@@ -268,11 +286,12 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             words, classes = (_concept_names(Pass(forward, n), maps, names),) * len(cutter.images), None
             maps = maps.maps
         else:
-            require_finite(maps, f"the map at '{place.name}'", cutter)
-            maps = maps if resolved.several else maps[:, 0]
+            require_finite(maps.detach(), f"the map at '{place.name}'", cutter)
+            with torch.set_grad_enabled(live):
+                maps = maps if resolved.several else maps[:, 0]
         made.append(
             Explanation(
-                maps.detach(), logits, words, classes, place, request.name, seen,
+                maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
             )
         )  # fmt: skip
@@ -311,7 +330,7 @@ def _seen(model: nn.Module, images: Tensor) -> Seen:
     given = [getattr(model, name, None) for name in ("preprocessing", "image_processor")]
     if size not in known or any(old is not new for old, new in zip(known[size][0], given, strict=True)):
         known[size] = given, preprocessing(model, size)
-    return Seen(images.clone(), known[size][1])
+    return Seen(images.detach().clone(), known[size][1])
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep
@@ -321,21 +340,21 @@ def _seen(model: nn.Module, images: Tensor) -> Seen:
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Sweep: ...  # fmt: skip
 @overload
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
-    eigen_smooth: bool = False, output: Output = None, rules: str | None = None, residual: float = 0.0,
-    progress: Progress | None = None, **options: Any,
+    eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
+    residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
-    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, rules: str | None = None,
-    residual: float = 0.0, progress: Progress | None = None, **options: Any,
+    aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None,
+    rules: str | None = None, residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Sweep | Explanation:  # fmt: skip
     """Explains a model at many cuts, in one forward and one backward pass.
 
@@ -355,6 +374,7 @@ def sweep(
         aug_smooth: As for `explain`.
         eigen_smooth: As for `explain`.
         output: As for `explain`.
+        inputs: As for `explain`.
         rules: As for `explain`; one backward pass serves the ledgers of all layers.
         residual: As for `explain`.
         progress: As for `explain`, over all layers.
@@ -368,7 +388,7 @@ def sweep(
     """
     request = Request.of(
         "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
-        rules, residual, **options,
+        rules, residual, inputs, **options,
     )  # fmt: skip
     if isinstance(layers, str) and layers not in WHOLE:
         raise ValueError(f'layers={layers!r}: give "auto", "stages", "blocks" or a list of layers')
@@ -377,7 +397,7 @@ def sweep(
     inner, images = _prepared(model, images)
     _warn_of_range(inner, images)
     with torch.inference_mode(False), torch.no_grad():
-        cutter = _cutter(model, inner, images, output)
+        cutter = _cutter(model, inner, images, output, inputs)
         depth, cuts, skipped = _swept(cutter, request.method, layers)
         empty = empty_cuts(cutter, depth) if request.rules is not None and layers in WHOLE and fuse is None else []
         cuts = sorted([*cuts, *empty], key=lambda cut: cut.position)

@@ -13,6 +13,7 @@ from . import metrics, targets
 from .arguments import ArgumentTypeError
 from .engine import score_function
 from .errors import GradCamError
+from .inputs import Inputs
 from .loading.preprocess import IMAGENET_MEAN, Preprocessing
 from .methods.chunks import ChunkedScores
 from .methods.regions import coalitions, filled, scores_of_kept
@@ -98,7 +99,7 @@ class Evidence:
 @torch.no_grad()
 def evidence(
     model: nn.Module, explanation: Explanation, image: int = 0, target: int = 0, *, explained: Target = None,
-    output: Output = None, share: float = SHARE, seed: int = 0, chunk: int | None = None,
+    output: Output = None, inputs: Inputs = None, share: float = SHARE, seed: int = 0, chunk: int | None = None,
 ) -> Evidence:  # fmt: skip
     """Asks the model whether the score depends on what a map marks.
 
@@ -113,6 +114,7 @@ def evidence(
         target: Which of its targets.
         explained: What was explained, as it was given to `explain`; not needed for classes.
         output: As for `explain`.
+        inputs: As for `explain`.
         share: The part of the picture to mark, between 0 and 1: where the map is highest, and positive.
         seed: Of the random regions, coalitions and maps.
         chunk: Number of copies scored at once; None chooses by size and free memory.
@@ -131,7 +133,7 @@ def evidence(
     if not 0 < share < 1:
         raise GradCamError(f"share={share} is not a part of the picture", remedy="use a number between 0 and 1")
     one = explanation.raw(image, target)
-    score = score_function(model, explanation.images, _target_of(explanation, explained), output=output)
+    score = score_function(model, explanation.images, _target_of(explanation, explained), output=output, inputs=inputs)
     picture = explanation.images[image]
     marked = _marked(one, share, seed)
     cells = coalitions(_COALITIONS, _CELLS, seed)
@@ -150,7 +152,7 @@ def evidence(
 
 def compare(
     model: nn.Module, explanations: Mapping[str, Explanation | Tensor], *, images: Tensor | None = None,
-    target: Target = None, output: Output = None, **options: Any,
+    target: Target = None, output: Output = None, inputs: Inputs = None, **options: Any,
 ) -> metrics.Comparison:  # fmt: skip
     """Measures explanations of the same images and class beside two controls; see `metrics.compare`.
 
@@ -160,6 +162,7 @@ def compare(
         images: The images; by default those of the first explanation.
         target: What was explained, as it was given to `explain`; by default the classes of the first explanation.
         output: As for `explain`.
+        inputs: As for `explain`.
         **options: Those of `metrics.compare`: boxes, measures, units, steps, masks, cells, seed, chunk, progress.
     """
     first = next((each for each in explanations.values() if isinstance(each, Explanation)), None)
@@ -171,9 +174,11 @@ def compare(
     wanted = _target_of(first, target)
     if first.classes is not None and "probability" not in options:
         classes = [targets.probability(int(row[0])) for row in first.classes]
-        options["probability"] = score_function(model, images, classes, output=output)
+        options["probability"] = score_function(model, images, classes, output=output, inputs=inputs)
     options.setdefault("fill", mean_color(first.seen.preprocessing))
-    return metrics.compare(explanations, images, score_function(model, images, wanted, output=output), **options)
+    return metrics.compare(
+        explanations, images, score_function(model, images, wanted, output=output, inputs=inputs), **options
+    )
 
 
 def mean_color(preprocessing: Preprocessing) -> Sequence[float]:

@@ -84,7 +84,7 @@ class Forward:
             )
             resolved = dataclasses.replace(self.targets, scores=scores)
             images = self.cutter.images[row : row + 1]
-            there = self.cutter.for_images(images)
+            there = self.cutter.for_images(images, index)
             return Forward(there, self.cuts, self.method, lambda _: resolved, self.layout, self.rules)
 
         return [alone(row) for row in range(len(self.cutter.images))]
@@ -346,7 +346,7 @@ class Pass:
     @property
     def score(self) -> Score:
         """Images (N, C, H, W) that are versions of the images `index` (N,) to the scores of all targets (N, K)."""
-        return self._scores_by(lambda images, index: self.cutter.forward(images))
+        return self._scores_by(self.cutter.forward)
 
     def whole_score(self, k: int) -> WholeScore:
         """Images to a target's scores (B,), with a graph."""

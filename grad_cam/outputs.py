@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,3 +111,19 @@ def rows(logits: Tensor, batch: int) -> Tensor:
         f"shape {tuple(logits.shape)}",
         "output=lambda returned: ... that gives one row per image, or explain one image at a time",
     )  # fmt: skip
+
+
+def key_of_function(output: Output) -> Any:
+    """What tells one output from another, for as long as a record lives.
+
+    Functions are held weakly: an id is given again to the next one once a function is gone, and a function that is
+    kept may keep the model.
+    """
+    if isinstance(output, (str, int, type(None))):
+        return output
+    try:
+        key: Any = weakref.WeakMethod(output) if isinstance(output, types.MethodType) else weakref.ref(output)
+        hash(key)
+    except TypeError:  # it has no weak references, such as an operator.itemgetter, or no hash
+        return output if type(output).__hash__ is not None else object()  # the latter is found by nobody
+    return key

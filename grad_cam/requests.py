@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .arguments import ArgumentTypeError
+from .inputs import Inputs
 from .methods import METHODS, Method, MethodError, find
 from .methods import eigen_smooth as _eigen_smooth
 from .methods.chunks import Progress
@@ -52,15 +53,17 @@ class Request:
     eigen_smooth: bool
     progress: Progress | None
     output: Output
+    inputs: Inputs
     rules: Rules | None
     options: dict[str, Any]
+    differentiable: bool = False
 
     @classmethod
     def of(
         cls, function: str, method: AnyMethod, target: Target = None, layout: Reshape = None,
         fuse: Fusion | None = None, aug_smooth: bool = False, eigen_smooth: bool = False,
         progress: Progress | None = None, output: Output = None, rules: str | None = None, residual: float = 0.0,
-        **options: Any,
+        inputs: Inputs = None, **options: Any,
     ) -> Request:  # fmt: skip
         """Validates the arguments of a function of the public screen, by its name."""
         found, chosen = find(method), Rules.of(rules, residual)
@@ -81,7 +84,7 @@ class Request:
         for name, default in known.items():
             if default is inspect.Parameter.empty and name not in options:
                 raise MethodError(f"{found.name} needs the option '{name}'", remedy=f"give {name}=...")
-        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, chosen, options)
+        return cls(found, target, layout, fuse, aug_smooth, eigen_smooth, progress, output, inputs, chosen, options)
 
     @property
     def function(self) -> Callable[..., Tensor | Factorization]:

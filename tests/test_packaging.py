@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "batchnorm": set(),
     "arguments": {"errors"},
     "outputs": {"errors"},
+    "inputs": {"arguments", "errors", "outputs"},
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "predictions": set(),
@@ -39,20 +40,22 @@ ALLOWED: dict[str, set[str]] = {
     "rendering": {"arguments", "errors", "predictions"},
     "metrics": {"arguments", "errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
-    "splitting": {"arguments", "batchnorm", "errors", "introspection", "layouts", "outputs"},
+    "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
-    "requests": {"arguments", "methods", "outputs", "rules"},
+    "requests": {"arguments", "inputs", "methods", "outputs", "rules"},
     "rules": {
-        "arguments", "batchnorm", "errors", "introspection", "methods", "outputs", "splitting", "targets",
+        "arguments", "batchnorm", "errors", "inputs", "introspection", "methods", "outputs", "splitting", "targets",
     },
+    "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
-        "arguments", "depths", "errors", "ingredients", "introspection", "layouts", "loading", "methods", "outputs",
-        "predictions", "requests", "results", "rules", "splitting", "targets",
+        "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
+        "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
     },
     "evidencing": {
-        "arguments", "engine", "errors", "loading", "methods", "metrics", "outputs", "requests", "results", "targets",
+        "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
+        "targets",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "gradcam": {

@@ -10,6 +10,7 @@ Half-precision tensors are read as float32. Three methods need more than one gra
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
@@ -370,11 +371,17 @@ def gradient_of(score: Callable[[Tensor], Tensor]) -> TailGradient:
     def gradient(activations: Tensor, along: Tensor | None = None) -> Tensor:
         if along is None:
             return _differentiate(score, activations)
-        # The fused attention kernels have no second derivative; the written-out one has.
-        with _hessian_lock, sdpa_kernel(SDPBackend.MATH):
+        with written_out():
             return _differentiate(score, activations, along)
 
     return gradient
+
+
+@contextlib.contextmanager
+def written_out() -> Iterator[None]:
+    """Runs attention written out: its fused kernels have no second derivative."""
+    with _hessian_lock, sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @torch.enable_grad()
@@ -386,7 +393,7 @@ def _differentiate(score: Callable[[Tensor], Tensor], activations: Tensor, along
     (first,) = torch.autograd.grad(scores.sum(), leaf, create_graph=along is not None, materialize_grads=True)
     if along is None:
         return first
-    opaque = _opaque_step(scores)
+    opaque = opaque_step(scores)
     if opaque is not None:
         raise MethodError(f"the tail has no second derivative: {opaque} is written for one derivative only; {_INSTEAD}")
     if not first.requires_grad:  # a linear tail has a constant gradient
@@ -398,7 +405,7 @@ def _differentiate(score: Callable[[Tensor], Tensor], activations: Tensor, along
     return second
 
 
-def _opaque_step(scores: Tensor) -> str | None:
+def opaque_step(scores: Tensor) -> str | None:
     """Finds a custom step of a graph whose backward PyTorch cannot differentiate: it would count as constant."""
     waiting, seen = [scores.grad_fn], set()
     while waiting:

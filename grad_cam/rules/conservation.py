@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .. import targets
 from ..arguments import check_images
 from ..batchnorm import correct_gradients
+from ..inputs import logits_of
 from ..introspection import unwrap
-from ..outputs import Output, find_logits, rows
+from ..outputs import Output, rows
 from ..splitting.evalcopy import EvalCopy
 from ..splitting.intercept import saved_clones
 from .balanced import Balanced, body_of
@@ -106,7 +107,7 @@ def audit(
     leaf = (given if weight is None else given.to(device=weight.device, dtype=weight.dtype)).clone().requires_grad_()
     with torch.inference_mode(False), torch.enable_grad(), saved_clones(), _Audited(residual) as mode:
         mode.follow(copy.modules)
-        logits = rows(find_logits(copy.root(leaf + 0), output), len(given))
+        logits = rows(logits_of(copy.root, leaf + 0, output), len(given))
     with torch.enable_grad():
         if not logits.requires_grad:
             return Audit(float(logits.sum()), float(logits.sum()), (), len(mode.calls))

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..batchnorm import correct_gradients
 from ..errors import GradCamError, LayerError, SplitError
-from ..outputs import find_logits, rows
+from ..inputs import at, logits_of
+from ..outputs import rows
 from . import intercept as intercept_
 from .evalcopy import EvalCopy
 from .halves import Halves
 from .intercept import Moved, Point, Written, observe
+from .livecopy import LiveCopy
 from .log import Step
 from .plan import Cut, Unrepeatable
 from .randomness import kept_random_state
@@ -48,11 +50,17 @@ class Cutter(Halves):
 
     taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images, by the model's own forward on a copy."""
+    def forward(self, images: Tensor, index: Tensor | None = None) -> Tensor:
+        """Logits (N, classes) of images, by the model's own forward on a copy.
+
+        Args:
+            images: (N, C, H, W).
+            index: The images at hand (N,) that they are versions of; None: all in order.
+        """
+        asked = self.output if index is None else at(self.output, index)
         copy = self._take_copy()  # a fresh one: what an earlier run left on a copy is not the model's
         with kept_random_state(images.device), self.mode(), self._saving(), self._any_number(len(images)):
-            logits = find_logits(copy.root(images.clone()), self.output)
+            logits = logits_of(copy.root, images.clone(), asked)
             if logits.requires_grad:
                 correct_gradients(logits)
             return rows(logits, len(images))
@@ -72,11 +80,13 @@ class Cutter(Halves):
             text = " ".join(str(error).split())[:200]
             raise _coupled(f"it fails for {count} images: {type(error).__name__}: {text}") from error
 
-    def for_images(self, images: Tensor) -> Cutter:
-        """A cutter of the same model and chain for other images of the same shape."""
-        return Cutter(self.model, images, self.output, self.depth)
+    def for_images(self, images: Tensor, index: Tensor | None = None) -> Cutter:
+        """A cutter of the same model and chain for other images of the same shape, versions of the images `index`."""
+        return Cutter(self.model, images, self.output if index is None else at(self.output, index), self.depth)
 
-    def gradients(self, total: Tensor, tensors: Sequence[Tensor], keep_graph: bool = False) -> list[Tensor]:
+    def gradients(
+        self, total: Tensor, tensors: Sequence[Tensor], keep_graph: bool = False, differentiable: bool = False
+    ) -> list[Tensor]:  # fmt: skip
         """The gradient of a sum of scores on the tensors of `take`; zeros where it does not depend on one.
 
         Raises:
@@ -86,7 +96,10 @@ class Cutter(Halves):
             self.require_gradients()
             return [torch.zeros_like(t) for t in tensors]
         try:
-            found = torch.autograd.grad(total, list(tensors), retain_graph=keep_graph, allow_unused=True)
+            found = torch.autograd.grad(
+                total, list(tensors), retain_graph=keep_graph or differentiable, create_graph=differentiable,
+                allow_unused=True,
+            )  # fmt: skip
         except RuntimeError as error:
             _refuse_autograd(error)
             raise
@@ -197,7 +210,12 @@ class Cutter(Halves):
             grad = torch.is_grad_enabled()
             with kept_random_state(self.images.device), self._any_number(len(raw)):
                 logits = observe(
-                    self.new_copy(), self.images[index], [point], exchange, self.output, mode=self.record.mode
+                    self.new_copy(),
+                    self.images[index],
+                    [point],
+                    exchange,
+                    at(self.output, index),
+                    mode=self.record.mode,
                 )
                 logits = rows(logits, len(raw))
             return logits if grad else logits.detach()
@@ -221,6 +239,20 @@ class Cutter(Halves):
             if taken is not None:
                 return taken
         return self._from_forward(cuts, by_image)
+
+    def take_live(self, cuts: Sequence[Cut]) -> Taken:
+        """As `take_all`, in one graph with the images and the model's own parameters."""
+        if self._known.apart:
+            raise SplitError(
+                "its forward writes to its parameters, so that no graph can reach them", type(self.model).__name__,
+                "make the forward leave its parameters alone",
+            )  # fmt: skip
+        if any(c.point is None for c in cuts):
+            raise SplitError(
+                f"the tensor after '{cuts[0].name}' is written in place, so that the graph cannot be kept there", "",
+                "choose the layer before or after it",
+            )  # fmt: skip
+        return self._from_forward(cuts, live=True)
 
     def take_all(self, cuts: Sequence[Cut]) -> Taken:
         """As `take`, by the model's own forward: any number of cuts in one run."""
@@ -278,22 +310,24 @@ class Cutter(Halves):
             correct_gradients(logits)
             return Taken([leaf], rows(logits, len(self.images)))
 
-    def _from_forward(self, cuts: Sequence[Cut], by_image: bool = True, again: bool = True) -> Taken:
+    def _from_forward(
+        self, cuts: Sequence[Cut], by_image: bool = True, again: bool = True, live: bool = False
+    ) -> Taken:  # fmt: skip
         points = [c.point for c in cuts]
         if any(p is None for p in points):
             return self._from_stages(cuts)
         written = [c.value in self.record.plan.overwritten for c in cuts]
         try:
-            found = self._intercepted(points, written)  # type: ignore[arg-type]
+            found = self._intercepted(points, written, live)  # type: ignore[arg-type]
         except Written:
-            found = self._intercepted(points, [True] * len(cuts))  # type: ignore[arg-type]
+            found = self._intercepted(points, [True] * len(cuts), live)  # type: ignore[arg-type]
         except Moved as moved:
             if not again:
                 raise SplitError(
                     "its forward takes another way every time it is run", str(moved), "make the forward deterministic"
                 ) from moved
             self._again()
-            return self._from_forward([self.cut(c.name) for c in cuts], by_image, again=False)
+            return self._from_forward([self.cut(c.name) for c in cuts], by_image, again=False, live=live)
         self.copy.require_unwritten()
         for cut, tensor in zip(cuts, found.tensors, strict=True):
             if by_image and (tensor.ndim == 0 or len(tensor) != len(self.images)):
@@ -305,11 +339,12 @@ class Cutter(Halves):
             correct_gradients(found.logits)
             return Taken(found.tensors, rows(found.logits, len(self.images)))
 
-    def _intercepted(self, points: Sequence[Point], cloned: Sequence[bool]) -> intercept_.Taken:
+    def _intercepted(self, points: Sequence[Point], cloned: Sequence[bool], live: bool) -> intercept_.Taken:
+        copy = LiveCopy(self.model, quiet=self._known.quiet) if live else self._take_copy()
         with kept_random_state(self.images.device):
             try:
                 return intercept_.intercept(
-                    self._take_copy(), self.images, points, self.output, mode=self.record.mode, cloned=cloned,
+                    copy, self.images, points, self.output, mode=self.record.mode, cloned=cloned,
                     saving=self.record.saving,
                 )  # fmt: skip
             except RuntimeError as error:

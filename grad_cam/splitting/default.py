@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LayerError
+from ..inputs import at
 from ..layouts import Layout
 from .cuts import Cutter, Taken
 from .evalcopy import EvalCopy
@@ -205,7 +206,8 @@ def _reach_with_noise(cutter: Cutter, cut: Cut, layout: Layout) -> bool:
         activation, logits = run
     elif cut.point is not None:
         images, mode = cutter.images[:1], cutter.record.mode
-        taken = intercept(copy, images, [cut.point], cutter.output, mode=mode, cloned=[True])
+        asked = at(cutter.output, torch.zeros(1, dtype=torch.long))
+        taken = intercept(copy, images, [cut.point], asked, mode=mode, cloned=[True])
         (activation,), logits = taken
     else:
         return False

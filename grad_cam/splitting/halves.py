@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SplitError
+from ..inputs import Wiring
 from .align import Unaligned, align
 from .evalcopy import EvalCopy
 from .layers import Layers
@@ -138,9 +139,14 @@ class Halves(Layers):
         raise Unrepeatable("the number of images cannot be read off what crosses a cut", "", "choose another layer")
 
     def references(self) -> list[tuple[Tensor, Tensor]]:
-        """Batches of two sizes with the logits that the model gave for them when it was recorded."""
+        """Batches of two sizes with the logits that the model gave for them when it was recorded.
+
+        One where further inputs have a row for each image.
+        """
         self.align()
         recording = self.values()
+        if isinstance(self.output, Wiring) and self.output.by_image:  # they belong to these images
+            return [(self.images, recording.logits)]
         if self._reference is None:
             images = _another_batch(self.images)
             self._reference = images, self.recorded(images).logits
@@ -155,6 +161,9 @@ class Halves(Layers):
         if self.record.aligned is not None:
             return
         self.record_this_size()
+        if isinstance(self.output, Wiring) and self.output.by_image:  # constants of this number of images
+            self.record.aligned = {}
+            return
         images = _another_batch(self.images)
         try:
             other = self.recorded(images)

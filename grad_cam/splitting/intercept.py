@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import SplitError
-from ..outputs import Output, find_logits
+from ..inputs import Asked, called, logits_of
 from .evalcopy import EvalCopy
 from .log import under_inference_mode
 from .nested import leaves, map_leaves
@@ -125,7 +125,7 @@ def needs_mode(model: nn.Module) -> bool:
 
 # Long since what `exchange` saw decides between the three errors after the run.
 def intercept(
-    copy: EvalCopy, images: Tensor, points: Sequence[Point], output: Output = None, *, mode: bool = False,
+    copy: EvalCopy, images: Tensor, points: Sequence[Point], output: Asked = None, *, mode: bool = False,
     cloned: Sequence[bool], saving: bool = False,
 ) -> Taken:  # fmt: skip
     """Runs a copy's own forward and takes the tensors at some points.
@@ -192,7 +192,7 @@ def intercept(
 # Long since the hooks it sets have to be taken off in the same place.
 def observe(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], exchange: Callable[[int, Tensor], Tensor],
-    output: Output = None, *, mode: bool = False, anywhere: bool = False, saving: bool = False,
+    output: Asked = None, *, mode: bool = False, anywhere: bool = False, saving: bool = False,
 ) -> Tensor:  # fmt: skip
     """Runs a copy's own forward, in grad mode, and passes the tensors at some points through a function.
 
@@ -240,7 +240,8 @@ def observe(
         if path == first:
             _without_backward_hooks(copy, path)
         module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
-    given = images.detach().clone()
+    with torch.enable_grad():  # images keep their graph where they have one
+        given = images.clone()
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
@@ -250,7 +251,7 @@ def observe(
                 stack.enter_context(_AtNumber(at_numbers, exchange))
             elif mode:
                 stack.enter_context(Plain())
-            logits = find_logits(copy.root(given), output)
+            logits = logits_of(copy.root, given, output)
     finally:
         for path in at_modules:
             copy.modules[path]._forward_hooks.pop(-1, None)
@@ -261,7 +262,7 @@ def observe(
     return logits
 
 
-def first_not_finite(copy: EvalCopy, images: Tensor, mode: bool) -> str:
+def first_not_finite(copy: EvalCopy, images: Tensor, mode: bool, asked: Asked = None) -> str:
     """The first module whose result holds NaN or infinite values, innermost first, or ""."""
     found: list[tuple[str, torch.dtype]] = []
 
@@ -282,5 +283,5 @@ def first_not_finite(copy: EvalCopy, images: Tensor, mode: bool) -> str:
         if path:
             module.__dict__["_forward_hooks"] = OrderedDict([*module._forward_hooks.items(), (-1, hook(path))])
     with torch.no_grad(), Plain() if mode else contextlib.nullcontext():
-        copy.root(images.detach().clone())
+        called(copy.root, images.detach().clone(), asked)
     return f"'{found[0][0]}' ({found[0][1]})" if found else ""

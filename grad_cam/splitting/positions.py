@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import introspection, layouts
+from ..inputs import at
 from ..layouts import Layout
 from .axes import Labels, labels_of, layout_of
 from .intercept import Point, observe
@@ -199,9 +200,10 @@ class Positions:
             return tensor
 
         batch = changed_patches(session.images[:1])
+        first = at(session.output, torch.zeros(len(batch), dtype=torch.long))
         try:
             observe(
-                session.new_copy(), batch, list(points.values()), exchange, session.output, mode=session.record.mode,
+                session.new_copy(), batch, list(points.values()), exchange, first, mode=session.record.mode,
                 anywhere=True,
             )  # fmt: skip
         except Exception:  # a model that takes no such batch: undecided

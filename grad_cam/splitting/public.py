@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_index, as_layer, check_model
 from ..errors import GradCamError, InputError, SplitError
+from ..inputs import Inputs, Wiring, output_of, wired
 from ..introspection import device_and_dtype, input_channels, input_description, input_size, unwrap
 from ..layouts import Layout
 from ..outputs import Output
@@ -95,6 +97,7 @@ class Chain(Stages):
         names: Module paths of the stages.
         size: Height and width of the input it was made for.
         output: Which part of what the model returns are the logits.
+        inputs: What the model is called with besides the images, or None.
         batches: The numbers of images at which the chain was checked against the model; a forward that does something
             else for a third one (``if len(x) > 8``) cannot be seen.
     """
@@ -103,7 +106,8 @@ class Chain(Stages):
         super().__init__(cutter.chain())
         self.__dict__["cutter"] = cutter  # not a submodule: the model would appear in it a second time
         self.depth: int = cutter.depth
-        self.output: Output = cutter.output
+        self.output: Output = output_of(cutter.output)
+        self.inputs: Wiring | None = cutter.output if isinstance(cutter.output, Wiring) else None
         self.size: tuple[int, int] = (int(cutter.images.shape[-2]), int(cutter.images.shape[-1]))
         self.names: tuple[str, ...] = tuple(b.name for b in cutter.borders)
         self.batches: tuple[int, ...] = tuple(len(images) for images, _ in cutter.references())
@@ -120,7 +124,7 @@ class Chain(Stages):
         """What cuts the model, on the example the chain was made with."""
         if "cutter" not in self.__dict__:  # the chain was loaded or copied: its model is recorded again
             model, images = self.__dict__["_made_of"]
-            self.__dict__["cutter"] = open_images(model, images, self.output, self.depth)
+            self.__dict__["cutter"] = open_images(model, images, self.output, self.depth, self.inputs)
         cutter: Cutter = self.__dict__["cutter"]
         return cutter
 
@@ -128,6 +132,8 @@ class Chain(Stages):
         """What is pickled and copied: the stages, with the model and the example that they were made of."""
         state = self.__dict__.copy()
         cutter = state.pop("cutter", None)
+        if self.inputs is not None:
+            state["inputs"] = dataclasses.replace(self.inputs, output=None)
         if cutter is not None:
             state["_made_of"] = (cutter.model, cutter.images)
         return {**state, "output": _Saved(self.output)}
@@ -202,6 +208,7 @@ def chain(
     depth: SupportsIndex = 1,
     *,
     output: Output = None,
+    inputs: Inputs = None,
 ) -> Chain:
     """Turns a model into a chain of stages whose composition is the model.
 
@@ -213,6 +220,8 @@ def chain(
         example: A batch (B, C, H, W), or a size (H, W); None takes the model's own configuration, else 224x224.
         depth: 1 gives one stage per top-level child; larger values open stages into blocks (`layer3.2`, `blocks.7`).
         output: Which part of what the model returns are the logits: a key, an index or a callable; None finds it.
+        inputs: What the model takes besides the images, as for `explain`; the chain takes the images alone, and these
+            are constants of it. If they have a row for each image, it is made for this number of images.
 
     Returns:
         An `nn.Sequential` of the user's own modules (printing it shows the layer table).
@@ -221,7 +230,7 @@ def chain(
         SplitError: The model cannot be followed, or does something else for another number of images.
         ValueError: The example does not fit the model.
     """
-    cutter = open_cutter(model, example, depth, output)
+    cutter = open_cutter(model, example, depth, output, inputs)
     cutter.renewing(lambda: require_exact(cutter, cutter.chain(original=False)))
     made = Chain(cutter)
     cutter.forget()
@@ -231,7 +240,7 @@ def chain(
 @torch.inference_mode(False)
 def split(
     model: nn.Module, layer: SupportsIndex | str | nn.Module, example: Tensor | tuple[int, int] | int | None = None, *,
-    output: Output = None,
+    output: Output = None, inputs: Inputs = None,
 ) -> Split:  # fmt: skip
     """Cuts a model into an extractor and a classifier, exactly.
 
@@ -242,6 +251,7 @@ def split(
             module's output; of a module called several times it is the last, ``path@1`` the first.
         example: As for `chain`.
         output: As for `chain`.
+        inputs: As for `chain`.
 
     Returns:
         The two halves; they unpack: ``extractor, classifier = split(model, 2)``.
@@ -250,25 +260,30 @@ def split(
         SplitError: The model cannot be cut exactly there.
         ValueError: There is no such layer.
     """
-    if isinstance(model, Chain) and example is None:
+    if isinstance(model, Chain) and example is None and inputs is None:
         return model.split(layer)
     place = as_layer(layer)
-    cutter = open_cutter(model, example, 1, output)
+    cutter = open_cutter(model, example, 1, output, inputs)
     return cutter.renewing(lambda: split_at(cutter, cutter.cut(place)))
 
 
-def open_cutter(model: nn.Module, example: Any, depth: SupportsIndex, output: Output) -> Cutter:
+def open_cutter(
+    model: nn.Module, example: Any, depth: SupportsIndex, output: Output, inputs: Inputs | Wiring = None
+) -> Cutter:
     """A cutter for an example; arguments and errors are those of `chain`."""
     check_model(model)
     level = as_index(depth, "depth", least=1)
     if isinstance(model, Chain):
-        output, model = output if output is not None else model.output, model.model
+        output = output if output is not None else model.output
+        inputs, model = inputs if inputs is not None else model.inputs, model.model
     model = unwrap(model)
     require_python(model)
-    return open_images(model, example_images(model, example), output, level)
+    return open_images(model, example_images(model, example), output, level, inputs)
 
 
-def open_images(model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> Cutter:
+def open_images(
+    model: nn.Module, images: Tensor, output: Output = None, depth: int = 1, inputs: Inputs | Wiring = None
+) -> Cutter:
     """A cutter for images on the model's device.
 
     Raises:
@@ -277,9 +292,16 @@ def open_images(model: nn.Module, images: Tensor, output: Output = None, depth: 
     require_python(model)
     with torch.inference_mode(False):
         try:
-            return Cutter(model, images, output, depth)
+            return Cutter(model, images, wired(model, images, output, inputs), depth)
         except GradCamError:
             raise
+        except TypeError as error:
+            if inputs is not None or "required positional argument" not in str(error):
+                raise
+            raise InputError(
+                f"{type(model).__name__} takes more than images", " ".join(str(error).split()),
+                'give inputs={"name": value}: explain(model, images, inputs=...)',
+            ) from error  # fmt: skip
         except (RuntimeError, AssertionError, IndexError, ValueError) as error:
             if not _from_library(error):
                 raise
@@ -341,6 +363,7 @@ def layer_table(
     depth: SupportsIndex = 1,
     *,
     output: Output = None,
+    inputs: Inputs = None,
 ) -> tuple[StageInfo, ...]:
     """Lists the layers of a model, also of one that cannot be cut in two.
 
@@ -349,6 +372,7 @@ def layer_table(
         images: (B, C, H, W); or a size, or None for the model's own, as for `chain`.
         depth: As for `chain`.
         output: As for `chain`.
+        inputs: As for `chain`.
 
     Returns:
         The rows of `Chain.stages`. Where the stages of the model carry no map, the modules that do stand before the
@@ -357,7 +381,7 @@ def layer_table(
     Raises:
         GradCamError: The model cannot be recorded.
     """
-    cutter = open_cutter(model, images, depth, output)
+    cutter = open_cutter(model, images, depth, output, inputs)
     with torch.no_grad():
         rows = stages_of(cutter, cutter.depth)
         if any(row.layout is not None and not row.note for row in rows):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..outputs import find_logits
+from ..inputs import logits_of
 from .evalcopy import EvalCopy
 from .log import Enter, Exit, Log
 
@@ -61,6 +61,6 @@ def repeats(copy: EvalCopy, images: Tensor, output: Any, logits: Tensor) -> bool
     with torch.no_grad(), kept_random_state(images.device):
         for _ in range(2):
             random.seed()
-            if not torch.equal(find_logits(copy.root(images.detach().clone()), output), logits.detach()):
+            if not torch.equal(logits_of(copy.root, images.detach().clone(), output), logits.detach()):
                 return False
     return True

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import SplitError
-from ..outputs import find_logits
+from ..inputs import Asked, Wiring, bound, logits_in
 from .evalcopy import EvalCopy
 from .log import Call, Const, Context, Enter, Exit, Log, Param, Recording, Ref, Step, Unknown, under_inference_mode
 from .nested import leaves, map_leaves
@@ -78,6 +78,10 @@ class _Recorder(TorchFunctionMode):
         log.depends.append(depends)
         tensor.__dict__[_TAG] = (self.run, ref, tensor._version)
         return ref
+
+    def given(self, tensors: list[Tensor]) -> None:
+        """Takes further inputs of the model as constants."""
+        self._constants.update({id(tensor): Const(tensor) for tensor in tensors})
 
     def known(self, tensor: Tensor) -> Ref | None:
         """The value that a tensor is, if this log has seen it."""
@@ -375,13 +379,13 @@ def _custom_codes() -> set[types.CodeType]:
 
 
 # Long since every refusal of a record stands in the order in which it can be known.
-def record(copy: EvalCopy, images: Tensor, output: Any = None) -> Recording:
+def record(copy: EvalCopy, images: Tensor, output: Asked = None) -> Recording:
     """Runs an eval copy once and writes down what happened.
 
     Args:
         copy: The copy to run; nothing of it requires a gradient.
         images: (B, C, H, W).
-        output: Which part of what the model returns are the logits, see `outputs.find_logits`.
+        output: Which part of what the model returns are the logits, see `outputs.find_logits`, and how it is called.
 
     Returns:
         The log, the logits, and the newest module outputs.
@@ -396,10 +400,14 @@ def record(copy: EvalCopy, images: Tensor, output: Any = None) -> Recording:
     recorder.log.made[ref] = -1
     with torch.enable_grad():
         recorder.log.ambient = recorder._context()
+        wiring = (
+            bound(output, len(images)) if isinstance(output, Wiring) else Wiring(output, (...,), {}, len(images), False)
+        )
+        recorder.given(wiring.tensors())
         with kept_random_state(images.device) as used, spans(copy, recorder), recorder:
             recorder.active = True
             try:
-                logits = find_logits(copy.root(given), output)
+                logits = logits_in(wiring.call(copy.root, given), output)
                 with torch._C.DisableTorchFunction():
                     found = recorder.known(logits)
             finally:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import types
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_model
 from ..errors import SplitError
-from ..outputs import Output
+from ..inputs import Asked, key_of
 from . import fingerprint, renewal
 from .evalcopy import EvalCopy
 from .intercept import Plain, first_not_finite
@@ -31,11 +29,11 @@ class Session:
     Args:
         model: The model, unwrapped.
         images: (B, C, H, W) on the model's device, detached.
-        output: Which part of what the model returns are the logits.
+        output: Which part of what the model returns are the logits, and how it is called.
         depth: Depth of the chain in which `layer_idx` counts.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, output: Output = None, depth: int = 1) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, output: Asked = None, depth: int = 1) -> None:
         self.model = model
         self.images = images
         self.output = output
@@ -53,7 +51,7 @@ class Session:
     def _find(self) -> Record:
         key = (
             tuple(self.images.shape[1:]), self.images.dtype, self.images.device, self.images.is_contiguous(),
-            torch.is_autocast_enabled(self.images.device.type), _output_key(self.output),
+            torch.is_autocast_enabled(self.images.device.type), key_of(self.output),
         )  # fmt: skip
         mark = self.copy.mark = fingerprint.of(self.copy.originals.values(), self.copy.mark and self.copy.mark[0])
         with LOCK:
@@ -157,20 +155,4 @@ class Session:
 
     def first_not_finite(self) -> str:
         """The first module whose result holds NaN or infinite values, or ""."""
-        return first_not_finite(self.new_copy(), self.images, self.record.mode)
-
-
-def _output_key(output: Output) -> Any:
-    """What tells one output from another, for as long as a record lives.
-
-    Functions are held weakly: an id is given again to the next one once a function is gone, and a function that is
-    kept may keep the model.
-    """
-    if isinstance(output, (str, int, type(None))):
-        return output
-    try:
-        key: Any = weakref.WeakMethod(output) if isinstance(output, types.MethodType) else weakref.ref(output)
-        hash(key)
-    except TypeError:  # it has no weak references, such as an operator.itemgetter, or no hash
-        return output if type(output).__hash__ is not None else object()  # the latter is found by nobody
-    return key
+        return first_not_finite(self.new_copy(), self.images, self.record.mode, self.output)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from ..arguments import check_model
 from ..errors import GradCamError
-from ..outputs import Output, find_logits, rows
+from ..inputs import Inputs, logits_of
+from ..outputs import Output, rows
 from .cuts import Cutter
 from .intercept import Point
 from .nested import leaves
 from .plan import Cut
-from .public import Chain, differs, open_cutter, open_images
+from .public import Chain, differs, open_cutter
 from .randomness import kept_random_state
 
 CLOSE = 1e-4
@@ -98,8 +99,9 @@ class Verification:
 
 @torch.inference_mode(False)
 def verify(
-    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, *, output: Output = None, depth: int = 1
-) -> Verification:
+    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, *, output: Output = None, depth: int = 1,
+    inputs: Inputs = None,
+) -> Verification:  # fmt: skip
     """Checks, on a user's own model and images, what every explanation rests on.
 
     At every cut: the halves are the model bit for bit, at two batch sizes; the gradient is that of a plain backward
@@ -111,6 +113,7 @@ def verify(
         images: (B, C, H, W); or a size, or None for the model's own, as for `chain`.
         output: As for `chain`.
         depth: Depth of the chain whose cuts are checked.
+        inputs: As for `chain`.
 
     Returns:
         A `Verification`: ``print(verify(model, images))``, ``assert verify(model, images)``.
@@ -119,18 +122,18 @@ def verify(
         GradCamError: The model cannot be recorded at all.
     """
     if isinstance(model, Chain):
-        depth, output, model = max(depth, model.depth), model.output if output is None else output, model.model
+        depth = max(depth, model.depth)
     check_model(model)
-    before = _state(model)
-    cutter = open_cutter(model, images, depth, output)
+    before = _state(model.model if isinstance(model, Chain) else model)
+    cutter = open_cutter(model, images, depth, output, inputs)
     hooked = _Hooked(cutter)
     checked = [_check(cutter, cutter.at_border(b), hooked) for b in cutter.borders[:-1]]
     problems = [problem for row in checked for problem in row.wrong]
     with torch.no_grad(), kept_random_state(cutter.images.device):
-        plain = rows(find_logits(cutter.new_copy().root(cutter.images.clone()), output), len(cutter.images))
+        plain = rows(logits_of(cutter.new_copy().root, cutter.images.clone(), cutter.output), len(cutter.images))
     recorded = rows(cutter.values().logits, len(cutter.images))
     off = float((plain.double() - recorded.double()).abs().max()) if plain.shape == recorded.shape else float("inf")
-    touched = _differences(before, _state(model))
+    touched = _differences(before, _state(model.model if isinstance(model, Chain) else model))
     if touched:
         problems.append(f"the model was changed: {touched}")
     return Verification(type(cutter.model).__name__, tuple(checked), tuple(problems), off)
@@ -160,7 +163,7 @@ class _Hooked:
         try:
             with torch.inference_mode(False), torch.enable_grad(), kept_random_state(self.cutter.images.device):
                 images = self.cutter.images.clone().requires_grad_()
-                logits = rows(find_logits(copy.root(images * 1), self.cutter.output), len(images))
+                logits = rows(logits_of(copy.root, images * 1, self.cutter.output), len(images))
                 if len(seen) != point.calls or not seen[point.times].requires_grad:
                     return None
                 (gradient,) = torch.autograd.grad(_score(logits), seen[point.times], allow_unused=True)
@@ -200,7 +203,7 @@ def _check_halves(cutter: Cutter, cut: Cut) -> str:
 
 
 def _check_gradient(cutter: Cutter, cut: Cut, hooked: _Hooked) -> str:
-    there = open_images(cutter.model, cutter.images, cutter.output, cutter.depth)
+    there = cutter.for_images(cutter.images)
 
     def gradients() -> list[tuple[Tensor, Tensor]]:
         there.values()
