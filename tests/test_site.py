@@ -200,7 +200,7 @@ def test_code_runs(path: pathlib.Path, room: examples.Room) -> None:
 
 
 def test_blocks_show_what_they_make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An example's text and last value are kept, later examples see earlier names, and outputs are read from the store."""
+    """Text and last value are kept, later examples see earlier names, and outputs are read from the store."""
     monkeypatch.setattr(examples, "STORE", tmp_path)
     page = "```{example}\n:alt: x\nx = 3\nprint('said')\nx + 1\n```\n\n```{example}\nx * 2\n```\n\n```text\nno\n```\n"
     codes = [block.code for block in examples.blocks(page)]
@@ -224,7 +224,9 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real Chromium without a window."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright, which is not installed")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="browser tests need playwright, which is not installed"
+    )
     if CHROMIUM is None:
         pytest.skip("browser tests need chromium, which is not installed")
     with sync_api.sync_playwright() as playwright:
@@ -241,7 +243,15 @@ def test_in_a_browser_from_disk(site: pathlib.Path, browser: Any, width: int) ->
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: wrong.append(str(e)))
-    for name in ("index", "start", "layers", "methods/index", "methods/cards/xgrad_cam", "coming-from", "reference/index"):
+    for name in (
+        "index",
+        "start",
+        "layers",
+        "methods/index",
+        "methods/cards/xgrad_cam",
+        "coming-from",
+        "reference/index",
+    ):
         page.goto((site / f"{name}.html").as_uri())
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 1, f"{name} is {wide} pixels wider than a screen of {width}"

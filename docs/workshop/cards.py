@@ -39,7 +39,8 @@ model = loading.load("demo")
 images, _ = loading.preprocessing(model)(loading.samples()["cat"])
 result = grad_cam.explain(model, images, target="tabby", method="{name}"{options})
 result.figure()"""
-_VIT = """from docs.workshop import tiny  # a ViT that was trained on four drawn shapes
+_VIT = """import grad_cam
+from docs.workshop import tiny  # a ViT that was trained on four drawn shapes
 
 scene = tiny.scene()
 result = grad_cam.explain(tiny.vit(), scene, target="ring", method="{name}"{options})
@@ -169,7 +170,14 @@ def card(name: str, method: Any, words: dict[str, str], refused: dict[str, str])
         text += _example(next(left), f"{method.title}, {title.lower()}")
         text += _example(next(left), "", ":hide-code:\n:hide-output:\n")
     text += ["## Facts", "", *_facts(method), ""]
-    text += ["## Measured", "", *measured_rows(name), "", "What the columns mean, and on what: [numbers](../../numbers.md).", ""]
+    text += [
+        "## Measured",
+        "",
+        *measured_rows(name),
+        "",
+        "What the columns mean, and on what: [numbers](../../numbers.md).",
+        "",
+    ]
     text += ["## Reference", "", "```{eval-rst}", f".. autofunction:: {function}", "   :noindex:", "```", ""]
     return "\n".join(text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from .cards import put, data, methods
+from .cards import data, methods, put
 
 
 def _table(rows: list[list[str]]) -> list[str]:
@@ -23,7 +23,16 @@ def benchmarks() -> list[str]:
         return ["Not measured yet: `make bench` writes them.", ""]
     text = []
     for section in found["sections"]:
-        text += [f"### {section['title']}", "", _where(section), "", section.get("words", ""), "", *_table(section["rows"]), ""]
+        text += [
+            f"### {section['title']}",
+            "",
+            _where(section),
+            "",
+            section.get("words", ""),
+            "",
+            *_table(section["rows"]),
+            "",
+        ]
     return text
 
 
@@ -34,7 +43,15 @@ def coverage() -> list[str]:
         return ["Not measured yet: `make bench` reads them off the results of `make check-all`.", ""]
     rows = [["part", "items", "all checks hold", "refused, with the reason", "failing"]]
     for part in found["parts"]:
-        rows.append([part["title"], str(part["items"]), str(part["ok"]), str(part["refused"]), ", ".join(part["failing"]) or "none"])
+        rows.append(
+            [
+                part["title"],
+                str(part["items"]),
+                str(part["ok"]),
+                str(part["refused"]),
+                ", ".join(part["failing"]) or "none",
+            ]
+        )
     return [_where(found), "", *_table(rows), ""]
 
 
