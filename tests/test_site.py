@@ -37,7 +37,7 @@ MADE = ("_made", "_tables", "cards", "tutorials", "__pycache__")  # what the bui
 PAGES = sorted(
     path for path in DOCS.rglob("*.md") if not set(path.relative_to(DOCS).parts) & set(MADE) and path.name[0] != "_"
 )
-MODULES = ("loading", "targets", "methods", "splitting", "rules", "metrics", "rendering")
+MODULES = ("folders", "loading", "targets", "methods", "splitting", "rules", "metrics", "rendering")
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +161,9 @@ def room(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ex
     with examples.folder() as here:
         monkeypatch.syspath_prepend(here)
         (here / "my").mkdir()
+        for name in ("cat/1.jpg", "cat/2.jpg", "espresso/1.jpg", "espresso/2.jpg"):
+            (here / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / "photos" / name).write_bytes((here / f"{name.split('/')[0]}.jpg").read_bytes())
         (here / "my/models.py").write_text("from tests.conftest import TinyNet as build\n")
         save_file(TinyNet().state_dict(), "best.safetensors")
         (here / "names.txt").write_text("\n".join("abcdefg"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -94,3 +95,21 @@ def vit() -> Any:
 def scene(seed: int = 3) -> Tensor:
     """A picture with a ring and an upright cross, (1, 3, 48, 48)."""
     return draw({14: 1, 27: 3}, seed)
+
+
+def write_folder(path: str, count: int, seed: int = 0) -> pathlib.Path:
+    """Writes pictures of one shape each as PNG files, in one folder for each shape.
+
+    Args:
+        path: The folder to make.
+        count: Pictures of each shape.
+        seed: Of the first picture.
+    """
+    folder = pathlib.Path(path)
+    for shape, name in enumerate(SHAPES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = draw([shape], seed + 1000 * shape + number)[0] * 0.2 + 0.25  # (3,48,48), 0..1
+            picture = Image.fromarray((pixels.permute(1, 2, 0) * 255).round().byte().numpy())
+            picture.save(folder / name / f"{number}.png")
+    return folder
