@@ -1,4 +1,4 @@
-"""Sums up the results of `make check-all` for the page of numbers: `python -m docs.workshop.coverage check-all.jsonl`."""
+"""Sums up the results of `make check-all` for the site: `python -m docs.workshop.coverage check-all.jsonl`."""
 
 from __future__ import annotations
 
