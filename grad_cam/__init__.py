@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "evidence", "explain", "explore", "read", "register", "run", "split",
+    "audit", "bench", "chain", "evidence", "explain", "explore", "read", "register", "run", "split",
     "study", "sweep", "targets", "verify",
 ]  # fmt: skip
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from . import rules as rules
     from . import splitting as splitting
     from . import targets
+    from .benching import bench
     from .engine import explain, sweep
     from .evidencing import evidence
     from .folders import read, run
@@ -56,6 +57,7 @@ _MODULES = (
     "splitting", "targets",
 )  # fmt: skip
 _HOMES = {
+    "benching": ("bench",),
     "engine": ("explain", "sweep"),
     "evidencing": ("evidence",),
     "folders": ("read", "run"),
