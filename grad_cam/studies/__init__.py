@@ -1,5 +1,6 @@
 """What a folder of pictures says about a model: where it decides, and what it decides by."""
 
+from .comparison import Comparison, compare
 from .knowledge import Depth, Knowledge, Share
 from .pictures import Pictures
 from .regions import Region, Repetition
@@ -9,16 +10,6 @@ from .studying import study
 from .summaries import ClassSummary, Confusion, Summaries
 
 __all__ = [
-    "ClassSummary",
-    "Confusion",
-    "Depth",
-    "Knowledge",
-    "Pictures",
-    "Region",
-    "Repetition",
-    "Share",
-    "Shortcut",
-    "Study",
-    "Summaries",
-    "study",
-]
+    "ClassSummary", "Comparison", "Confusion", "Depth", "Knowledge", "Pictures", "Region", "Repetition", "Share",
+    "Shortcut", "Study", "Summaries", "compare", "study",
+]  # fmt: skip

@@ -50,12 +50,14 @@ class Depth:
         nearest_mean: Right by the nearest class mean.
         probe: Right by a linear probe.
         agreement: Where a probe fitted to the model's own answers says what the model says.
+        said: What the linear probe says of each picture, a number of a class.
     """
 
     place: Place
     nearest_mean: Share
     probe: Share
     agreement: Share
+    said: tuple[int, ...] = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,7 @@ def knowledge_of(found: Features, labels: Tensor, answers: Tensor, right: Tensor
         means, probe = held_out(pooled, labels, dealt)
         agreeing.append((held_out(pooled, own, dealt_own)[1] == own) & (own >= 0))
         by_mean, by_probe = (Share(int((said == labels).sum()), len(labels)) for said in (means, probe))
-        depths.append(Depth(place, by_mean, by_probe, Share(int(agreeing[-1].sum()), decided)))
+        depths.append(Depth(place, by_mean, by_probe, Share(int(agreeing[-1].sum()), decided), tuple(probe.tolist())))
     table = torch.stack(agreeing)  # (depths, N)
     which = mapped_places(found.places)
     chosen, best = recommended(table[:, own >= 0], which)

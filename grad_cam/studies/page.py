@@ -143,13 +143,14 @@ def _tips(study: Study) -> list[dict[str, Any]]:
 def _card(study: Study, i: int) -> dict[str, Any]:
     """A picture with its name, its class, and what the model says."""
     return {
-        "source": _source(study, i), "name": study.pictures.names[i],
+        "source": source_of(study, i), "name": study.pictures.names[i],
         "label": study.pictures.classes[study.pictures.labels[i]],
         "answer": study.classes.label(study.answers[i]), "tip": study.tip(i),
     }  # fmt: skip
 
 
-def _source(study: Study, i: int, raw: Tensor | None = None, display: Display | None = None) -> str:
+def source_of(study: Study, i: int, raw: Tensor | None = None, display: Display | None = None) -> str:
+    """A picture of a study, small, as an address that holds it; with a map over it if one is given."""
     image = Image.fromarray(study.pictures.shown(study.pictures.images([i]))[0])
     if raw is not None:
         image = (display or Display()).overlay(image, raw)
@@ -208,7 +209,7 @@ def _classes(study: Study) -> list[dict[str, Any]]:
             "summary": each, "mean": _square(each.mean), "spread": _square(each.spread),
             "right": None if each.right is None else _share(each.right),
             "rows": [
-                (title, [{**_card(study, i), "source": _source(study, i, maps.get(i)), "tip": None} for i in which])
+                (title, [{**_card(study, i), "source": source_of(study, i, maps[i]), "tip": None} for i in which])
                 for title, which in (("Most typical", each.typical), ("Least typical", each.untypical))
             ],
         } for each in rows[:CLASSES]
@@ -228,7 +229,7 @@ def _confusions(study: Study) -> list[dict[str, Any]]:
         {
             "confusion": each,
             "pictures": [
-                {**_card(study, i), "source": _source(study, i, contrasts.get(i), signed), "tip": None,
+                {**_card(study, i), "source": source_of(study, i, contrasts.get(i), signed), "tip": None,
                  "answer": study.pictures.classes[study.pictures.labels[i]]} for i in each.pictures
             ],
         } for each in study.summaries.confusions
