@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import GradCamError
 from ..metrics import agreement
 from ..metrics.comparison import Interval, interval
-from .knowledge import Depth
+from .knowledge import Depth, points
 from .results import Study
 
 
@@ -159,12 +159,6 @@ def compare(first: Study, second: Study) -> Comparison:
         pairs = zip(first.summaries.maps, second.summaries.maps, strict=True)
         maps = tuple(float(agreement(a, b)) if a.max() > 0 < b.max() else float("nan") for a, b in pairs)
     return Comparison(first, second, gain, _changes(first, second, right), depths, maps)
-
-
-def points(gain: Interval) -> str:
-    """A difference of shares in percentage points, with its interval."""
-    mean, low, high = (100 * value for value in gain)
-    return f"{mean:+.0f} points ({low:+.0f}..{high:+.0f})"
 
 
 def _right(study: Study) -> list[bool] | None:

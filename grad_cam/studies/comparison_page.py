@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import refuse_existing
 from ..rendering import files
 from ..rendering.report import digest, environment, versions
-from .comparison import points
+from .knowledge import points
 from .page import HEIGHT, LEFT, SHOWN, TOP, WIDTH, source_of
 
 if TYPE_CHECKING:

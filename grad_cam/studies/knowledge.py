@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..metrics.comparison import Interval
 from .features import Features, Place, mapped_places
 from .probes import folds, held_out, wilson
 
@@ -39,6 +40,12 @@ class Share:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.value:.0f} % ({100 * low:.0f}..{100 * high:.0f})" if self.count else "-"
+
+
+def points(gain: Interval) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    mean, low, high = (100 * value for value in gain)
+    return f"{mean:+.0f} points ({low:+.0f}..{high:+.0f})"
 
 
 @dataclasses.dataclass(frozen=True)
