@@ -20,6 +20,7 @@ from ..rendering.report import digest, environment, versions
 from .knowledge import Knowledge, Share
 
 if TYPE_CHECKING:
+    from .pictures import Box
     from .results import Study
 
 WIDTH, HEIGHT, LEFT, TOP = 720, 250, 44, 12
@@ -45,6 +46,7 @@ def page(study: Study) -> str:
     text = made.get_template("study.html").render(
         study=study, css=css, chart=chart(study.knowledge), rows=_rows(study), tips=_tips(study),
         findings=_findings(study), tried=_tried(study), classes=_classes(study), confusions=_confusions(study),
+        concepts=_concepts(study),
         versions=versions(),
         policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; base-uri 'none'; form-action 'none'",
     )  # fmt: skip
@@ -219,6 +221,26 @@ def _classes(study: Study) -> list[dict[str, Any]]:
 def _square(values: NDArray[np.float32]) -> str:
     """Numbers 0..1 as a small picture in the colours of maps."""
     return files.data_uri(Image.fromarray(colorize(values.clip(0, 1))).resize((112, 112), Image.Resampling.BICUBIC))
+
+
+def _concepts(study: Study) -> list[dict[str, Any]]:
+    return [
+        {
+            "of": of,
+            "rows": [
+                {"concept": each, "crops": [_crop(study, i, box) for i, box in each.examples]} for each in of.concepts
+            ],
+        } for of in study.concepts[:CLASSES]
+    ]  # fmt: skip
+
+
+def _crop(study: Study, i: int, box: Box) -> str:
+    image = Image.fromarray(study.pictures.shown(study.pictures.images([i]))[0])
+    x0, y0, x1, y1 = box
+    image = image.crop((round(x0 * image.width), round(y0 * image.height), round(x1 * image.width),
+                        round(y1 * image.height)))  # fmt: skip
+    image.thumbnail((THUMB, THUMB))
+    return files.data_uri(image, "jpeg")
 
 
 def _confusions(study: Study) -> list[dict[str, Any]]:

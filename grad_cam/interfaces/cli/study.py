@@ -35,6 +35,9 @@ the folder of a run."),
         option("--shortcuts/--no-shortcuts", panel=WHAT, show_default=False, help="Look for shortcuts (default).",
                **FLAG),
     ] = True,
+    concepts: Annotated[
+        int, option("--concepts", panel=WHAT, metavar="N", min=0, help="Find so many concepts of each class.")
+    ] = 0,
     against: Annotated[
         str | None,
         option("--against", panel=WHAT, metavar="FILE|MODEL",
@@ -79,8 +82,8 @@ not: marks, borders, tints, text.
 
         def studied(one: Opened) -> Study:
             return run(
-                one.model, source, limit=limit, shortcuts=shortcuts, name=one.name, prepare=one.prepare,
-                progress=progress,
+                one.model, source, limit=limit, shortcuts=shortcuts, concepts=concepts, name=one.name,
+                prepare=one.prepare, progress=progress,
             )  # fmt: skip
 
         first = studied(opened)
