@@ -326,9 +326,18 @@ class Sweep(Sequence[Explanation]):
 
         A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
         """
+        self._require_pictures()
         maps = [e.raw(image, target) for e in self.explanations]
         agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
         return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
+
+    def _require_pictures(self) -> None:
+        """Raises GradCamError for a sweep of videos or volumes, whose maps no page or grid shows."""
+        if self.explanations[0].images.ndim != 4:
+            raise GradCamError(
+                "a sweep is drawn over pictures, and these are videos or volumes", f"{self.explanations[0].images.ndim} "
+                "axes", "look at its explanations one by one: sweep[-1].figure()",
+            )  # fmt: skip
 
     def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The grid of overlays, shallow to deep, with the summary curves under it.
@@ -339,6 +348,7 @@ class Sweep(Sequence[Explanation]):
             display: Settings; `Display()` by default.
             **changes: Single settings: threshold, smoothing, alpha, colormap, view.
         """
+        self._require_pictures()
         display = Display.of(display, **changes)
         first = self.explanations[0]
         heats = [display.heat(e.raw(image, target), e._size) for e in self.explanations]
@@ -381,6 +391,7 @@ class Sweep(Sequence[Explanation]):
         force: bool = False, display: Display | None = None, **changes: Any,
     ) -> pathlib.Path:  # fmt: skip
         """Writes a GIF or WebP that goes from the shallowest to the deepest layer; settings as for `figure`."""
+        self._require_pictures()
         path, display = pathlib.Path(path), Display.of(display, **changes)
         refuse_existing([path], force)
         frames = [
@@ -393,6 +404,7 @@ class Sweep(Sequence[Explanation]):
         self, folder: str | os.PathLike[str], *, force: bool = False, display: Display | None = None, **changes: Any
     ) -> list[pathlib.Path]:
         """Writes `sweep.png` and one overlay per layer for every image and target into a folder."""
+        self._require_pictures()
         folder, display = pathlib.Path(folder), Display.of(display, **changes)
         jobs: list[tuple[pathlib.Path, Callable[[], Any]]] = []
         count = self.explanations[0]._per_image
@@ -424,6 +436,8 @@ class Sweep(Sequence[Explanation]):
             The path.
         """
         from .rendering.report import report_of, write_report
+
+        self._require_pictures()
 
         return write_report(report_of(self, names=names, display=Display.of(display, **changes)), path, force)
 
