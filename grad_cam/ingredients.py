@@ -183,15 +183,13 @@ class Pass:
         count = len(self.forward.targets.scores)
         if method.per_target:
             each = [self._called(method, function, options, k) for k in range(count)]
-            return self._unfolded(torch.stack([self._checked(method, one) for one in each], 1))
-        found = self._called(method, function, options, None)
-        if isinstance(found, Factorization):
-            return found
-        if method.class_specific:  # all targets at once
-            return self._unfolded(self._checked(method, found, count))
-        return self._unfolded(torch.stack([self._checked(method, found)] * count, 1))
-
-    def _unfolded(self, maps: Tensor) -> Tensor:
+            maps = torch.stack([self._checked(method, one) for one in each], 1)
+        else:
+            found = self._called(method, function, options, None)
+            if isinstance(found, Factorization):
+                return found
+            maps = self._checked(method, found, count if method.class_specific else None)  # all targets at once
+            maps = maps if method.class_specific else torch.stack([maps] * count, 1)
         return self.layout.unfolded(maps) if self.images.ndim == 5 else maps
 
     def _called(self, method: Method, function: Callable[..., Any], options: dict[str, Any], k: int | None) -> Any:

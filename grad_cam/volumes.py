@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import rendering
 from .errors import GradCamError, refuse_existing
+from .loading import WholePhoto
 from .rendering import Display
 from .rendering.volumes import chosen_frames, montage, volume_heat, volume_overlays, volume_strip
 from .results import Explanation
@@ -75,7 +76,7 @@ class VolumeExplanation(Explanation):
 
     def figure(
         self, image: int | None = None, target: int | None = None, *, remark: str = "",
-        display: Display | None = None, **changes: Any,
+        photo: WholePhoto | None = None, display: Display | None = None, **changes: Any,
     ) -> Figure:  # fmt: skip
         """Draws a strip of frames or slices, and the overlays below.
 
@@ -83,6 +84,7 @@ class VolumeExplanation(Explanation):
             image: Which video; it may be left out where there is one.
             target: Which target, likewise.
             remark: A line under the strip.
+            photo: Of no use here.
             display: Settings, as for `heatmap`.
             **changes: Single settings.
 
@@ -105,7 +107,7 @@ class VolumeExplanation(Explanation):
         )  # fmt: skip
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
-        """Raises GradCamError: a raw map of three axes is no picture; `figure` draws a strip, `raw` gives the values."""
+        """Raises GradCamError: three axes are no picture; `figure` draws a strip, `raw` gives the values."""
         raise GradCamError(
             "a map of three axes is no single picture", "map_figure", "figure(), or raw() for the values"
         )

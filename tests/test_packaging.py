@@ -43,9 +43,10 @@ ALLOWED: dict[str, set[str]] = {
     "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
     "seen": {"errors", "loading", "rendering"},
     "outliers": {"ingredients"},
+    "volumes": {"errors", "loading", "rendering", "results"},
     "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
     "results": {
-        "errors", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
+        "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
     },
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "inputs", "loading", "methods", "outputs", "rules"},
@@ -57,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {
         "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
         "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting",
-        "targets", "towers",
+        "targets", "towers", "volumes",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
@@ -70,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
         "arguments", "engine", "errors", "evidencing", "introspection", "loading", "methods", "metrics", "predictions",
-        "rendering", "requests", "results", "splitting", "targets",
+        "rendering", "requests", "results", "seen", "splitting", "targets",
     },
     "gradcam": {
         "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",

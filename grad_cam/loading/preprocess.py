@@ -23,6 +23,7 @@ from ..errors import GradCamError
 from . import processors
 from .geometry import Geometry, file_name
 from .images import MAX_PIXELS, ImageError, Source, load_image
+from .whole import WholePhoto, whole_photo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -219,12 +220,7 @@ class Preprocessing:
         return left, top, right, bottom
 
     def geometry(self, source: Source, name: str = "") -> Geometry:
-        """Says where the input made of an image lies in it, for `explain(..., geometry=)` and `to_original`.
-
-        Args:
-            source: The whole image, or anything that `load_image` reads.
-            name: What it is called; a file's own name by default.
-        """
+        """Says where the input made of an image lies in it, for `explain(..., geometry=)` and `to_original`."""
         image = load_image(source)
         return Geometry.box((image.height, image.width), self.frame(image), name=name or file_name(source))
 
@@ -243,6 +239,10 @@ class Preprocessing:
             return None
         how = "padded" if self.crop_mode == "border" else "resized without keeping its proportions"
         return f"the whole photo was used, {how} to {width} x {height}"
+
+    def whole(self, source: Source) -> WholePhoto:
+        """What of an image the model sees, to show beside a map (see `Explanation.figure`)."""
+        return whole_photo(self, load_image(source))
 
     def uncropped(self) -> Preprocessing:
         """The same, but keeping the whole of every image: padded to fit where this one crops."""

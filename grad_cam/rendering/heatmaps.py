@@ -129,6 +129,7 @@ class Resizer(NamedTuple):
 
 
 def resizer(grid: tuple[int, ...], size: tuple[int, int], smoothing: float) -> Resizer:
+    """How maps of a grid are brought to a size and smoothed."""
     height, width = _size(size)
     smoothing = as_number(
         smoothing, "smoothing", 0, max(height, width), what=f"a sigma in pixels for a picture of {height}x{width}",

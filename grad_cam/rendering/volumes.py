@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,6 +86,19 @@ def volume_overlays(
         overlay(frames[t], heat.values[t], view=display.view, **look)  # type: ignore[arg-type]
         for t in (range(len(frames)) if which is None else which)
     ]
+
+
+def require_pictures(images: Any) -> None:
+    """Raises GradCamError for videos and volumes, whose sweeps no grid, curve or page shows.
+
+    Args:
+        images: The batch, (B, C, H, W) where it is of pictures.
+    """
+    if images.ndim != 4:
+        raise GradCamError(
+            "a sweep is drawn over pictures, and these are videos or volumes", f"images {tuple(images.shape)}",
+            "look at its explanations one by one: sweep[-1].figure()",
+        )  # fmt: skip
 
 
 def montage(pictures: list[Image.Image]) -> Image.Image:

@@ -34,7 +34,8 @@ _SPATIAL = frozenset({
     "batch_norm", "group_norm", "instance_norm", "interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle",
     "local_response_norm", "lp_pool2d", "max_pool2d_with_indices", "upsample_nearest", "upsample_bilinear",
     "conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d",
-    "lp_pool3d", "max_pool3d_with_indices", "upsample_trilinear", "dropout3d", "native_batch_norm", "boolean_dispatch", "fn", "channel_shuffle",
+    "lp_pool3d", "max_pool3d_with_indices", "upsample_trilinear", "dropout3d", "native_batch_norm",
+    "boolean_dispatch", "fn", "channel_shuffle",
 })  # fmt: skip
 _LAST = frozenset({"linear"})
 _POINTWISE = frozenset({

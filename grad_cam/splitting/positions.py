@@ -142,6 +142,8 @@ class Positions:
         if followed is not None:
             verdict = next((v for c, v, _ in measured if c == followed), "undecided")
             return Reading(followed, "", verdict)
+        if len(confirmed) > 1 and len(self.size) == 3:  # orders of tokens between which the patches do not decide
+            return Reading(None, "several orders of its tokens fit frames and places", "undecided")
         if confirmed:
             best = max(confirmed, key=lambda pair: pair[0])[1]
             return Reading(best, "1x1" if best.is_single else "", "confirmed")
