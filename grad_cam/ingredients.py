@@ -182,13 +182,13 @@ class Pass:
         """
         count = len(self.forward.targets.scores)
         if method.per_target:
-            each = [self._called(method, function, options, k) for k in range(count)]
-            maps = torch.stack([self._checked(method, one) for one in each], 1)
+            called = functools.partial(self._called, method, function, options)
+            maps = torch.stack([self._checked(method, called(k)) for k in range(count)], 1)
         else:
             found = self._called(method, function, options, None)
             if isinstance(found, Factorization):
                 return found
-            maps = self._checked(method, found, count if method.class_specific else None)  # all targets at once
+            maps = self._checked(method, found, count if method.class_specific else None)
             maps = maps if method.class_specific else torch.stack([maps] * count, 1)
         return self.layout.unfolded(maps) if self.images.ndim == 5 else maps
 
@@ -243,8 +243,8 @@ class Pass:
         return reading.layout
 
     @property
-    def _raw(self) -> Tensor:
-        return self.forward.taken.activations[self.n]  # as the model has it
+    def _raw(self) -> Tensor:  # as the model has it
+        return self.forward.taken.activations[self.n]
 
     @property
     def _where(self) -> str:
