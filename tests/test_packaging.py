@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
     "seen": {"errors", "loading", "rendering"},
     "outliers": {"ingredients"},
+    "volumes": {"errors", "loading", "rendering", "results"},
     "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
     "results": {
         "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
@@ -57,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {
         "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
         "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting",
-        "targets", "towers",
+        "targets", "towers", "volumes",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
