@@ -287,6 +287,30 @@ def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
     assert refused == (attention if kind == "cnn" else {"guided_backprop", "guided_grad_cam"})
 
 
+def test_the_model_is_asked_about_the_map_that_is_shown(view: View, opened: OpenedModel) -> None:
+    """The sentence is that of `evidence` for the map shown; it stands under no other layer, class or method."""
+    asked = views.with_evidence(view)
+    layer, target = view.layer.name, view.target
+    e = grad_cam.explain(opened.model, view.tensor, layer=layer, target=target)
+    sentence = grad_cam.evidence(opened.model, e).sentence
+    text = html.unescape(fragments.result(asked, Drawing()))
+    assert sentence in text and sentence not in html.unescape(fragments.result(view, Drawing()))
+    for change in ({"position": 1}, {"target": (target + 1) % 7}, {"method": "layer_cam"}):
+        other = view_for(asked.controls._replace(**change), opened, asked)
+        assert "gc-said" not in fragments.result(other, Drawing())
+        back = view_for(asked.controls, opened, other)
+        assert ("gc-said" in fragments.result(back, Drawing())) == ("target" not in change)
+
+
+def test_what_the_model_cannot_be_asked_is_said(view: View, opened: OpenedModel) -> None:
+    """Concepts explain no score: there is no button, and asking all the same gives a sentence."""
+    concepts = view_for(view.controls._replace(method="deep_feature_factorization"), opened, view)
+    assert "only be asked about one map" in updates.asked(concepts, {})["notice"]
+    shown = page_update(view, concepts.controls, {}, loaded(opened))
+    assert shown["evidence"] == {"visible": False}
+    assert page_update(None, view.controls, {}, loaded(opened))["evidence"] == {"visible": True}
+
+
 def test_concepts_are_shown_side_by_side_each_with_its_name(view: View, opened: OpenedModel) -> None:
     """A method that finds several maps shows all of them, also as the first thing asked for."""
     controls = view.controls._replace(method="deep_feature_factorization", options=())
@@ -722,6 +746,21 @@ def test_layer_slider_class_and_method_change_the_picture(visitor: Visitor) -> N
     assert "Eigen-CAM" in visitor.text("#gc-headline p") and "whatever the class" in visitor.text("#gc-advice")
     visitor.choose("gc-method", "Grad-CAM")
     visitor.page.wait_for_function("other => document.querySelector('#gc-overlay').src === other", arg=other)
+
+
+def test_evidence_stands_under_the_map_that_was_asked_about(visitor: Visitor) -> None:
+    """A click asks the model; the sentence goes with the map when the slider moves, and comes back with it."""
+    assert visitor.page.locator("#gc-said").count() == 0
+    before = visitor.src()
+    visitor.page.locator("#gc-evidence").click()
+    visitor.page.wait_for_selector("#gc-said")
+    assert re.search(r"Removing the marked|Weak evidence", visitor.text("#gc-said")) and visitor.src() == before
+    count = float(visitor.page.locator("#gc-position input[type=range]").get_attribute("max"))
+    visitor.slide("gc-position", 0)
+    visitor.changed(before)
+    assert visitor.page.locator("#gc-said").count() == 0
+    visitor.slide("gc-position", count)
+    visitor.page.wait_for_selector("#gc-said")
 
 
 def test_slow_methods_arrive_by_way_of_their_own_queue(visitor: Visitor) -> None:

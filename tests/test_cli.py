@@ -704,6 +704,22 @@ def test_report(run: Run) -> None:
     assert again.exit_code == 1 and "--force" in again.stderr
 
 
+def test_report_with_evidence(run: Run) -> None:
+    """`report --evidence` puts the sentence of `evidence` under the deepest map of each class that marks anything."""
+    found = run("report", "cat.png", *TINY, "--class", "bee", "--evidence", "-o", "page.html")
+    assert found.exit_code == 0, found.stderr
+    page = pathlib.Path("page.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    ((k, layer, text),) = data["images"][0]["evidence"]
+    assert k == 0 and data["layers"][layer]["grid"] and text.startswith(("Removing the marked", "Weak evidence"))
+    model = run.model  # type: ignore[attr-defined]
+    images = preprocessing(model, 64)(load_image("cat.png"))[0]
+    e = grad_cam.explain(model, images, layer=data["layers"][layer]["name"], target="bee", method="layer_cam")
+    assert text == str(grad_cam.evidence(model, e))
+    refused = run("report", "cat.png", *TINY, "-x", "deep_feature_factorization", "--evidence", "-o", "no.html")
+    assert refused.exit_code == 2 and "explain no score" in refused.stderr
+
+
 def test_app_without_gradio(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without gradio, `app` names the extra to install."""
     import importlib.util

@@ -318,6 +318,24 @@ def test_canvas_is_the_python_picture(open_report: Any) -> None:
     _same(page.pixels(), np.full((H, W, 3), 40))
 
 
+def test_evidence_stands_under_its_own_map(open_report: Any) -> None:
+    """The sentence is shown for the class, layer and picture that it is about, as text, and for no other."""
+    said = "Removing the marked 20 % lowers the score. <b>Weak</b>"
+    image = dataclasses.replace(_report().images[0], evidence={(0, 2): said})
+    page = open_report(_report(images=[image, _report().images[1]]))
+    assert page.text("here-evidence") == said and page.page.locator("#here-evidence").is_visible()
+    page.set("layer", 1)
+    page.pixels()
+    assert page.page.locator("#here-evidence").is_hidden()
+    page.set("layer", 2)
+    page.page.locator("#classes button").nth(1).click()
+    assert page.text("here-evidence") == "" and page.page.locator("#here-evidence").is_hidden()
+    page.page.locator("#classes button").nth(0).click()
+    assert page.text("here-evidence") == said
+    page.page.locator("#pictures button").nth(1).click()
+    assert page.text("here-evidence") == ""
+
+
 def test_signed_view(open_report: Any) -> None:
     """The signed view gives the pixels of `Display(view="signed")`, and a map that is all negative is shown there."""
     negative = -np.random.default_rng(3).uniform(0.1, 1, (3, 4))

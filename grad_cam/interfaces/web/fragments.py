@@ -141,6 +141,7 @@ def result(view: View, drawing: Drawing) -> str:
         data_uri(drawing.picture(view.seen, map)), f"{title} for {view.word} at {view.place}, over the picture",
         drawing.ramp(), *drawing.ends(map, view.size), facts, rows, f"{file}.png", f"{file}.npy", npy_uri(map),
         f"This map is {note}: nothing speaks for {view.word}." if note else "",
+        view.evidence.get(view.key(method, view.layer), ""),
     )  # fmt: skip
 
 

@@ -76,6 +76,9 @@ def _stage(model: str) -> dict[str, Any]:
         with gr.Tab("One layer") as part["tab layer"], gr.Row(elem_classes="gc-pictures"):
             part["seen"] = gr.HTML(elem_id="gc-seen")
             part["layer"] = gr.HTML(fragments.starting(model), js_on_load=_PICK, elem_id="gc-shown")
+            part["evidence"] = gr.Button(
+                "Ask the model how far this map holds", size="sm", elem_id="gc-evidence", visible=False
+            )  # fmt: skip
         with gr.Tab("All layers") as part["tab layers"]:
             part["layers"] = gr.HTML(js_on_load=_PICK, elem_id="gc-layers")
         with gr.Tab("Methods") as part["tab methods"]:

@@ -366,6 +366,9 @@
       const note = m ? [layer.note, flat].filter(Boolean).join(" ") : "";
       $("here-note").textContent = note;
       $("here-note").hidden = !note;
+      const said = image.evidence.find(([k, at]) => k === state.target && at === state.layer);
+      $("here-evidence").textContent = said ? said[2] : "";
+      $("here-evidence").hidden = !said;
       $("layer").value = String(state.layer);
       $("layer").setAttribute("aria-valuetext", `${layer.name}, ${state.layer + 1} of ${report.layers.length}`);
       mark($("strip").children, state.layer, "aria-current");
