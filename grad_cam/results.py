@@ -72,6 +72,7 @@ class Explanation:
         method: Name of the method.
         seen: What the model saw.
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
+        marks: What the scores are about in the pictures, boxes or masks, K for each image; empty if nothing in them.
     """
 
     map: Tensor
@@ -82,6 +83,7 @@ class Explanation:
     method: str
     seen: Seen
     balance: Ledger | None = None
+    marks: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def images(self) -> Tensor:
@@ -145,7 +147,11 @@ class Explanation:
         """The heatmap over the picture the model saw, as a PIL image of its size; settings as for `heatmap`."""
         display = Display.of(display, **changes)
         self._warn_of_nothing(image, target, display)
-        return display.overlay(self.pictures[image], self.raw(image, target))
+        return display.overlay(self.pictures[image], self.raw(image, target), self.mark(image, target))
+
+    def mark(self, image: int = 0, target: int = 0) -> Any:
+        """The box or the mask that a score is about, or None."""
+        return self.marks[image][target] if self.marks else None
 
     def figure(
         self, image: int | None = None, target: int | None = None, *, remark: str = "",
@@ -174,6 +180,7 @@ class Explanation:
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
             [[f"{self.target[b][k]}{self.confidence(b, k)}" for k in targets] for b in images],
             title=f"{_title(self.method)} at {self.layer}", notes=[[self.note(b, k) for k in targets] for b in images],
+            marks=[[self.mark(b, k) for k in targets] for b in images],
             scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
         )  # fmt: skip
 
@@ -184,7 +191,7 @@ class Explanation:
         heat = display.heat(self.raw(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
-            scale=(heat.low, heat.high), remark=remark, display=display,
+            scale=(heat.low, heat.high), remark=remark, mark=self.mark(image, target), display=display,
         )  # fmt: skip
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
@@ -352,7 +359,7 @@ class Sweep(Sequence[Explanation]):
             curves,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
-            display=display, bars=self._bars(image, target, mapped=True),
+            mark=first.mark(image, target), display=display, bars=self._bars(image, target, mapped=True),
         )  # fmt: skip
 
     def ledger_figure(self, image: int = 0, target: int = 0) -> Figure:
@@ -385,7 +392,10 @@ class Sweep(Sequence[Explanation]):
         path, display = pathlib.Path(path), Display.of(display, **changes)
         refuse_existing([path], force)
         frames = [
-            rendering.captioned(display.overlay(one.pictures[image], one.raw(image, target)), *title.split("\n"))
+            rendering.captioned(
+                display.overlay(one.pictures[image], one.raw(image, target), one.mark(image, target)),
+                *title.split("\n"),
+            )
             for one, title in zip(self.explanations, self._titles(), strict=True)
         ]
         return rendering.animation(frames, path, duration_ms, force=force)

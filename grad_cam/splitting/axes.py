@@ -35,7 +35,7 @@ _SPATIAL = frozenset({
     "native_batch_norm", "boolean_dispatch", "fn", "channel_shuffle",
 })  # fmt: skip
 _LAST = frozenset({"linear"})
-_POINTWISE = frozenset({
+POINTWISE = frozenset({
     "add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "neg", "negative", "pow", "square",
     "sqrt", "rsqrt", "exp", "log", "log1p", "abs", "sign", "sin", "cos", "tanh", "sigmoid", "relu", "relu6",
     "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "softplus",
@@ -123,7 +123,7 @@ def _follow(step: Step, log: Log, found: dict[Ref, Labels]) -> None:
         return
     elif plain in ("cat", "concat", "concatenate"):
         made = _joined(step, log, found, result)
-    elif plain in _POINTWISE:
+    elif plain in POINTWISE:
         same = [lab for r, lab in given if lab is not None and log.shapes[r] == result]
         made = same[0] if same and all(lab == same[0] for lab in same) else None
     if made is not None:

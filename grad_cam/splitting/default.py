@@ -20,6 +20,7 @@ from .intercept import intercept
 from .log import Param, Ref, Step
 from .nested import leaves
 from .plan import Cut
+from .scoremaps import NOTE, is_score_map, operations_behind, scores_positions
 
 DEEPEST = 6
 """Depth down to which stages are opened in the search."""
@@ -72,6 +73,9 @@ class _Search:
             found = self._inside(start, stop)
             if found is not None:
                 return found
+        found = self._deepest() if scores_positions(self.cutter) else None
+        if found is not None:
+            return found
         self.cutter.require_gradients()
         offered = next((c for c in inner_cuts(self.cutter) if self._is_alive(c, self._layout(c))), None)
         remedy = (
@@ -81,6 +85,14 @@ class _Search:
             f"no single cut of {type(self.cutter.model).__name__} carries a spatial map with a gradient",
             "; ".join(dict.fromkeys(self.notes)) or "it has one stage", remedy,
         )  # fmt: skip
+
+    def _deepest(self) -> Cut | None:
+        """The last module whose output, of the tensors alive with it, has most operations behind it: no skip path."""
+        behind = operations_behind(self.plan.log)
+        for cut in inner_cuts(self.cutter):
+            if all(behind[cut.value] >= behind[r] for r in cut.context) and self._is_alive(cut, self._layout(cut)):
+                return cut
+        return None
 
     def _deeper(self, after: int) -> Cut | None:
         """The last usable border after a position when stages are opened, as shallow as possible."""
@@ -116,6 +128,9 @@ class _Search:
             return None
         if cut.position > self.last_parameter:
             self.notes.append(f"{cut.name}: the scores themselves")
+            return None
+        if is_score_map(self.cutter, cut):
+            self.notes.append(f"{cut.name}: {NOTE}")
             return None
         return reading.layout
 

@@ -14,14 +14,14 @@ from .kinds import (
     predicted,
     probability,
     regression,
-    segmentation,
     similarity,
     top,
 )
+from .regions import segmentation
 from .resolving import resolve
-from .score import Class, Names, Resolved, Resolver, Score, Target, TargetError
+from .score import Class, Mark, Names, Resolved, Resolver, Score, Target, TargetError
 
 __all__ = [
-    "Class", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "difference", "finer",
+    "Class", "Mark", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "difference", "finer",
     "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation", "similarity", "top",
 ]  # fmt: skip
