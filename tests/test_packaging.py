@@ -177,7 +177,8 @@ TESTED_BY = {
     "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",
     "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
     "interfaces.web.guards": "test_app_server", "splitting.scoremaps": "test_segmentation",
-    "targets.regions": "test_segmentation", "rendering.marks": "test_segmentation", "interfaces.notebook": "test_notebook",
+    "targets.regions": "test_segmentation", "rendering.marks": "test_segmentation",
+    "interfaces.notebook": "test_notebook",
 }  # fmt: skip
 """The test modules that are not named after what they test."""
 

@@ -194,7 +194,8 @@ def test_planted_truth() -> None:
     model, drawn = tiny.load("segmenter"), scene(3, 64, most=3, least=3)
     for box, label in zip(drawn.boxes, drawn.labels, strict=True):
         middle = (float(box[0] + box[2]) / 2, float(box[1] + 2 * box[3]) / 3)
-        found = explain(model, drawn.image[None], target=targets.segmentation(int(label), point=middle))
+        target = targets.segmentation(int(label), point=middle)
+        found = explain(model, drawn.image[None], target=target, method="hires_cam")
         heat = found.heatmap(threshold=0, smoothing=0)[0]
         x0, y0, x1, y1 = (int(v) for v in box)
         inside = heat[max(y0 - 4, 0) : y1 + 5, max(x0 - 4, 0) : x1 + 5].sum() / heat.sum()
