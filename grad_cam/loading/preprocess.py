@@ -22,6 +22,7 @@ from ..arguments import is_index
 from ..errors import GradCamError
 from . import processors
 from .images import MAX_PIXELS, ImageError, Source, load_image
+from .whole import WholePhoto, whole_photo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -203,6 +204,20 @@ class Preprocessing:
         (left, right), (top, bottom) = edges
         return processors.rounded((left, top, right, bottom))
 
+    def frame(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Where the edges of the view lie: left, top, right, bottom in pixels of the image.
+
+        Where the image is padded they lie outside it. Of a Hugging Face processor it is what `used_box` says.
+        """
+        if self.processor is not None:
+            return self.used_box(image)
+        edges = []
+        for length, now, kept in zip(image.size, self._resized(*image.size), reversed(self.size), strict=True):
+            start = round((max(now, kept) - kept) / 2.0) - max(0, kept - now) // 2
+            edges.append((start * length / now, (start + kept) * length / now))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
+
     def used_fraction(self, image: Image.Image) -> float:
         """The fraction of an image's area that the model sees, above 0 and up to 1."""
         left, top, right, bottom = self.used_box(image)
@@ -218,6 +233,10 @@ class Preprocessing:
             return None
         how = "padded" if self.crop_mode == "border" else "resized without keeping its proportions"
         return f"the whole photo was used, {how} to {width} x {height}"
+
+    def whole(self, source: Source) -> WholePhoto:
+        """What of an image the model sees, to show beside a map (see `Explanation.figure`)."""
+        return whole_photo(self, load_image(source))
 
     def uncropped(self) -> Preprocessing:
         """The same, but keeping the whole of every image: padded to fit where this one crops."""

@@ -48,8 +48,8 @@ def segmentation(
         TargetError: Several regions are given.
 
     Note:
-        Grad-CAM weighs channels by their mean gradient and lights up wherever they are strong; HiResCAM and LayerCAM keep
-        to the positions that the region depends on.
+        Grad-CAM weighs channels by their mean gradient and lights up wherever they are strong; HiResCAM and LayerCAM
+        keep to the positions that the region depends on.
 
     Source:
         Vinogradova et al., AAAI 2020 (Seg-Grad-CAM), eq. 2, https://arxiv.org/abs/2002.11434
