@@ -143,7 +143,7 @@ def test_a_mask_of_the_pictures_size() -> None:
         (lambda: targets.segmentation(1, box=(1, 2)), ArgumentTypeError, "a box is four numbers"),
         (lambda: targets.segmentation(1, point=(40, 2)), TargetError, r"point \(40.0, 2.0\) is no part of a picture"),
         (lambda: targets.segmentation(1, box=(9, 2, 4, 5)), TargetError, "is no part of a picture"),
-        (lambda: targets.segmentation(1, torch.zeros(16, 16)), TargetError, "covers no pixel in image 0"),
+        (lambda: targets.segmentation(1, torch.zeros(16, 16)), TargetError, "the region is empty in image 0"),
         (lambda: targets.segmentation(7), TargetError, "class 7 of a model with 3 classes"),
         (lambda: targets.top(9), TargetError, r"top\(9\)"),
         (lambda: targets.probability(1), TargetError, "not \\(B, classes\\)"),

@@ -129,7 +129,7 @@ def _score(index: Tensor, inside: Tensor, names: Names, logits: Tensor, own: boo
     words = labels(index, names)
     empty = next((b for b in range(len(inside)) if not bool(inside[b].any())), None)
     if empty is not None:
-        why = f"{words[empty]} is predicted nowhere" if own else "the region covers no pixel"
+        why = f"{words[empty]} is predicted nowhere" if own else "the region is empty"
         raise TargetError(
             f"{why} in image {empty}", "", "give a mask, a point or a box, or another class"
         )  # fmt: skip
