@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .depths import WHOLE, depth_of, empty_cuts, table_at
+from .detections import seen_size
 from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
@@ -302,6 +303,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             Explanation(
                 maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None, resolved.marks,
+                _part_seen(cutter),
             )
         )  # fmt: skip
     return made
@@ -330,6 +332,12 @@ def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | Non
 _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list[Any], Preprocessing]]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+def _part_seen(cutter: Cutter) -> tuple[float, float] | None:
+    """The part of a map's height and width that the pictures lie on, where the model pads them; else None."""
+    whole, inside = seen_size(cutter.model, _size(cutter.images))
+    return None if whole == inside else (inside[0] / whole[0], inside[1] / whole[1])
 
 
 def _size(images: Tensor) -> tuple[int, int]:

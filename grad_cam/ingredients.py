@@ -154,7 +154,7 @@ class Forward:
         """Height and width of the grid of positions at a cut (of the default cut if there is none), or None."""
         cut = self.cuts[n] if self.cuts else default_cut(self.cutter)
         found = self.cutter.reading(cut).layout
-        return None if found is None else found.grid
+        return None if found is None or found.suffix else found.grid  # attention is read with tokens before alone
 
 
 class Pass:

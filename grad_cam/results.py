@@ -23,6 +23,7 @@ from .loading.preprocess import Preprocessing
 from .methods import METHODS
 from .predictions import percentage, probabilities
 from .rendering import Display
+from .rendering.heatmaps import part_of
 from .rules.ledger import Ledger
 from .splitting import StageInfo
 
@@ -75,6 +76,7 @@ class Explanation:
         seen: What the model saw.
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
         marks: What the scores are about in the pictures, boxes or masks, K for each image; empty if nothing in them.
+        part: The part of a map's height and width that the picture lies on, where the model pads it; else None.
     """
 
     map: Tensor
@@ -86,6 +88,7 @@ class Explanation:
     seen: Seen
     balance: Ledger | None = None
     marks: tuple[tuple[Any, ...], ...] = ()
+    part: tuple[float, float] | None = None
 
     @property
     def images(self) -> Tensor:
@@ -131,7 +134,9 @@ class Explanation:
         """
         display = Display.of(display, **changes)
         sigma = display.sigma(self._size)
-        return rendering.heatmap(self.map, self._size, display.threshold, sigma, display.view)
+        return rendering.heatmap(
+            part_of(self.map.detach().float().cpu(), self.part), self._size, display.threshold, sigma, display.view
+        )
 
     @property
     def is_of_classes(self) -> bool:
@@ -149,7 +154,7 @@ class Explanation:
         """The heatmap over the picture the model saw, as a PIL image of its size; settings as for `heatmap`."""
         display = Display.of(display, **changes)
         self._warn_of_nothing(image, target, display)
-        return display.overlay(self.pictures[image], self.raw(image, target), self.mark(image, target))
+        return display.overlay(self.pictures[image], self._shown(image, target), self.mark(image, target))
 
     def mark(self, image: int = 0, target: int = 0) -> Any:
         """The box or the mask that a score is about, or None."""
@@ -178,7 +183,7 @@ class Explanation:
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
             return self._panels(images[0], targets[0], display, remark, photo)
-        heats = [[display.heat(self.raw(b, k), self._size) for k in targets] for b in images]
+        heats = [[display.heat(self._shown(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
             [[f"{self.target[b][k]}{self.confidence(b, k)}" for k in targets] for b in images],
@@ -191,7 +196,7 @@ class Explanation:
         note = self.note(image, target)
         if note in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
-        heat = display.heat(self.raw(image, target), self._size)
+        heat = display.heat(self._shown(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
             scale=(heat.low, heat.high), remark=remark, photo=photo, mark=self.mark(image, target), display=display,
@@ -255,6 +260,10 @@ class Explanation:
             raise IndexError(f"target={target}: this explanation holds {self._per_image} targets for every image")
         one = self.map[image, target] if self.map.ndim == 4 else self.map[image]
         return one.float().cpu()  # (h,w)
+
+    def _shown(self, image: int, target: int) -> NDArray[np.float64]:
+        """The part of a raw map that lies on the picture, at the layer's own size."""
+        return part_of(self.raw(image, target), self.part)
 
     def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
         note = self.note(image, target)
@@ -356,7 +365,7 @@ class Sweep(Sequence[Explanation]):
         """
         display = Display.of(display, **changes)
         first = self.explanations[0]
-        heats = [display.heat(e.raw(image, target), e._size) for e in self.explanations]
+        heats = [display.heat(e._shown(image, target), e._size) for e in self.explanations]
         curves = {  # where nothing is shown there is nothing to sum up
             f"{name}\n{_MEANING[name]}": [v if h.values.any() else math.nan for v, h in zip(values, heats, strict=True)]
             for name, values in self.curves(image, target).items()
@@ -399,7 +408,7 @@ class Sweep(Sequence[Explanation]):
         refuse_existing([path], force)
         frames = [
             rendering.captioned(
-                display.overlay(one.pictures[image], one.raw(image, target), one.mark(image, target)),
+                one.overlay(image, target, display=display),
                 *title.split("\n"),
             )
             for one, title in zip(self.explanations, self._titles(), strict=True)

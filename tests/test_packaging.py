@@ -29,18 +29,19 @@ ALLOWED: dict[str, set[str]] = {
     "batchnorm": set(),
     "arguments": {"errors"},
     "outputs": {"errors"},
-    "inputs": {"arguments", "errors", "outputs"},
+    "inputs": {"arguments", "detections", "errors", "outputs"},
+    "detections": {"arguments", "errors", "introspection"},
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "predictions": set(),
-    "targets": {"arguments", "errors", "predictions"},
+    "targets": {"arguments", "detections", "errors", "predictions"},
     "loading": {"arguments", "errors", "introspection"},
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors", "predictions"},
     "metrics": {"arguments", "errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
-    "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
+    "splitting": {"arguments", "batchnorm", "detections", "errors", "inputs", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "inputs", "methods", "outputs", "rules"},
@@ -50,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
-        "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
+        "arguments", "depths", "detections", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
         "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
     },
     "evidencing": {
@@ -186,7 +187,7 @@ TESTED_BY = {
     "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",
     "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
     "interfaces.web.guards": "test_app_server", "splitting.scoremaps": "test_segmentation",
-    "targets.regions": "test_segmentation", "rendering.marks": "test_segmentation",
+    "targets.regions": "test_segmentation", "targets.boxes": "test_detections", "rendering.marks": "test_segmentation",
     "interfaces.notebook": "test_notebook",
 }  # fmt: skip
 """The test modules that are not named after what they test."""

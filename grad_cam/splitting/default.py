@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..detections import default_layer
 from ..errors import LayerError
 from ..inputs import at
 from ..layouts import Layout
@@ -49,6 +50,9 @@ class _Search:
         self.last_parameter = _last_parameter(cutter)
 
     def run(self) -> Cut:
+        name = default_layer(self.cutter.copy.root, lambda path: bool(self.plan.calls_of(path)))
+        if name is not None:
+            return self.cutter.cut(name)
         borders = self.cutter.borders_at(1)
         dead = False
         for cut in [self.cutter.at_border(b) for b in reversed(borders[:-1])]:

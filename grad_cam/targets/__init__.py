@@ -5,6 +5,7 @@ what they explain, and keep their choice: `resolve` fixes the classes on the log
 score keeps its meaning on the logits of masked, noisy or chunked versions of them.
 """
 
+from .boxes import box, boxes
 from .kinds import (
     binary,
     difference,
@@ -22,6 +23,7 @@ from .resolving import resolve
 from .score import Class, Mark, Names, Resolved, Resolver, Score, Target, TargetError
 
 __all__ = [
-    "Class", "Mark", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "difference", "finer",
-    "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation", "similarity", "top",
+    "Class", "Mark", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "box", "boxes",
+    "difference", "finer", "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation",
+    "similarity", "top",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import ArgumentTypeError
+from .boxes import box, is_table
 from .classes import class_index, class_score, is_class, require_classes
 from .kinds import logit
 from .regions import Size, segmentation
@@ -66,7 +67,7 @@ def _resolve_list(target: list[Any], logits: Tensor, names: Names, size: Size | 
 
 def _per_image(column: list[Any], logits: Tensor, names: Names, size: Size | None) -> Score:
     """One score whose meaning differs from image to image."""
-    if logits.ndim != 4 and all(each is None or is_class(each) for each in column):
+    if logits.ndim == 2 and all(each is None or is_class(each) for each in column):
         require_classes(logits)
         best, count = logits.argmax(1), logits.shape[1]
         index = [best[b] if each is None else class_index(each, count, names) for b, each in enumerate(column)]
@@ -98,7 +99,7 @@ def _mixed(parts: list[Score], logits: Tensor, rows: Tensor) -> Tensor:
 
 def _bind(target: Any, logits: Tensor, names: Names, size: Size | None) -> tuple[tuple[Score, ...], bool]:
     if target is None or is_class(target):
-        target = segmentation(target) if logits.ndim == 4 else logit(target)
+        target = _default(target, logits)
     if isinstance(target, Target):
         bound = target.bind(logits, names, size) if target.sized else target.bind(logits, names)
         return bound, target.several
@@ -114,6 +115,17 @@ def _bind(target: Any, logits: Tensor, names: Names, size: Size | None) -> tuple
     score = Score(partial(_custom, target), (name,) * len(logits))
     score(logits)  # fails now rather than in the middle of the work
     return (score,), False
+
+
+def _default(target: Any, logits: Tensor) -> Target:
+    """What a class means, or nothing: of a segmenter where it is predicted, of a detector the likeliest box."""
+    if logits.ndim == 4:
+        return segmentation(target)
+    if is_table(logits):
+        if target is None:
+            return box(0)
+        raise TargetError("a detector is explained box by box", f"target={target!r}", "target=targets.box(number)")
+    return logit(target)
 
 
 def _custom(function: Callable[[Tensor], Tensor], logits: Tensor, rows: Tensor) -> Tensor:
