@@ -146,7 +146,7 @@ class Explanation:
         """The heatmap over the picture the model saw, as a PIL image of its size; settings as for `heatmap`."""
         display = Display.of(display, **changes)
         self._warn_of_nothing(image, target, display)
-        return display.overlay(self.pictures[image], self._shown(image, target), self.mark(image, target))
+        return display.overlay(self.pictures[image], self.on_picture(image, target), self.mark(image, target))
 
     def mark(self, image: int = 0, target: int = 0) -> Any:
         """The box or the mask that a score is about, or None."""
@@ -175,7 +175,7 @@ class Explanation:
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
             return self._panels(images[0], targets[0], display, remark, photo)
-        heats = [[display.heat(self._shown(b, k), self._size) for k in targets] for b in images]
+        heats = [[display.heat(self.on_picture(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
             [[f"{self.target[b][k]}{self.confidence(b, k)}" for k in targets] for b in images],
@@ -188,7 +188,7 @@ class Explanation:
         note, plain = self.note(image, target), rendering.describe(self.raw(image, target))
         if plain in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
-        heat = display.heat(self._shown(image, target), self._size)
+        heat = display.heat(self.on_picture(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
             scale=(heat.low, heat.high), remark=remark, photo=photo, mark=self.mark(image, target), display=display,
@@ -200,7 +200,7 @@ class Explanation:
         Raises:
             GradCamError: Where the image lies in the original is not known.
         """
-        shown = torch.from_numpy(self._shown(image, target)).float()
+        shown = torch.from_numpy(self.on_picture(image, target)).float()
         return self.seen.restored(image, shown, self.target[image][target])
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
@@ -262,7 +262,7 @@ class Explanation:
         one = self.map[image, target] if self.map.ndim == 4 else self.map[image]
         return one.float().cpu()  # (h,w)
 
-    def _shown(self, image: int, target: int) -> NDArray[np.float64]:
+    def on_picture(self, image: int = 0, target: int = 0) -> NDArray[np.float64]:
         """The part of a raw map that lies on the picture, at the layer's own size."""
         return part_of(self.raw(image, target), self.part)
 
@@ -366,7 +366,7 @@ class Sweep(Sequence[Explanation]):
         """
         display = Display.of(display, **changes)
         first = self.explanations[0]
-        heats = [display.heat(e._shown(image, target), e._size) for e in self.explanations]
+        heats = [display.heat(e.on_picture(image, target), e._size) for e in self.explanations]
         curves = {  # where nothing is shown there is nothing to sum up
             f"{name}\n{_MEANING[name]}": [v if h.values.any() else math.nan for v, h in zip(values, heats, strict=True)]
             for name, values in self.curves(image, target).items()

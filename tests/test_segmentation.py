@@ -172,6 +172,16 @@ def test_the_default_cut_is_before_the_scores_and_sweeps_skip_them() -> None:
     assert verify(model, images)
 
 
+def test_later_calls_at_an_operation() -> None:
+    """The default cut is after a concatenation, which later calls meet by its number among the operations."""
+    model, images = Small(), torch.rand(2, 3, 16, 16)
+    point = targets.segmentation(1, point=(3, 3))
+    maps = [explain(model, images, target=point, method="hires_cam").map for _ in range(3)]
+    assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2])
+    other = explain(model, images.flip(0), target=point, method="hires_cam").map
+    torch.testing.assert_close(other.flip(0), maps[0])
+
+
 def test_perturbation_methods() -> None:
     """Ablation-CAM is the plain loop over channels."""
     model, images = Small().eval(), torch.rand(1, 3, 16, 16)

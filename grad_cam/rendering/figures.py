@@ -89,6 +89,7 @@ def comparison(
     title: str = "",
     notes: Sequence[str | None] | None = None,
     scales: Sequence[Scale] | None = None,
+    marks: Sequence[Any] | None = None,
     photo: Photo | None = None,
     display: Display | None = None,
     **changes: Any,
@@ -103,12 +104,13 @@ def comparison(
         title: Of the whole figure.
         notes: One for each heatmap, from `describe`, or None.
         scales: One for each heatmap: what its lowest and highest colour stand for, in units of the score.
+        marks: One for each heatmap: a box or a mask to outline, or None.
         photo: As for `panels`.
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
     """
     display = Display.of(display, **changes)
-    cells = _overlays(picture, heatmaps, titles, notes, scales, display, photo)
+    cells = _overlays(picture, heatmaps, titles, notes, scales, display, marks=marks, photo=photo)
     return _side_by_side(cells, scales, display, title, columns, 1.75, photo=photo)
 
 
@@ -143,7 +145,7 @@ def overview(
     for i, (picture, heats, names) in enumerate(zip(pictures, heatmaps, titles, strict=True)):
         cells += _overlays(
             picture, heats, names, notes[i] if notes else None, scales[i] if scales else None, display,
-            marks[i] if marks else None,
+            marks=marks[i] if marks else None,
         )  # fmt: skip
         cells += [None] * (-len(cells) % columns)
     flat = [scale for row in scales for scale in row] if scales else None
@@ -186,7 +188,7 @@ def sweep_figure(
         **changes: Single settings.
     """
     display = Display.of(display, **changes)
-    cells = _overlays(picture, heatmaps, titles, notes, scales, display, [mark] * len(titles), photo)
+    cells = _overlays(picture, heatmaps, titles, notes, scales, display, marks=[mark] * len(titles), photo=photo)
     for name, values in (curves or {}).items():
         if len(values) != len(cells) - 1:
             raise GradCamError(
@@ -270,6 +272,7 @@ def _overlays(
     notes: Sequence[str | None] | None,
     scales: Sequence[Scale] | None,
     display: Display,
+    *,
     marks: Sequence[Any] | None = None,
     photo: Photo | None = None,
 ) -> list[Panel]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from grad_cam.loading import Preprocessing
+
 from . import net
 from .shapes import NAMES, scenes
 
@@ -139,4 +141,8 @@ def _train_segmenter(model: nn.Module) -> str:
 @net(_train_segmenter)
 def segmenter() -> nn.Module:
     """A U-Net for pictures of 64 pixels."""
-    return UNet()
+    model = UNet()
+    model.preprocessing = Preprocessing(
+        size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="squash"
+    )
+    return model
