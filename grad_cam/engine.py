@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .depths import WHOLE, depth_of, empty_cuts, table_at
+from .detections import seen_size
 from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
@@ -209,7 +210,7 @@ def score_function(
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output, inputs)
         names = class_names(cutter.model)
-        forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names))
+        forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names, _size(images)))
         score = Pass(forward).score
         forward.targets  # noqa: B018 (a target that does not fit is refused now)
 
@@ -275,7 +276,12 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
     method, live = request.method, request.differentiable
     names = class_names(cutter.model)
     forward = (LiveForward if live else Forward)(
-        cutter, cuts, method, lambda z: targets.resolve(request.target, z, names), request.layout, request.rules
+        cutter,
+        cuts,
+        method,
+        lambda z: targets.resolve(request.target, z, names, _size(cutter.images)),
+        request.layout,
+        request.rules,
     )
     places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
@@ -289,6 +295,10 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
     logits = forward.graph if live else forward.graph.detach()
     resolved = forward.targets
     found: Sequence[Tensor | Factorization]
+    if request.aug_smooth and resolved.marks:
+        raise targets.TargetError(
+            "aug_smooth mirrors the pictures, and what is explained is a part of them", "", "leave aug_smooth out"
+        )
     if request.aug_smooth:
         found = _aug_smooth(lambda images: maps_of(forward.on(images)), cutter.images)  # type: ignore[arg-type, return-value]
     else:
@@ -307,7 +317,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             (VolumeExplanation if cutter.images.ndim == 5 else Explanation)(
                 maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
-                outliers_at(Pass(forward, n)) if cuts else (),
+                outliers=outliers_at(Pass(forward, n)) if cuts else (), marks=resolved.marks, part=_part_seen(cutter),
             )
         )  # fmt: skip
     return made
@@ -336,6 +346,16 @@ def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | Non
 _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list[Any], Preprocessing]]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+def _part_seen(cutter: Cutter) -> tuple[float, float] | None:
+    """The part of a map's height and width that the pictures lie on, where the model pads them; else None."""
+    whole, inside = seen_size(cutter.model, _size(cutter.images))
+    return None if whole == inside else (inside[0] / whole[0], inside[1] / whole[1])
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return int(images.shape[-2]), int(images.shape[-1])
 
 
 def _seen(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | None) -> Seen:

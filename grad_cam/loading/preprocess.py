@@ -375,6 +375,10 @@ def preprocessing_set_by_user(model: nn.Module) -> tuple[Preprocessing | None, n
 
 def declared_preprocessing(model: nn.Module) -> Preprocessing | None:
     """What timm, Hugging Face or torchvision declare of a model, whatever its own size and channels; else None."""
+    if introspection.is_detector(model):  # it normalises its images itself
+        return Preprocessing(
+            mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="border"
+        )
     config = getattr(model, "config", None)
     timm_config = introspection.timm_config(model)
     if timm_config is not None:

@@ -164,9 +164,30 @@ def scaled(shown: NDArray[np.float64], scale: float, threshold: float, view: Vie
     return Heat(values.astype(np.float32), float(floor * scale), float(top * scale))
 
 
-def bilinear(source: int, target: int) -> NDArray[np.float64]:
-    """The matrix (target, source) of linear interpolation between pixel centres, constant beyond the outer ones."""
-    place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+def part_of(maps: ArrayLike, part: tuple[float, float] | None) -> NDArray[np.float64]:
+    """Reads the upper left part of maps, at their own size.
+
+    Args:
+        maps: (..., h, w).
+        part: The part of the height and of the width, 0 to 1; None is the whole.
+    """
+    values = np.asarray(maps, dtype=np.float64)
+    if part is None:
+        return values
+    down, right = (bilinear(n, n, share) for n, share in zip(values.shape[-2:], part, strict=True))
+    made: NDArray[np.float64] = down @ values @ right.T
+    return made
+
+
+def bilinear(source: int, target: int, part: float = 1.0) -> NDArray[np.float64]:
+    """The matrix (target, source) of linear interpolation between pixel centres, constant beyond the outer ones.
+
+    Args:
+        source: Number of given values.
+        target: Number of those made.
+        part: Of the given ones, from the first on.
+    """
+    place = np.clip((np.arange(target) + 0.5) * part * source / target - 0.5, 0, source - 1)
     left = np.minimum(place.astype(int), max(source - 2, 0))
     matrix = np.zeros((target, source))
     matrix[np.arange(target), left] = 1 - (place - left)
