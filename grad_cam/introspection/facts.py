@@ -228,6 +228,12 @@ def _is_convolution(layer: nn.Module) -> bool:
     return is_count(getattr(layer, "in_channels", None)) and isinstance(kernel, tuple) and len(kernel) == 2
 
 
+def declares_frames(model: nn.Module) -> bool:
+    """Whether a model is one of Hugging Face's of videos, which declare a number of frames and take them first."""
+    config = getattr(unwrap(model), "config", None)
+    return any(is_count(value) for value, _ in settings(config, ("num_frames",), "config"))
+
+
 def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
     """Whether a video is given to a model as (B, T, C, H, W) rather than (B, C, T, H, W).
 
@@ -241,9 +247,9 @@ def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
     """
     if len(shape) != 4:
         return False
-    model = unwrap(model)
-    if any(is_count(value) for value, _ in settings(getattr(model, "config", None), ("num_frames",), "config")):
+    if declares_frames(model):
         return True
+    model = unwrap(model)
     layers = (m for m in model.modules() if hasattr(m, "kernel_size") and is_count(getattr(m, "in_channels", None)))
     channels = getattr(next(layers, None), "in_channels", None)
     return channels is not None and shape[0] != channels == shape[1]
