@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,16 +16,21 @@ from ..arguments import check_model
 from ..introspection import class_count, unwrap
 from ..loading import Preprocessing, class_names, load
 from ..loading import preprocessing as preprocessing_of
-from ..methods import find
+from ..methods import METHODS, find
+from ..rendering import Display
+from ..rendering.files import write
 from ..requests import AnyLayer, AnyMethod, Layers, OneTarget
 from ..splitting import Chain
 from . import local
 from .decoding import Decoder, Ready
-from .explaining import Explainer, Notify, Question, probed
+from .explaining import OVERLAY, Explainer, Notify, Question, probed
+from .exports import file_name
 from .kinds import Files, Source, Stream
 from .place import Place
 from .reading import Rows, read
 from .request import described, model_digest, refuse_changed
+from .rows import Row
+from .sheet import MOST, contact_sheet, draw
 from .sources import Anything, open_source
 from .workers import default_workers
 
@@ -38,6 +44,7 @@ def run(
     target: OneTarget | Sequence[OneTarget] = None, method: AnyMethod = "grad_cam", of_class: bool = False,
     evidence: bool = False, preprocessing: Preprocessing | None = None, class_folders: bool | None = None,
     columns: Mapping[str, str] | None = None, batch_size: int = 16, workers: int | None = None, shard: int = 1000,
+    overlays: bool = False, sheet: bool = True, display: Display | None = None,
     progress: local.Progress | None = None, notify: Notify | None = None, **options: Any,
 ) -> Rows:  # fmt: skip
     """Explains every picture of a source and keeps the results in a folder.
@@ -63,6 +70,9 @@ def run(
         batch_size: Images explained at a time; halved where memory does not suffice.
         workers: Processes that read pictures; None takes the number of cores less one, 0 reads in this process.
         shard: Inputs in one Parquet file at most.
+        overlays: Write every map over its picture, in the folder `overlays`.
+        sheet: Write the contact sheet `index.html` (see `folders.contact_sheet`).
+        display: How overlays and the sheet are drawn; nothing else depends on it.
         progress: Called as (done, total or None, failed) after every batch.
         notify: Called with one sentence about what the owner should know; by default it is a `RunWarning`.
         **options: The other arguments of `explain`.
@@ -83,13 +93,30 @@ def run(
     opened = open_source(source, class_folders=class_folders, columns=columns, without=place.path)
     prepare = preprocessing or preprocessing_of(model)
     decoder = Decoder(opened if isinstance(opened, Source) else None, prepare, class_names(model), class_count(model))
+    shown = Display.of(display)
     settings = local.Settings(
-        batch_size, default_workers() if workers is None else workers, shard, progress, say, lambda rows: None
-    )
+        batch_size, default_workers() if workers is None else workers, shard, progress, say,
+        functools.partial(_draw, place, shown if sheet else None),
+    )  # fmt: skip
     with place.locked():
         question = _begun(place, opened, model, question, decoder, say)
-        local.compute(place, opened, decoder, Explainer(model, question, say), settings)
+        explainer = Explainer(model, question, say, shown if overlays else None)
+        local.compute(place, opened, decoder, explainer, settings)
+        if sheet:
+            contact_sheet(place.path, display=shown)
     return read(place.path)
+
+
+def _draw(place: Place, sheet: Display | None, rows: list[Row]) -> None:
+    """Writes the overlays of a shard, and the small pictures of the contact sheet."""
+    number, before = 0, None
+    for row in rows:
+        number = number + 1 if row["input"] == before else 0
+        before = row["input"]
+        if OVERLAY in row:
+            write(place.path / "overlays" / file_name(row, number, ".jpg"), row.pop(OVERLAY), force=True)
+    if sheet is not None and rows[0]["input"] < MOST:
+        draw(place.path, rows, sheet)
 
 
 def _opened(model: Any) -> nn.Module:
@@ -132,7 +159,7 @@ def _about(source: Source | Stream, model: nn.Module, question: Question, decode
     return {
         "model": {"type": type(model).__name__, "weights": model_digest(model), "dtype": str(weight.dtype)},
         "layer": described(question.layer, model),
-        "method": described(find(question.method).name if isinstance(question.method, str) else question.method),
+        "method": _method(question.method),
         "target": described(question.target),
         "of_class": question.of_class,
         "evidence": question.evidence,
@@ -140,6 +167,14 @@ def _about(source: Source | Stream, model: nn.Module, question: Question, decode
         "preprocessing": described(decoder.prepare),
         "source": source.given,
     }
+
+
+def _method(given: AnyMethod) -> str:
+    """The name of a method; of one that is not in the table also a digest of what it does."""
+    found = find(given)
+    known = METHODS.get(found.name)
+    same = known is not None and known.function is found.function
+    return found.name if same else f"{found.name}: {described(found.function)}"
 
 
 def _fields(prepare: Preprocessing) -> dict[str, Any] | None:
