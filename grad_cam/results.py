@@ -19,16 +19,19 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import GradCamError, refuse_existing
-from .loading.preprocess import Preprocessing
 from .methods import METHODS
+from .outliers import Outlier, warning_of
 from .predictions import percentage, probabilities
 from .rendering import Display
 from .rules.ledger import Ledger
+from .seen import Seen
 from .splitting import StageInfo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
+
+    from .loading import WholePhoto
 
 
 class Layer(NamedTuple):
@@ -39,24 +42,6 @@ class Layer(NamedTuple):
 
     def __str__(self) -> str:
         return self.name if self.layer_idx is None else f"{self.name} (layer_idx {self.layer_idx})"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Seen:
-    """A batch as the model sees it, shared by its explanations.
-
-    Attributes:
-        images: (B, C, H, W).
-        preprocessing: How the pictures were made into images.
-    """
-
-    images: Tensor = dataclasses.field(repr=False)
-    preprocessing: Preprocessing
-
-    @functools.cached_property
-    def pictures(self) -> NDArray[np.uint8]:
-        """The batch for display, uint8 (B, H, W, 3)."""
-        return self.preprocessing.pictures(self.images.float().cpu())
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +57,7 @@ class Explanation:
         method: Name of the method.
         seen: What the model saw.
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
+        outliers: For each image the tokens whose norm is far above the others', at a cut of tokens.
     """
 
     map: Tensor
@@ -82,6 +68,7 @@ class Explanation:
     method: str
     seen: Seen
     balance: Ledger | None = None
+    outliers: tuple[tuple[Outlier, ...], ...] = ()
 
     @property
     def images(self) -> Tensor:
@@ -135,9 +122,15 @@ class Explanation:
         plain = self.classes is not None and self.logits.ndim == 2
         return plain and not any(word in name for row in self.target for name in row for word in _COMPARING)
 
+    @property
+    def is_of_embeddings(self) -> bool:
+        """Whether the logits are embeddings, which predict no class."""
+        return all(name.startswith("similarity") for row in self.target for name in row)
+
     def note(self, image: int = 0, target: int = 0) -> str | None:
-        """What is unusual about a map ("all negative", "all zero", ...), or None."""
-        return rendering.describe(self.raw(image, target))
+        """What is unusual about a map ("all negative", "all zero", tokens that are no evidence, ...), or None."""
+        marked = warning_of(self.outliers[image]) if self.outliers else None
+        return "; ".join(filter(None, (rendering.describe(self.raw(image, target)), marked))) or None
 
     def overlay(
         self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any
@@ -149,7 +142,7 @@ class Explanation:
 
     def figure(
         self, image: int | None = None, target: int | None = None, *, remark: str = "",
-        display: Display | None = None, **changes: Any,
+        photo: WholePhoto | None = None, display: Display | None = None, **changes: Any,
     ) -> Figure:  # fmt: skip
         """Draws one map in four panels (image, overlay, heatmap, colormap), or the overlays of several.
 
@@ -159,6 +152,7 @@ class Explanation:
             image: Which image; None shows all, one a row.
             target: Which target; None shows all of them.
             remark: A line under the panels of a single map, such as its evidence.
+            photo: What the model sees of the whole photo (see `Preprocessing.whole`), for a single map.
             display: Settings, as for `heatmap`.
             **changes: Single settings.
         """
@@ -168,7 +162,7 @@ class Explanation:
         for b, k in itertools.product(images, targets):
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
-            return self._panels(images[0], targets[0], display, remark)
+            return self._panels(images[0], targets[0], display, remark, photo)
         heats = [[display.heat(self.raw(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
@@ -177,15 +171,23 @@ class Explanation:
             scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
         )  # fmt: skip
 
-    def _panels(self, image: int, target: int, display: Display, remark: str) -> Figure:
-        note = self.note(image, target)
-        if note in ("all negative", "nowhere positive") and display.view == "positive":
+    def _panels(self, image: int, target: int, display: Display, remark: str, photo: WholePhoto | None) -> Figure:
+        note, plain = self.note(image, target), rendering.describe(self.raw(image, target))
+        if plain in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
         heat = display.heat(self.raw(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
-            scale=(heat.low, heat.high), remark=remark, display=display,
+            scale=(heat.low, heat.high), remark=remark, photo=photo, display=display,
         )  # fmt: skip
+
+    def to_original(self, image: int = 0, target: int = 0) -> rendering.OriginalMap:
+        """Puts a map back over the original: crop and resize undone, as an array, a mask, COCO JSON or NIfTI.
+
+        Raises:
+            GradCamError: Where the image lies in the original is not known.
+        """
+        return self.seen.restored(image, self.raw(image, target), self.target[image][target])
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""
@@ -247,7 +249,7 @@ class Explanation:
         return one.float().cpu()  # (h,w)
 
     def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
-        note = self.note(image, target)
+        note = rendering.describe(self.raw(image, target))
         if note == "all zero" or note in ("all negative", "nowhere positive") and display.view == "positive":
             remedy = "" if note == "all zero" else '; view="signed" shows what speaks against it'
             warnings.warn(
@@ -331,12 +333,16 @@ class Sweep(Sequence[Explanation]):
         agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
         return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
 
-    def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
+    def figure(
+        self, image: int = 0, target: int = 0, *, photo: WholePhoto | None = None, display: Display | None = None,
+        **changes: Any,
+    ) -> Figure:  # fmt: skip
         """The grid of overlays, shallow to deep, with the summary curves under it.
 
         Args:
             image: Which image of the batch.
             target: Which of its targets.
+            photo: What the model sees of the whole photo (see `Preprocessing.whole`).
             display: Settings; `Display()` by default.
             **changes: Single settings: threshold, smoothing, alpha, colormap, view.
         """
@@ -348,8 +354,7 @@ class Sweep(Sequence[Explanation]):
             for name, values in self.curves(image, target).items()
         }
         return rendering.sweep_figure(
-            first.pictures[image], [heat.values for heat in heats], self._titles(),
-            curves,
+            first.pictures[image], [heat.values for heat in heats], self._titles(), curves, photo=photo,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
             display=display, bars=self._bars(image, target, mapped=True),

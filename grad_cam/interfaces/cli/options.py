@@ -12,6 +12,7 @@ import typer
 
 from ..common import Opened, check_method_name, method_names, open_model
 from .console import busy
+from .edge import collect_again
 from .parsing import device, named_values, number, one_of, size
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class ModelOptions:
         option("--input-size", panel=MODEL, parser=size, metavar="N|HxW",
                help="Size of its input; default: the model's own."),
     ] = None  # fmt: skip
+    crop: Annotated[
+        bool,
+        option("--crop/--no-crop", panel=MODEL, show_default=False,
+               help="The part of a photo that the model was made for (default), or the whole of it, padded.", **FLAG),
+    ] = True  # fmt: skip
     checkpoint: Annotated[
         Path | None,
         option("--checkpoint", panel=MODEL, metavar="FILE",
@@ -115,10 +121,12 @@ class ModelOptions:
     def open(self) -> Opened:
         """Loads the model."""
         with busy(f"Loading {self.model}"):
-            return open_model(
-                self.model, input_size=self.input_size, pretrained=self.pretrained, checkpoint=self.checkpoint,
-                class_names=self.class_names(), device=self.device, dtype=self.dtype,
+            opened = open_model(
+                self.model, input_size=self.input_size, crop=self.crop, pretrained=self.pretrained,
+                checkpoint=self.checkpoint, class_names=self.class_names(), device=self.device, dtype=self.dtype,
             )  # fmt: skip
+            collect_again()
+        return opened
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,11 @@ class TargetOptions:
         list[str] | None,
         option("--class", "-c", panel=WHAT, metavar="CLASS",
                help="Name or index, repeat for several; default: the predicted class."),
+    ] = None  # fmt: skip
+    text: Annotated[
+        list[str] | None,
+        option("--text", panel=WHAT, metavar="TEXT",
+               help="For models of image and text: what the photo is compared with, repeat for several."),
     ] = None  # fmt: skip
     top: Annotated[int | None, option("--top", "-k", panel=WHAT, metavar="K", help="The K likeliest classes.")] = None
     why: Annotated[
@@ -146,7 +159,7 @@ class TargetOptions:
 
     def check(self) -> None:
         """Refuses options that contradict each other."""
-        chosen = {"--class": self.class_, "--top": self.top, "--rather-than": self.rather_than}
+        chosen = {"--class": self.class_, "--text": self.text, "--top": self.top, "--rather-than": self.rather_than}
         given = [name for name, value in chosen.items() if value not in (None, [])]
         given += ["--counterfactual"] * (self.counterfactual and self.rather_than is not None)
         if len(given) > 1:
@@ -168,6 +181,9 @@ class TargetOptions:
         """
         from ... import explain, loading, targets
 
+        if self.text:
+            compared = targets.text(list(dict.fromkeys(self.text)))
+            return lambda images: compared
         count = loading.class_count(opened.model)
         if self.top is not None and count is not None and self.top > count:
             raise typer.BadParameter(f"--top {self.top}: give 1 to {count}, the number of classes")

@@ -19,13 +19,17 @@ from .parsing import find_pictures
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...loading import Geometry, WholePhoto
+
 
 class Photo(NamedTuple):
-    """A photo: the name given, the stem of its output files, and what the model takes (1, C, H, W)."""
+    """A photo: the name given, the stem of its output files, what the model takes (1, C, H, W), how much, and where."""
 
     path: str
     stem: str
     tensor: Tensor
+    whole: WholePhoto
+    geometry: Geometry
 
 
 @dataclass
@@ -117,4 +121,6 @@ class Photos:
 def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
     from ...loading import load_image
 
-    return [Photo(path, stem, opened.prepare(load_image(path))[0])]
+    image = load_image(path)
+    prepare = opened.prepare
+    return [Photo(path, stem, prepare(image)[0], prepare.whole(image), prepare.geometry(image, Path(path).name))]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common import Opened, Prediction, percentage, probabilities
+from ..common import Opened, Prediction, percentage, predictions, probabilities
 from .console import say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Explanation
+    from ...loading import WholePhoto
     from ...rendering import Display
 
 SHOWN = 3
@@ -39,6 +40,11 @@ def described(e: Explanation, opened: Opened, b: int, k: int) -> dict[str, Any]:
     }
 
 
+def guesses(e: Explanation, opened: Opened, b: int = 0) -> list[dict[str, Any]]:
+    """The likeliest classes of an image, for programs; none where the model's output is an embedding."""
+    return [] if e.is_of_embeddings else as_rows(predictions(e.logits[b], opened.labels))
+
+
 def as_rows(found: Sequence[Prediction]) -> list[dict[str, Any]]:
     """Predictions, for programs."""
     return [{"class": p.label, "index": p.index, "probability": round(p.probability, 6)} for p in found]
@@ -61,7 +67,12 @@ def finite(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def side_by_side(
-    results: Sequence[Explanation], model: str, display: Display, b: int = 0, targets: Sequence[int] = (0,)
+    results: Sequence[Explanation],
+    model: str,
+    display: Display,
+    b: int = 0,
+    targets: Sequence[int] = (0,),
+    photo: WholePhoto | None = None,
 ) -> Any:
     """One figure with all maps of a photo: classes, methods and layers; captions say what differs."""
     from ... import METHODS, rendering
@@ -86,7 +97,8 @@ def side_by_side(
     title = "\n".join(line for line in (target, method, where) if line)
     return rendering.comparison(
         first.pictures[b], [heat.values for heat in heats], captions, title=title,
-        notes=[e.note(b, k) for e, k in pairs], scales=[(heat.low, heat.high) for heat in heats], display=display,
+        notes=[e.note(b, k) for e, k in pairs], scales=[(heat.low, heat.high) for heat in heats], photo=photo,
+        display=display,
     )  # fmt: skip
 
 
