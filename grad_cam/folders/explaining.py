@@ -75,6 +75,9 @@ class Explainer:
     def __init__(self, model: nn.Module, question: Question, notify: Notify, overlays: Display | None = None) -> None:
         self.model, self.question, self.notify, self.overlays = model, question, notify, overlays
         self.labels = class_names(model)
+        self.asked: nn.Module = model
+        self.asked_as: Callable[[Question], Question] = lambda question: question
+        self.named: Callable[[list[Explanation]], list[Explanation]] = lambda found: found
         self.most: int | None = None
 
     def __call__(self, batch: Batch) -> list[Row]:
@@ -115,7 +118,7 @@ class Explainer:
     def _explained(self, images: Tensor, facts: Sequence[Facts]) -> list[list[Row]]:
         q = self.question
         target = q.target_of(facts)
-        found = explained(self.model, images, q, target)
+        found = self.named(explained(self.asked, images, self.asked_as(q), target))
         judged = {}
         if q.evidence:
             judged = {

@@ -102,6 +102,21 @@ def run(
         option("--export", panel=OUT, metavar="masks|coco", parser=one_of("masks", "coco"),
                help="Write what the maps mark as PNG masks or COCO annotations; repeat for both."),
     ] = None,
+    fast: Annotated[
+        bool,
+        option("--fast", panel=MODEL, help="A quicker model, as far as its maps stay the same.", **FLAG),
+    ] = False,
+    engine: Annotated[
+        str,
+        option("--engine", panel=MODEL, metavar="local|ray", parser=one_of("local", "ray"),
+               help="This process, or Ray Data on this machine or a cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None, option("--address", panel=MODEL, metavar="ADDRESS", help="Of a Ray cluster, with --engine ray.")
+    ] = None,
+    actors: Annotated[
+        int | None, option("--actors", panel=MODEL, metavar="N", min=1, help="Processes of --engine ray that explain.")
+    ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Explain thousands of pictures, and keep every map and every fault.
@@ -137,6 +152,7 @@ A table has a column path, and may have class, box (left top right bottom) and m
                 opened.model, source, output, layer=how.layers, target=wanted, method=method, of_class=how.of_class,
                 evidence=how.evidence, preprocessing=opened.prepare, batch_size=batch_size, workers=workers,
                 shard=shard, overlays=overlays, sheet=sheet, display=look.display, progress=progress, notify=note,
+                fast=fast, engine=engine, address=address, actors=actors,
                 **how.arguments,
             )  # fmt: skip
             for kind in dict.fromkeys(export or ()):
