@@ -58,7 +58,10 @@ class Job:
 class Actor:
     """Explains blocks of a listing: the callable that `map_batches` runs."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, sent: Any) -> None:
+        import ray
+
+        job: Job = ray.get(sent)
         torch.set_num_threads(1)
         model = job.model.cuda() if torch.cuda.is_available() else job.model
         self.job = job
@@ -99,9 +102,11 @@ def compute(
     with _running(address) as ray, torch.inference_mode(False):
         gpus = int(ray.cluster_resources().get("GPU", 0))
         many = actors or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        sent = ray.put(job)  # once for all actors of a machine; held until all is done
         rows = data.from_arrow(blocks).map_batches(
-            Actor, fn_constructor_args=(ray.put(job),), batch_size=batch_size, batch_format="pyarrow",
+            Actor, fn_constructor_args=(sent,), batch_size=batch_size, batch_format="pyarrow",
             compute=data.ActorPoolStrategy(size=many), num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0,
+            max_restarts=-1, max_task_retries=3,
         )  # fmt: skip
         folder = place.path / "ray" / secrets.token_hex(4)
         folder.mkdir(parents=True)
@@ -123,6 +128,7 @@ def _running(address: str | None) -> Iterator[Any]:
     if begun:
         alone = {"include_dashboard": False} if address is None else {}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
