@@ -18,7 +18,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from . import targets
+from . import automatic, targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .depths import WHOLE, depth_of, empty_cuts, table_at
 from .differentiable import LiveForward, LivePass, check_differentiable
@@ -87,27 +87,27 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, 
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
     residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
     residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
     residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: Fusion | None = None,
     aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None,
     rules: str | None = None, residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None,
     **options: Any,
@@ -117,13 +117,16 @@ def explain(
     Args:
         model: Any image classifier, or a `Chain` of one. It is left exactly as found and explained in eval mode.
         images: (B, C, H, W), normalised as the model expects; moved to the model's device and dtype.
-        layer: Where to cut: layer_idx, module path or module (see `split`); a list gives one explanation each. None
-            takes the last cut with a spatial grid whose gradient reaches the grid. Methods that read the images alone
-            or the whole network have no layer.
+        layer: Where to cut: layer_idx, module path or module (see `split`); a list gives one explanation each. With a
+            method, None takes the last cut with a spatial grid whose gradient reaches the grid. Methods that read the
+            images alone or the whole network have no layer.
         target: What to explain: None (the predicted class), class index or name, a list with one per image (or one list
             per image), `targets.top(k)`, or a callable from logits (B, classes) to scores (B,).
         method: A name or title from `METHODS`, or a function whose positional parameters are named after ingredients
             (`methods.INGREDIENTS`), such as ``lambda activations, gradients: (activations * gradients).sum(1)``.
+            None is "grad_cam" where something is given that belongs to a method (a layer, rules, options, ...), else
+            "auto": what measured best on models of this kind, within `cost` ("tail", "pass" or "unlimited"; see
+            `grad_cam.automatic`).
         reshape_transform: Layout of the activation if it is not found by itself: "NCHW", "NHWC", "tokens", or a
             callable from the activation to (B, C, H, W).
         fuse: With a list of layers: join their maps into one, "mean", "max" or "product".
@@ -154,8 +157,12 @@ def explain(
             does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
+    usual = method is None and layer is None and set(options) <= {"cost"} and not (
+        reshape_transform or fuse or eigen_smooth or rules or residual or differentiable
+    )  # fmt: skip
+    named = "auto" if usual else "grad_cam" if method is None else method
     request = Request.of(
-        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
+        "explain", named, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, inputs, **options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
@@ -173,6 +180,8 @@ def explain(
         cuts = _cuts(cutter, request.method, layer)
         cutter.images = images
         found = _explained(cutter, cuts, request)
+    if usual and not options:
+        automatic.announce(found[0])
     return found if several and fuse is None else found[0]
 
 
@@ -233,6 +242,10 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 
 def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
+    if request.method.name == "auto":
+        choice = automatic.choose(cutter, request)
+        one = automatic.joined(_explained(cutter, choice.cuts, automatic.request_of(choice, request, cutter)), choice)
+        return [one if request.fuse is None else _fused([one], request.fuse)]
     found: dict[int, Explanation] = {}
     seen = _seen(cutter.model, cutter.images)
     groups = _groups(cuts, request)

@@ -49,9 +49,11 @@ ALLOWED: dict[str, set[str]] = {
     },
     "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
+    "automatic": {"errors", "loading", "methods", "requests", "results", "rules", "splitting"},
     "engine": {
-        "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
-        "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
+        "arguments", "automatic", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection",
+        "layouts", "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting",
+        "targets",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",

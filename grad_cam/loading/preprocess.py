@@ -258,6 +258,19 @@ class Preprocessing:
         return mean, std
 
 
+def mean_color(preprocessing: Preprocessing) -> Sequence[float]:
+    """The mean colour of the data a model was trained on, in its input units, one number for each channel.
+
+    Subtracting the mean makes it 0. A mean of one half is no mean of data but a scaling to -1..1, of models trained on
+    ImageNet as a rule: then it is ImageNet's.
+    """
+    mean, std = preprocessing.mean, preprocessing.std
+    if mean != (0.5, 0.5, 0.5):
+        return [0.0] * preprocessing.channels
+    of_data = IMAGENET_MEAN[::-1] if preprocessing.bgr else IMAGENET_MEAN
+    return [(data - m) / s for data, m, s in zip(of_data, mean, std, strict=True)]
+
+
 def _stretch(values: Tensor) -> Tensor:
     """Scales each image (B,C,H,W) from its own lowest and highest finite value to 0..1."""
     finite = values.isfinite()
