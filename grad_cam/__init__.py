@@ -3,13 +3,14 @@
 `GradCAM` is the four-line interface; `explain` and `sweep` are the engine behind it and return an `Explanation` or a
 `Sweep` of them. `chain` and `split` cut a model into an extractor and a classifier, `verify` checks on a model of your
 own what every map rests on. `METHODS` is the table of methods, `register` adds one, `targets` says what is explained.
+`study` says what a folder of pictures tells about a model.
 `explore` opens the explorer in a notebook (extra `[notebook]`); `inspect` is another name of it.
 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
 `grad_cam.rendering` (`Display`, figures, files).
 
-These two and the modules `errors`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and `targets` are
-attributes, loaded when they are used.
+These two and the modules `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and
+`targets` are attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "evidence", "explain", "explore", "register", "split", "sweep", "targets", "verify",
+    "audit", "chain", "evidence", "explain", "explore", "read", "register", "run", "split",
+    "study", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from . import errors as errors
+    from . import folders as folders
     from . import layouts as layouts
     from . import loading as loading
     from . import methods as methods
@@ -35,27 +38,32 @@ if TYPE_CHECKING:
     from . import targets
     from .engine import explain, sweep
     from .evidencing import evidence
+    from .folders import read, run
     from .gradcam import GradCAM
     from .interfaces.notebook import explore
     from .methods import METHODS, register
     from .results import Explanation, Sweep
     from .rules import audit
     from .splitting import Chain, Split, SplitError, chain, split, verify
+    from .studies import study
 
     __version__: str
     inspect = explore
 
 _MODULES = (
-    "errors", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting", "targets"
+    "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting",
+    "targets",
 )  # fmt: skip
 _HOMES = {
     "engine": ("explain", "sweep"),
     "evidencing": ("evidence",),
+    "folders": ("read", "run"),
     "results": ("Explanation", "Sweep"),
     "gradcam": ("GradCAM",),
     "methods": ("METHODS", "register"),
     "rules": ("audit",),
     "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),
+    "studies": ("study",),
 }
 
 

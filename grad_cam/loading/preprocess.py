@@ -203,6 +203,20 @@ class Preprocessing:
         (left, right), (top, bottom) = edges
         return processors.rounded((left, top, right, bottom))
 
+    def frame(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Where the edges of the view lie: left, top, right, bottom in pixels of the image.
+
+        Where the image is padded they lie outside it. Of a Hugging Face processor it is what `used_box` says.
+        """
+        if self.processor is not None:
+            return self.used_box(image)
+        edges = []
+        for length, now, kept in zip(image.size, self._resized(*image.size), reversed(self.size), strict=True):
+            start = round((max(now, kept) - kept) / 2.0) - max(0, kept - now) // 2
+            edges.append((start * length / now, (start + kept) * length / now))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
+
     def used_fraction(self, image: Image.Image) -> float:
         """The fraction of an image's area that the model sees, above 0 and up to 1."""
         left, top, right, bottom = self.used_box(image)

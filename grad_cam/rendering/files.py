@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write(path: str | os.PathLike[str], content: bytes | str, *, force: bool = False) -> pathlib.Path:
+def write(
+    path: str | os.PathLike[str], content: bytes | str, *, force: bool = False, durable: bool = False
+) -> pathlib.Path:
     """Writes a file under a temporary name beside it and renames it once it is complete.
 
     A disk that is full, or a computation that is interrupted, leaves nothing behind, and an old file as it was. Of two
@@ -28,6 +30,7 @@ def write(path: str | os.PathLike[str], content: bytes | str, *, force: bool = F
         path: Where to; a folder that is not there is made. A device or a pipe is written to directly.
         content: Bytes, or text that is encoded in UTF-8.
         force: Replace a file that exists; a link is followed.
+        durable: Wait until the content is on the disk before the file gets its name.
 
     Returns:
         The path.
@@ -54,6 +57,9 @@ def write(path: str | os.PathLike[str], content: bytes | str, *, force: bool = F
     try:
         with open(temporary, "xb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         if force:
             os.replace(temporary, target)
         else:

@@ -1,0 +1,159 @@
+"""`run`: explanations of a whole source, written so that nothing is lost and nothing is done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..arguments import check_model
+from ..introspection import class_count, unwrap
+from ..loading import Preprocessing, class_names, load
+from ..loading import preprocessing as preprocessing_of
+from ..methods import find
+from ..requests import AnyLayer, AnyMethod, Layers, OneTarget
+from ..splitting import Chain
+from . import local
+from .decoding import Decoder, Ready
+from .explaining import Explainer, Notify, Question, probed
+from .kinds import Files, Source, Stream
+from .place import Place
+from .reading import Rows, read
+from .request import described, model_digest, refuse_changed
+from .sources import Anything, open_source
+from .workers import default_workers
+
+
+class RunWarning(UserWarning):
+    """Something in a run that its owner should know of."""
+
+
+def run(
+    model: nn.Module | str, source: Anything, out: str | os.PathLike[str], *, layer: AnyLayer | Layers | None = None,
+    target: OneTarget | Sequence[OneTarget] = None, method: AnyMethod = "grad_cam", of_class: bool = False,
+    evidence: bool = False, preprocessing: Preprocessing | None = None, class_folders: bool | None = None,
+    columns: Mapping[str, str] | None = None, batch_size: int = 16, workers: int | None = None, shard: int = 1000,
+    progress: local.Progress | None = None, notify: Notify | None = None, **options: Any,
+) -> Rows:  # fmt: skip
+    """Explains every picture of a source and keeps the results in a folder.
+
+    It can be stopped at any moment, by Ctrl-C or without warning, and called again: every input ends exactly once as
+    a row with its map or with the reason why there is none. Files that were added to a folder meanwhile are explained,
+    too. Needs the extra ``[folders]``.
+
+    Args:
+        model: Any image classifier, or the name of one (see `loading.load`).
+        source: A folder (with those inside it), a glob, a CSV or Parquet table (path, class, box, mask), a folder that
+            Hugging Face `datasets` wrote, a list of files, a dataset, a DataLoader or another iterable, of pictures or
+            of normalised tensors. An iterable has to give the same items in the same order when a run goes on.
+        out: The folder to write; a run that was begun there is gone on with, if it is the same.
+        layer: As for `explain`; a list gives one row for each layer. None takes the default of the first picture.
+        target: As for `explain`, but the same for every input; a list gives one row for each of its targets.
+        method: As for `explain`.
+        of_class: Explain the class that the source gives, where it gives one that the model knows.
+        evidence: Ask the model how far each map holds (see `evidence`): 40 further forward passes for each map.
+        preprocessing: How pictures are prepared; as the model says by default.
+        class_folders: Whether the folder of a picture is its class; None sees by itself.
+        columns: Names of the columns of a table: ``{"path": ..., "class": ..., "box": ..., "mask": ...}``.
+        batch_size: Images explained at a time; halved where memory does not suffice.
+        workers: Processes that read pictures; None takes the number of cores less one, 0 reads in this process.
+        shard: Inputs in one Parquet file at most.
+        progress: Called as (done, total or None, failed) after every batch.
+        notify: Called with one sentence about what the owner should know; by default it is a `RunWarning`.
+        **options: The other arguments of `explain`.
+
+    Returns:
+        What `read(out)` gives.
+
+    Raises:
+        RunError: The folder holds another run: model, layer, method, target, options, preprocessing or source have
+            changed; or the disk is full. What is done is kept.
+        SourceError: There is no such source.
+        Interrupted: Ctrl-C was pressed (a KeyboardInterrupt); what is done is kept.
+    """
+    model = _opened(model)
+    say = notify or (lambda text: warnings.warn(text, RunWarning, stacklevel=3))
+    place = Place(out)
+    question = Question(layer, target, method, of_class, evidence, options)
+    opened = open_source(source, class_folders=class_folders, columns=columns, without=place.path)
+    prepare = preprocessing or preprocessing_of(model)
+    decoder = Decoder(opened if isinstance(opened, Source) else None, prepare, class_names(model), class_count(model))
+    settings = local.Settings(
+        batch_size, default_workers() if workers is None else workers, shard, progress, say, lambda rows: None
+    )
+    with place.locked():
+        question = _begun(place, opened, model, question, decoder, say)
+        local.compute(place, opened, decoder, Explainer(model, question, say), settings)
+    return read(place.path)
+
+
+def _opened(model: Any) -> nn.Module:
+    if isinstance(model, str):
+        model = load(model)
+    check_model(model)
+    return unwrap(model.model) if isinstance(model, Chain) else model
+
+
+def _begun(
+    place: Place, source: Source | Stream, model: nn.Module, question: Question, decoder: Decoder, say: Notify
+) -> Question:
+    """Begins a run, or makes sure that the one in the folder is the same; returns the question with its layers."""
+    about = _about(source, model, question, decoder)
+    if place.exists:
+        before = place.about()
+        refuse_changed(before, about, str(place.path))
+        if isinstance(source, Source) and (added := place.enlist(source)):
+            say(f"{added} inputs have been added to the source since the run was begun")
+        for name in place.remove_damaged():
+            say(f"{name} was damaged; its inputs are explained again")
+        layers = before["layers"]
+    else:
+        place.check_new()
+        question = probed(model, _example(source, decoder), question)
+        layers = question.layer if isinstance(question.layer, str) else None
+        if isinstance(source, Source):
+            place.enlist(source)
+        extra = {"layers": layers, "labels": decoder.names and list(decoder.names), "prepare": _fields(decoder.prepare)}
+        place.begin({**about, **extra, "root": str(source.root) if isinstance(source, Files) else None})
+    if question.layer is None and layers is not None:
+        question = Question(layers, question.target, question.method, question.of_class, question.evidence,
+                            question.options)  # fmt: skip
+    return question
+
+
+def _about(source: Source | Stream, model: nn.Module, question: Question, decoder: Decoder) -> dict[str, Any]:
+    """What a run is; it goes on only if all of this is the same."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return {
+        "model": {"type": type(model).__name__, "weights": model_digest(model), "dtype": str(weight.dtype)},
+        "layer": described(question.layer, model),
+        "method": described(find(question.method).name if isinstance(question.method, str) else question.method),
+        "target": described(question.target),
+        "of_class": question.of_class,
+        "evidence": question.evidence,
+        "options": described(question.options, model),
+        "preprocessing": described(decoder.prepare),
+        "source": source.given,
+    }
+
+
+def _fields(prepare: Preprocessing) -> dict[str, Any] | None:
+    """The settings of a preprocessing; None where a processor of its own does it."""
+    if prepare.processor is not None:
+        return None
+    return {f.name: getattr(prepare, f.name) for f in dataclasses.fields(prepare) if f.name != "processor"}
+
+
+def _example(source: Source | Stream, decoder: Decoder, tries: int = 8) -> torch.Tensor:
+    """An image (1, C, H, W) to try the question on: the first that can be read, else grey."""
+    if isinstance(source, Source):
+        for number in range(min(tries, len(source))):
+            if isinstance(one := decoder(number), Ready):
+                return one.image
+    height, width = decoder.prepare.size
+    return torch.zeros(1, decoder.prepare.channels, height, width)
