@@ -47,10 +47,10 @@ In its own folder, demo-output, it replaces them each time.
         from ...loading import load_image, samples
 
         inputs = {name: opened.prepare(load_image(path))[0] for name, path in samples().items()}
-        found = {name: explain(opened.model, inputs[name]) for name in ("espresso", "cat")}
+        found = {name: explain(opened.model, inputs[name], method="auto") for name in ("espresso", "cat")}
         for name, result in found.items():
             rendering.save(result.figure(), paths[f"{name}.png"])
-        three = explain(opened.model, inputs["cat"], target=targets.top(3))
+        three = explain(opened.model, inputs["cat"], target=targets.top(3), method="auto")
         rendering.save(
             side_by_side([three], opened.name, rendering.Display(), targets=range(3)), paths["cat-classes.png"]
         )
