@@ -20,7 +20,7 @@ from .arguments import ArgumentTypeError, as_layer, check_model
 from .engine import explain
 from .errors import refuse_existing
 from .introspection import unwrap
-from .loading import class_names, preprocessing
+from .loading import class_names, load_image, preprocessing
 from .methods import find
 from .rendering import Display
 from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
@@ -61,6 +61,7 @@ class GradCAM:
         colormap: "bgr" (blue, green, red) or any matplotlib colormap.
         alpha: Opacity of the hottest spot of the overlay.
         view: "positive", or "signed" to show also what speaks against the class.
+        crop: False keeps the whole of the picture, padded, where the model's own way cuts off its sides.
         reshape_transform: As for `explain`.
         **options: The method's own settings, and the others of `explain`, such as `aug_smooth`.
 
@@ -93,6 +94,7 @@ class GradCAM:
         colormap: str = rendering.COLORMAP,
         alpha: float = rendering.ALPHA,
         view: rendering.View = "positive",
+        crop: bool = True,
         reshape_transform: Reshape = None,
         input_shape: int | tuple[int, int] | None = None,
         **options: Any,
@@ -107,8 +109,9 @@ class GradCAM:
         self.display = Display(threshold, smoothing, alpha, colormap, view)
         self.model, self.layer_idx, self.class_idx, self.method = model, layer_idx, class_idx, method
         inner = unwrap(model.model if isinstance(model, Chain) else model)
-        prepare = preprocessing(inner, input_size if input_size is not None else input_shape)
-        self._tensor, self._picture = prepare(img_path)
+        prepare = preprocessing(inner, input_size if input_size is not None else input_shape, crop=crop)
+        image = load_image(img_path)
+        (self._tensor, self._picture), self._whole = prepare(image), prepare.whole(image)
         self._reshape, self._options = reshape_transform, options
         self._explanation: Explanation | None = None
         self._explained: tuple[Any, ...] | None = None
@@ -125,7 +128,7 @@ class GradCAM:
             check_model(value)
         elif name not in (*_DISPLAY, *_QUESTION) and not (name.startswith("_") or hasattr(type(self), name)):
             close = difflib.get_close_matches(name, [*_DISPLAY, *_QUESTION], n=1)
-            fixed = name in ("img_path", "input_size", "input_shape", *self._options)
+            fixed = name in ("img_path", "input_size", "input_shape", "crop", *self._options)
             hint = "make a new GradCAM for another one" if fixed else f"did you mean {close[0]}?" if close else ""
             settings = ", ".join([*_QUESTION, *_DISPLAY])
             raise AttributeError(f"GradCAM has no setting {name!r} to change: {hint or f'it has {settings}'}")
@@ -220,7 +223,7 @@ class GradCAM:
         Raises:
             FileExistsError: A file is there already and `force` is False; nothing is written.
         """
-        figure = self.explanation.figure(display=self.display)
+        figure = self.explanation.figure(photo=self._whole, display=self.display)
         if save_path is not None:
             path, heat = pathlib.Path(save_path), self.heatmap
             settings: dict[str, Any] = {"colormap": self.colormap, "view": self.view}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
+    from .loading import WholePhoto
+
 
 class Layer(NamedTuple):
     """Where a map was taken: the module path, and the number of stages after the cut (None inside a stage)."""
@@ -149,7 +151,7 @@ class Explanation:
 
     def figure(
         self, image: int | None = None, target: int | None = None, *, remark: str = "",
-        display: Display | None = None, **changes: Any,
+        photo: WholePhoto | None = None, display: Display | None = None, **changes: Any,
     ) -> Figure:  # fmt: skip
         """Draws one map in four panels (image, overlay, heatmap, colormap), or the overlays of several.
 
@@ -159,6 +161,7 @@ class Explanation:
             image: Which image; None shows all, one a row.
             target: Which target; None shows all of them.
             remark: A line under the panels of a single map, such as its evidence.
+            photo: What the model sees of the whole photo (see `Preprocessing.whole`), for a single map.
             display: Settings, as for `heatmap`.
             **changes: Single settings.
         """
@@ -168,7 +171,7 @@ class Explanation:
         for b, k in itertools.product(images, targets):
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
-            return self._panels(images[0], targets[0], display, remark)
+            return self._panels(images[0], targets[0], display, remark, photo)
         heats = [[display.heat(self.raw(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
@@ -177,14 +180,14 @@ class Explanation:
             scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
         )  # fmt: skip
 
-    def _panels(self, image: int, target: int, display: Display, remark: str) -> Figure:
+    def _panels(self, image: int, target: int, display: Display, remark: str, photo: WholePhoto | None) -> Figure:
         note = self.note(image, target)
         if note in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
         heat = display.heat(self.raw(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
-            scale=(heat.low, heat.high), remark=remark, display=display,
+            scale=(heat.low, heat.high), remark=remark, photo=photo, display=display,
         )  # fmt: skip
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
@@ -331,12 +334,16 @@ class Sweep(Sequence[Explanation]):
         agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
         return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
 
-    def figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
+    def figure(
+        self, image: int = 0, target: int = 0, *, photo: WholePhoto | None = None, display: Display | None = None,
+        **changes: Any,
+    ) -> Figure:  # fmt: skip
         """The grid of overlays, shallow to deep, with the summary curves under it.
 
         Args:
             image: Which image of the batch.
             target: Which of its targets.
+            photo: What the model sees of the whole photo (see `Preprocessing.whole`).
             display: Settings; `Display()` by default.
             **changes: Single settings: threshold, smoothing, alpha, colormap, view.
         """
@@ -348,8 +355,7 @@ class Sweep(Sequence[Explanation]):
             for name, values in self.curves(image, target).items()
         }
         return rendering.sweep_figure(
-            first.pictures[image], [heat.values for heat in heats], self._titles(),
-            curves,
+            first.pictures[image], [heat.values for heat in heats], self._titles(), curves, photo=photo,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
             display=display, bars=self._bars(image, target, mapped=True),

@@ -767,8 +767,10 @@ def test_options_and_layer_control_follow_the_method(visitor: Visitor) -> None:
 def test_raw_and_signed_views_have_numbers(visitor: Visitor) -> None:
     """The scale says what its ends stand for; the values of a small map are listed."""
     page, first = visitor.page, visitor.src()
+    assert re.fullmatch(r"≤ [\d.e−]+\s+[\d.e−]+", visitor.text(".gc-scale").strip())
     page.get_by_role("radio", name="For and against").click()
     signed = visitor.changed(first)
+    assert re.fullmatch(r"against −[\d.e−]+\s+[\d.e−]+ for", visitor.text(".gc-scale").strip())
     page.get_by_role("radio", name="Raw map").click()
     visitor.changed(signed)
     ends = [float(end.replace("−", "-")) for end in visitor.text(".gc-scale").split()]

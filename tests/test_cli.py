@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 import grad_cam
 from grad_cam import loading
 from grad_cam.interfaces import cli
+from grad_cam.interfaces.cli.edge import collect_again
 from grad_cam.loading import load_image, preprocessing
 
 from .conftest import SIZE, TinyNet
@@ -410,6 +412,18 @@ def test_one_photo_into_a_file(run: Run) -> None:
     assert _files("new") == ["a.png"]
 
 
+def test_the_part_that_is_used(run: Run) -> None:
+    """How much of a photo was used is printed and in the JSON; --no-crop keeps the whole of it."""
+    Image.new("RGB", (400, 50), "green").save("wide.png")
+    assert "12 % of the photo was used" in run("explain", "wide.png", *TINY).stdout
+    found = json.loads(run("explain", "wide.png", *TINY, "--no-crop", "--json", "--force").stdout)
+    assert found["images"][0]["note"] == "the whole photo was used, padded to 64 x 64"
+    found = json.loads(run("sweep", "wide.png", *TINY, "--no-crop", "--json").stdout)
+    assert found["note"] == "the whole photo was used, padded to 64 x 64"
+    assert run("report", "wide.png", *TINY).exit_code == 0
+    assert "12 % of the photo was used" in pathlib.Path("report.html").read_text(encoding="utf-8")
+
+
 def test_folders(run: Run) -> None:
     """A folder stands for the pictures in it, `--recursive` also for those in its folders."""
     pathlib.Path("in/deep").mkdir(parents=True)
@@ -610,6 +624,21 @@ def test_ctrl_c_at_any_moment(tmp_path: pathlib.Path, after: str) -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (130, "Stopped.\n")
+
+
+def test_collection_is_paused_for_the_imports_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cycles are not looked for while modules are imported, and are again once the model is there."""
+    monkeypatch.setattr("atexit.register", lambda function: None)
+    seen: list[bool] = []
+    monkeypatch.setattr("grad_cam.interfaces.cli.commands.app", lambda **_: seen.append(gc.isenabled()))
+    try:
+        cli.main()
+        assert seen == [False] and not gc.isenabled()
+        collect_again()
+        assert gc.isenabled() and gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_missing_photos_are_reported_once(run: Run) -> None:

@@ -157,6 +157,22 @@ def test_files_saved(cnn: nn.Module, path: pathlib.Path, tmp_path: pathlib.Path)
     np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "out-heatmap.png")) / 255, heat, atol=1 / 255)
 
 
+def test_a_wide_picture_is_shown_whole(cnn: nn.Module, path: pathlib.Path) -> None:
+    """The figure says how much of a wide picture was used; `crop=False` keeps the whole of it."""
+    wide = Image.new("RGB", (8 * SIZE, SIZE), "green")
+
+    def texts(cam: GradCAM) -> str:
+        figure = cam.imposing_visualization()
+        assert figure is not None
+        shown = [text.get_text() for axes in figure.axes for text in axes.texts]
+        return " ".join([*shown, *(text.get_text() for text in figure.texts)])
+
+    cam = GradCAM(cnn, wide, "layer1", SIZE)
+    assert "12 % of the photo was used" in texts(cam) and (np.asarray(cam.picture) == (0, 128, 0)).all()
+    cam = GradCAM(cnn, wide, "layer1", SIZE, crop=False)
+    assert "The whole photo was used, padded" in texts(cam) and not (np.asarray(cam.picture) == (0, 128, 0)).all()
+
+
 def test_vector_figures_have_raster_pictures(cnn: nn.Module, path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A PDF figure comes with PNG pictures."""
     GradCAM(cnn, path, 3, SIZE).imposing_visualization(tmp_path / "out.pdf")

@@ -398,6 +398,20 @@ def test_a_wide_photo() -> None:
     assert (pixels(view)[:98] == np.round(np.multiply(IMAGENET_MEAN, 255))).all()
 
 
+def test_the_whole_photo_with_the_unused_part_dimmed() -> None:
+    """What is used keeps its brightness, what is cut off is darker; where all is used there is no picture."""
+    prepare, wide = Preprocessing(), Image.new("RGB", (1600, 200), (200, 100, 50))
+    picture, note = prepare.whole(wide)
+    assert note == "12 % of the photo was used"
+    shown = pixels(picture)
+    assert shown.shape == (112, 900, 3)  # at most 900 pixels wide
+    assert (shown[5:-5, 400:500] == (200, 100, 50)).all()
+    assert (shown[:, :390] <= (90, 45, 25)).all() and (shown[:, -390:] <= (90, 45, 25)).all()
+    assert prepare.whole(Image.new("RGB", (50, 50))) == (None, "")
+    padded = preprocessing(nn.Sequential(nn.Conv2d(3, 4, 3)), crop=False).whole(wide)
+    assert padded == (None, "the whole photo was used, padded to 224 x 224")
+
+
 def test_what_is_kept_whole_anyway() -> None:
     """Where nothing is cut off, `crop=False` changes nothing, and a photo in the model's proportions needs no note."""
     squash = Preprocessing(crop_mode="squash")

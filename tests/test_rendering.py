@@ -382,6 +382,26 @@ def test_panels_fit_any_picture_and_title(size, title):
     assert {"image", "overlay", "heatmap", "colormap", "low", "high", "map is all negative"} <= set(_texts(figure))
 
 
+@pytest.mark.parametrize("whole", [(640, 80), (90, 700), (64, 48)])
+def test_a_whole_photo_takes_the_place_of_the_image(whole):
+    """The whole photo has the shape of the other panels, on white, and its note stands above it or under all."""
+    photo = Image.new("RGB", whole, "green"), "12 % of the photo was used"
+    figures = [
+        rendering.panels(_picture(32, 32), _heat(32, 32), photo=photo),
+        rendering.comparison(_picture(32, 32), [_heat(32, 32)] * 3, ["a", "b", "c"], photo=photo),
+        rendering.sweep_figure(_picture(32, 32), [_heat(32, 32)] * 3, ["a", "b", "c"], photo=photo),
+    ]
+    for figure in figures:
+        _check_layout(figure)
+        assert "12 % of the" in " ".join(_texts(figure)) and "image" not in _texts(figure)
+        shown = np.asarray(figure.axes[0].get_images()[0].get_array())
+        assert shown.shape[0] == shown.shape[1] and ({tuple(p) for p in shown[::9, ::9].reshape(-1, 3).tolist()}) == {
+            (0, 128, 0), (255, 255, 255)
+        }  # fmt: skip
+    padded = rendering.panels(_picture(32, 32), _heat(32, 32), photo=(None, "the whole photo was used, padded"))
+    assert {"image", "The whole photo was used, padded."} <= set(_texts(padded))
+
+
 @pytest.mark.parametrize("count", [1, 4, 7, 26])
 @pytest.mark.parametrize("size", [(48, 64), (64, 40), (30, 120)])
 def test_sweeps_fit_any_number_of_layers(count, size):

@@ -146,6 +146,7 @@ def open_model(
     model: str | nn.Module,
     *,
     input_size: int | tuple[int, int] | None = None,
+    crop: bool = True,
     pretrained: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     class_names: Sequence[str] | None = None,
@@ -157,6 +158,7 @@ def open_model(
     Args:
         model: A name for `loading.load`, a model, or a chain of one.
         input_size: Another input size than its own: pixels, or (height, width).
+        crop: As for `loading.preprocessing`: False keeps the whole of every photo.
         pretrained: As for `loading.load`; a checkpoint takes the place of the published weights.
         checkpoint: As for `loading.load`.
         class_names: Names of its classes instead of those that are known.
@@ -183,4 +185,4 @@ def open_model(
         except (RuntimeError, AssertionError) as error:
             reason = one_line(error).partition(": ")[2].partition(". ")[0]
             raise ValueError(f"{name} cannot be moved to the device {device!r}: {reason}") from None
-    return Opened(name, found, loading.preprocessing(found, input_size), loading.class_names(found))
+    return Opened(name, found, loading.preprocessing(found, input_size, crop=crop), loading.class_names(found))

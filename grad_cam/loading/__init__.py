@@ -7,8 +7,10 @@ from .labels import ClassNames, class_index, class_names
 from .models import imported, load, samples
 from .normalisation import normalisation_note
 from .preprocess import Preprocessing, preprocessing
+from .whole import WholePhoto
 
 __all__ = [
-    "ClassNames", "ImageError", "ImageWarning", "ModelError", "Preprocessing", "class_count", "class_index",
-    "class_names", "imported", "load", "load_image", "normalisation_note", "preprocessing", "read_image", "samples",
+    "ClassNames", "ImageError", "ImageWarning", "ModelError", "Preprocessing", "WholePhoto", "class_count",
+    "class_index", "class_names", "imported", "load", "load_image", "normalisation_note", "preprocessing",
+    "read_image", "samples",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from ..arguments import is_index
 from ..errors import GradCamError
 from . import processors
 from .images import MAX_PIXELS, ImageError, Source, load_image
+from .whole import WholePhoto, whole_photo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -232,6 +233,10 @@ class Preprocessing:
             return None
         how = "padded" if self.crop_mode == "border" else "resized without keeping its proportions"
         return f"the whole photo was used, {how} to {width} x {height}"
+
+    def whole(self, source: Source) -> WholePhoto:
+        """What of an image the model sees, to show beside a map (see `Explanation.figure`)."""
+        return whole_photo(self, load_image(source))
 
     def uncropped(self) -> Preprocessing:
         """The same, but keeping the whole of every image: padded to fit where this one crops."""

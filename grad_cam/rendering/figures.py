@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Photo = tuple[Image.Image | None, str]
+"""A whole photo, if there is more of it than the model saw, and what to say of it."""
+
 # --- the figures -----------------------------------------------------------------------------------------------------
 
 
@@ -37,6 +40,7 @@ def panels(
     note: str | None = None,
     scale: Scale | None = None,
     remark: str = "",
+    photo: Photo | None = None,
     display: Display | None = None,
     **changes: Any,
 ) -> Figure:
@@ -49,6 +53,7 @@ def panels(
         note: What to warn of, from `describe`; without one, an empty heatmap is reported as such.
         scale: What the lowest and highest colour stand for, in units of the score; "low" and "high" by default.
         remark: A quiet line under all.
+        photo: The whole photo that takes the place of the image, and what to say of it (see `loading.WholePhoto`).
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
 
@@ -58,7 +63,7 @@ def panels(
     display = Display.of(display, **changes)
     pixels = as_pixels(picture)
     heat = as_heat(heatmap, display.view, pixels.shape[:2])
-    shown = [Panel(pixels, "image"), Panel(_over(pixels, heat, display), "overlay")]
+    shown = [_image_panel(pixels, photo), Panel(_over(pixels, heat, display), "overlay")]
     if display.view == "positive":
         shown.append(Panel(np.repeat(np.rint(heat * 255).astype(np.uint8)[..., None], 3, axis=2), "heatmap"))
     shown.append(Panel(colorize(heat, display.colormap, display.view), "colormap"))
@@ -66,8 +71,9 @@ def panels(
     columns = len(shown) if aspect <= 3 else 2 if aspect <= 6 else 1
     note = _note(note, heat)
     return draw_grid(
-        shown, columns, 2.15, _headline(title, note and f"map is {note}"), bar=Bar.of(display, scale), remark=remark
-    )
+        shown, columns, 2.15, _headline(title, note and f"map is {note}"), bar=Bar.of(display, scale),
+        remark=_with_note(remark, photo),
+    )  # fmt: skip
 
 
 def comparison(
@@ -79,6 +85,7 @@ def comparison(
     title: str = "",
     notes: Sequence[str | None] | None = None,
     scales: Sequence[Scale] | None = None,
+    photo: Photo | None = None,
     display: Display | None = None,
     **changes: Any,
 ) -> Figure:
@@ -92,12 +99,13 @@ def comparison(
         title: Of the whole figure.
         notes: One for each heatmap, from `describe`, or None.
         scales: One for each heatmap: what its lowest and highest colour stand for, in units of the score.
+        photo: As for `panels`.
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
     """
     display = Display.of(display, **changes)
-    cells = _overlays(picture, heatmaps, titles, notes, scales, display)
-    return _side_by_side(cells, scales, display, title, columns, 1.75)
+    cells = _overlays(picture, heatmaps, titles, notes, scales, display, photo)
+    return _side_by_side(cells, scales, display, title, columns, 1.75, photo=photo)
 
 
 def overview(
@@ -144,6 +152,7 @@ def sweep_figure(
     title: str = "",
     notes: Sequence[str | None] | None = None,
     scales: Sequence[Scale] | None = None,
+    photo: Photo | None = None,
     display: Display | None = None,
     **changes: Any,
 ) -> Figure:
@@ -161,11 +170,12 @@ def sweep_figure(
         title: Of the whole figure.
         notes: One for each heatmap, from `describe`, or None.
         scales: One for each heatmap: what its lowest and highest colour stand for, in units of the score.
+        photo: As for `panels`.
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
     """
     display = Display.of(display, **changes)
-    cells = _overlays(picture, heatmaps, titles, notes, scales, display)
+    cells = _overlays(picture, heatmaps, titles, notes, scales, display, photo)
     for name, values in (curves or {}).items():
         if len(values) != len(cells) - 1:
             raise GradCamError(
@@ -176,7 +186,7 @@ def sweep_figure(
     }
     if bars is not None:
         below[f"what the score {number(bars.score)} is made of"] = bars
-    return _side_by_side(cells, scales, display, title, columns, 1.3, most=10, curves=below)
+    return _side_by_side(cells, scales, display, title, columns, 1.3, photo=photo, most=10, curves=below)
 
 
 def map_figure(
@@ -215,6 +225,24 @@ def map_figure(
 # --- panels ----------------------------------------------------------------------------------------------------------
 
 
+def _image_panel(pixels: NDArray[np.uint8], photo: Photo | None, detail: str = "") -> Panel:
+    """What the model saw; or the whole photo in a panel of the same shape, on white."""
+    if photo is None or photo[0] is None:
+        return Panel(pixels, "image" + detail)
+    whole, (height, width) = photo[0], pixels.shape[:2]
+    scale = max(whole.width / width, whole.height / height)
+    canvas = Image.new("RGB", (round(width * scale), round(height * scale)), "white")
+    canvas.paste(whole, ((canvas.width - whole.width) // 2, (canvas.height - whole.height) // 2))
+    return Panel(np.asarray(canvas), photo[1] + detail)
+
+
+def _with_note(remark: str, photo: Photo | None) -> str:
+    """A remark, and what is to be said of a photo that no panel shows."""
+    if photo is None or photo[0] is not None or not photo[1]:
+        return remark
+    return f"{photo[1][0].upper()}{photo[1][1:]}. {remark}".strip()
+
+
 def _over(pixels: NDArray[np.uint8], heat: NDArray[np.float32], display: Display) -> NDArray[np.uint8]:
     return np.asarray(overlay(pixels, heat, alpha=display.alpha, colormap=display.colormap, view=display.view))
 
@@ -231,6 +259,7 @@ def _overlays(
     notes: Sequence[str | None] | None,
     scales: Sequence[Scale] | None,
     display: Display,
+    photo: Photo | None = None,
 ) -> list[Panel]:
     """The picture and one overlay a heatmap, its largest value above it where scales differ."""
     pixels = as_pixels(picture)
@@ -244,7 +273,7 @@ def _overlays(
     sign = "±" if display.view == "signed" else "max "
     tops = [""] * len(heats) if scales is None or len(heats) == 1 else [f"\n{sign}{number(s[1])}" for s in scales]
     detail = f"\n{pixels.shape[0]} × {pixels.shape[1]}" if any("\n" in title for title in titles) else ""
-    return [Panel(pixels, "image" + detail)] + [
+    return [_image_panel(pixels, photo, detail)] + [
         Panel(_over(pixels, heat, display), title + (top if heat.any() else ""), _note(note, heat))
         for heat, title, top, note in zip(heats, titles, tops, notes, strict=True)
     ]
@@ -252,7 +281,7 @@ def _overlays(
 
 def _side_by_side(
     cells: Sequence[Panel | None], scales: Sequence[Scale] | None, display: Display, title: str, columns: int | None,
-    area: float, **how: Any,
+    area: float, *, photo: Photo | None = None, **how: Any,
 ) -> Figure:  # fmt: skip
     """Lays panels out with a colour bar; several have one without numbers, and a remark on their scales."""
     if columns is not None and columns < 1:
@@ -261,7 +290,7 @@ def _side_by_side(
     if sum(cell is not None for cell in cells) > 2:
         above = "; its largest value stands above it" if scales else ""
         bar, remark = Bar.of(display, None), f"Every panel has a scale of its own{above}."
-    return draw_grid(cells, columns, area, _headline(title), bar=bar, remark=remark, **how)
+    return draw_grid(cells, columns, area, _headline(title), bar=bar, remark=_with_note(remark, photo), **how)
 
 
 def _headline(title: str, note: str | None = None) -> list[Line]:

@@ -22,10 +22,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import GradCamError, refuse_existing
-from ..predictions import Prediction, predictions
+from ..predictions import Prediction, percentage, predictions
 from . import files
 from .colors import COLORMAPS, palette
 from .display import Display
+from .figures import Photo
 
 if TYPE_CHECKING:
     import jinja2
@@ -81,6 +82,7 @@ class ReportImage:
         predictions: most probable first; may be empty.
         classes: labels of the classes (or other targets) explained, one a tab.
         maps: `maps[class][layer]`: raw signed map (h, w), or None where the layer carries no map; shallow layers first.
+        photo: the whole photo, with what the model does not see of it dimmed, and what to say of it.
     """
 
     name: str
@@ -88,6 +90,7 @@ class ReportImage:
     predictions: Sequence[ReportPrediction]
     classes: Sequence[str]
     maps: Sequence[Sequence[Any]]
+    photo: Photo = (None, "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +130,7 @@ class Report:
 def report_of(
     *sweeps: Any,
     names: Sequence[str] | None = None,
+    photos: Sequence[Photo] | None = None,
     model: str | None = None,
     call: str | None = None,
     display: Display | None = None,
@@ -137,6 +141,7 @@ def report_of(
     Args:
         *sweeps: One or more `Sweep`s, each of one or more images, at the same layers.
         names: What to call the images, in order; their numbers by default. Of a path only the file's name is kept.
+        photos: What the model sees of each whole photo, as `Preprocessing.whole` says.
         model: Name of the model; by default its class.
         call: The code that makes the maps again; the folders of absolute paths are left out.
         display: Settings the page opens with; `Display()` by default.
@@ -146,16 +151,18 @@ def report_of(
         What `write_report` takes.
 
     Raises:
-        ReportError: Another number of names than of images.
+        ReportError: Another number of names or photos than of images.
     """
     display, first = Display.of(display, **changes), sweeps[0]
     layers = _layer_rows(first)
     count = sum(len(sweep[0].map) for sweep in sweeps)
     names = [f"image {i + 1}" for i in range(count)] if names is None else [_file_name(name) for name in names]
-    if len(names) != count:
-        raise ReportError(f"{len(names)} names for {count} images", remedy="give one for each")
+    photos = [(None, "")] * count if photos is None else photos
+    for what, given in (("names", names), ("photos", photos)):
+        if len(given) != count:
+            raise ReportError(f"{len(given)} {what} for {count} images", remedy="give one for each")
     images = [image for sweep in sweeps for image in _images_of(sweep, layers)]
-    images = [replace(image, name=name) for image, name in zip(images, names, strict=True)]
+    images = [replace(image, name=n, photo=p) for image, n, p in zip(images, names, photos, strict=True)]
     call = _without_folders(call or f"grad_cam.sweep(model, images, method={first[0].method!r})")
     method = first[0].title().partition("\n")[2].rpartition(" at ")[0]
     return Report(model or first.model, method, layers, images, call, versions(), display)
@@ -349,9 +356,10 @@ def _image(image: ReportImage, bits: int, side: int | None) -> dict[str, Any]:
     return {
         "name": image.name, "width": width, "height": height,
         "source": files.data_uri(Image.fromarray(np.ascontiguousarray(image.picture)), "jpeg"),
-        "predictions": [asdict(p) for p in image.predictions],
+        "predictions": [asdict(p) | {"percentage": percentage(p.probability)} for p in image.predictions],
         "classes": [str(label) for label in image.classes],
         "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
+        "whole": image.photo[0] and files.data_uri(image.photo[0], "jpeg"), "used": image.photo[1],
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ Exit codes: 0 all done; 1 an error, nothing was done; 2 wrong usage; 3 some of t
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import signal
@@ -24,6 +25,7 @@ NAMES = ("grad-cam", "gradcam-layers")
 def main() -> None:
     """Runs the command line; Ctrl-C ends it with one line at any moment, also while modules are imported."""
     name = pathlib.Path(sys.argv[0]).stem
+    gc.disable()  # until the model is loaded, see `edge.collect_again`
     try:
         from .commands import app
 

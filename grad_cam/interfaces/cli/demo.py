@@ -46,16 +46,19 @@ In its own folder, demo-output, it replaces them each time.
         from ... import explain, rendering, sweep, targets
         from ...loading import load_image, samples
 
-        inputs = {name: opened.prepare(load_image(path))[0] for name, path in samples().items()}
+        photos = {name: load_image(path) for name, path in samples().items()}
+        whole = {name: opened.prepare.whole(photo) for name, photo in photos.items()}
+        inputs = {name: opened.prepare(photo)[0] for name, photo in photos.items()}
         found = {name: explain(opened.model, inputs[name], method="auto") for name in ("espresso", "cat")}
         for name, result in found.items():
-            rendering.save(result.figure(), paths[f"{name}.png"])
+            rendering.save(result.figure(photo=whole[name]), paths[f"{name}.png"])
         three = explain(opened.model, inputs["cat"], target=targets.top(3), method="auto")
         rendering.save(
-            side_by_side([three], opened.name, rendering.Display(), targets=range(3)), paths["cat-classes.png"]
+            side_by_side([three], opened.name, rendering.Display(), targets=range(3), photo=whole["cat"]),
+            paths["cat-classes.png"],
         )
         layers = sweep(opened.model, inputs["espresso"], layers="blocks", method="layer_cam")
-        rendering.save(layers.figure(), paths["espresso-layers.png"])
+        rendering.save(layers.figure(photo=whole["espresso"]), paths["espresso-layers.png"])
         layers.animate(paths["espresso-layers.gif"], force=True)
     for name, result in found.items():
         say((name, "bold"), f"  {', '.join(map(str, predictions(result.logits[0], opened.labels, SHOWN)))}")

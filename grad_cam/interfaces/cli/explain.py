@@ -283,9 +283,10 @@ class _Job:
             one = k < len(paths) - 1 or len(together) == 1
             if one and len(results) == 1:
                 remark = str(judged.get((0, b, k), ""))
-                figure = results[0].figure(b, k, remark=remark, display=self.display)
+                figure = results[0].figure(b, k, remark=remark, photo=photo.whole, display=self.display)
             else:
-                figure = side_by_side(results, self.opened.name, self.display, b, [k] if one else together)
+                shown = [k] if one else together
+                figure = side_by_side(results, self.opened.name, self.display, b, shown, photo.whole)
             rendering.save(figure, path, force=self.force)
         return [str(path) for path in paths] + (self._write_raw(photo, results, b) if self.save_raw else [])
 
@@ -319,6 +320,7 @@ class _Job:
                 explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {
             "image": photo.path,
+            "note": photo.whole.note,
             "predictions": as_rows(predictions(results[0].logits[b], self.opened.labels)),
             "explanations": explanations,
             "warnings": warnings,
@@ -329,6 +331,8 @@ class _Job:
 def _print_result(result: dict[str, Any]) -> None:
     """Prints what came out for one photo."""
     print_predictions(result["image"], result["predictions"])
+    if result["note"]:
+        say((f"  {result['note']}", "dim"))
     for method in dict.fromkeys(e["method"] for e in result["explanations"]):
         for e in {e["layer"]: e for e in result["explanations"] if e["method"] == method}.values():
             where = e["layer"] if e["layer_idx"] is None else f"{e['layer']} (layer_idx {e['layer_idx']})"

@@ -12,6 +12,7 @@ import typer
 
 from ..common import Opened, check_method_name, method_names, open_model
 from .console import busy
+from .edge import collect_again
 from .parsing import device, named_values, number, one_of, size
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class ModelOptions:
         option("--input-size", panel=MODEL, parser=size, metavar="N|HxW",
                help="Size of its input; default: the model's own."),
     ] = None  # fmt: skip
+    crop: Annotated[
+        bool,
+        option("--crop/--no-crop", panel=MODEL, show_default=False,
+               help="The part of a photo that the model was made for (default), or the whole of it, padded.", **FLAG),
+    ] = True  # fmt: skip
     checkpoint: Annotated[
         Path | None,
         option("--checkpoint", panel=MODEL, metavar="FILE",
@@ -115,10 +121,12 @@ class ModelOptions:
     def open(self) -> Opened:
         """Loads the model."""
         with busy(f"Loading {self.model}"):
-            return open_model(
-                self.model, input_size=self.input_size, pretrained=self.pretrained, checkpoint=self.checkpoint,
-                class_names=self.class_names(), device=self.device, dtype=self.dtype,
+            opened = open_model(
+                self.model, input_size=self.input_size, crop=self.crop, pretrained=self.pretrained,
+                checkpoint=self.checkpoint, class_names=self.class_names(), device=self.device, dtype=self.dtype,
             )  # fmt: skip
+            collect_again()
+        return opened
 
 
 @dataclass(frozen=True)

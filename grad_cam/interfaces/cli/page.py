@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .console import say
-from .edge import command
+from .edge import collect_again, command
 from .options import FLAG, ModelOptions
 
 
@@ -43,8 +43,9 @@ def web_page(
     say(f"Starting the page; the model {model.model} is loaded next", err=True)
     from ..web import launch
 
+    collect_again()
     launch(
-        model.model, port, host=host, open_browser=open_browser, input_size=model.input_size,
+        model.model, port, host=host, open_browser=open_browser, input_size=model.input_size, crop=model.crop,
         checkpoint=model.checkpoint, class_names=model.class_names(), pretrained=model.pretrained, device=model.device,
         dtype=model.dtype,
     ).leave()  # fmt: skip

@@ -19,13 +19,16 @@ from .parsing import find_pictures
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...loading import WholePhoto
+
 
 class Photo(NamedTuple):
-    """A photo: the name given, the stem of its output files, and what the model takes (1, C, H, W)."""
+    """A photo: the name given, the stem of its output files, what the model takes (1, C, H, W), and of how much."""
 
     path: str
     stem: str
     tensor: Tensor
+    whole: WholePhoto
 
 
 @dataclass
@@ -117,4 +120,5 @@ class Photos:
 def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
     from ...loading import load_image
 
-    return [Photo(path, stem, opened.prepare(load_image(path))[0])]
+    image = load_image(path)
+    return [Photo(path, stem, opened.prepare(image)[0], opened.prepare.whole(image))]

@@ -71,13 +71,13 @@ It explains the three likeliest classes of every photo unless an option says oth
     def work(some: list[Photo], bars: Bars) -> list[Any]:
         (photo,) = some
         found = run_sweep(opened, photo.tensor, classes(photo.tensor), depth, how, bars)
-        return [(photo.path, found)]
+        return [(photo.path, photo.whole, found)]
 
     photos.go(opened, work)
     if photos.done:
-        names, sweeps = zip(*photos.done, strict=True)
+        names, wholes, sweeps = zip(*photos.done, strict=True)
         call = shlex.join(["grad-cam", *sys.argv[1:]])
-        page = report_of(*sweeps, names=names, model=model.model, call=call, display=display)
+        page = report_of(*sweeps, names=names, photos=wholes, model=model.model, call=call, display=display)
         write_report(page, output, force)
         count = len(names)
         say((str(output), "green"), f"  {count} photo{'s' * (count > 1)}, {len(page.layers)} layers")

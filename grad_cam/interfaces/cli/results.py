@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Explanation
+    from ...loading import WholePhoto
     from ...rendering import Display
 
 SHOWN = 3
@@ -61,7 +62,12 @@ def finite(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def side_by_side(
-    results: Sequence[Explanation], model: str, display: Display, b: int = 0, targets: Sequence[int] = (0,)
+    results: Sequence[Explanation],
+    model: str,
+    display: Display,
+    b: int = 0,
+    targets: Sequence[int] = (0,),
+    photo: WholePhoto | None = None,
 ) -> Any:
     """One figure with all maps of a photo: classes, methods and layers; captions say what differs."""
     from ... import METHODS, rendering
@@ -86,7 +92,8 @@ def side_by_side(
     title = "\n".join(line for line in (target, method, where) if line)
     return rendering.comparison(
         first.pictures[b], [heat.values for heat in heats], captions, title=title,
-        notes=[e.note(b, k) for e, k in pairs], scales=[(heat.low, heat.high) for heat in heats], display=display,
+        notes=[e.note(b, k) for e, k in pairs], scales=[(heat.low, heat.high) for heat in heats], photo=photo,
+        display=display,
     )  # fmt: skip
 
 

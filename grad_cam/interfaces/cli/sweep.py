@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Sweep
+    from ...loading import WholePhoto
     from ...rendering import Display
 
 
@@ -66,12 +67,22 @@ agrees with the last one (correlation).
     tensor, _ = opened.prepare(picture)
     with busy("Going through the layers") if method.one_pass else contextlib.nullcontext(), bars() as shown:
         found = run_sweep(opened, tensor, target.resolve(opened)(tensor), depth, how, shown)
-    files, movies = _write(found, folder, display, force)
+    whole = opened.prepare.whole(picture)
+    files, movies = _write(found, folder, display, force, whole)
     figures = [path for path in files if path.stem.startswith("sweep")]
     guesses = as_rows(predictions(found[0].logits[0], opened.labels))
     if as_json:
         written = [str(path) for path in (*files, *movies)]
-        print_json({"model": model.model, "image": image, "predictions": guesses, **_rows(found), "files": written})
+        print_json(
+            {
+                "model": model.model,
+                "image": image,
+                "note": whole.note,
+                "predictions": guesses,
+                **_rows(found),
+                "files": written,
+            }
+        )
     else:
         print_predictions(image, guesses)
         _print_table(found)
@@ -94,7 +105,9 @@ def run_sweep(opened: Opened, images: Tensor, target: Any, depth: str, how: Meth
     return found
 
 
-def _write(found: Sweep, folder: Path, display: Display, force: bool) -> tuple[list[Path], list[Path]]:
+def _write(
+    found: Sweep, folder: Path, display: Display, force: bool, photo: WholePhoto
+) -> tuple[list[Path], list[Path]]:
     """Writes figures and overlays, and the animations."""
     from ... import rendering
 
@@ -102,7 +115,7 @@ def _write(found: Sweep, folder: Path, display: Display, force: bool) -> tuple[l
     jobs: dict[Path, Any] = {}
     movies = [folder / f"sweep-{word}.gif" for word in words]
     for k, word in enumerate(words):
-        jobs[folder / f"sweep-{word}.png"] = lambda k=k: found.figure(0, k, display=display)
+        jobs[folder / f"sweep-{word}.png"] = lambda k=k: found.figure(0, k, photo=photo, display=display)
         for i, e in enumerate(found):
             name = f"{i:02d}-{slug(e.layer.name)}-{word}.png"
             jobs[folder / name] = lambda e=e, k=k: e.overlay(0, k, display=display)

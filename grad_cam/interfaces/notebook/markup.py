@@ -6,6 +6,8 @@ import html
 import pathlib
 
 from ... import METHODS, Explanation
+from ...loading import WholePhoto
+from ...rendering import data_uri
 from ..common import one_line
 from .state import Choice, ExplorerState
 
@@ -72,7 +74,16 @@ def caption(state: ExplorerState, choice: Choice, one: Explanation) -> str:
         where.append(f"layer_idx {layer.layer_idx}")
     lines = [f"{first} — {html.escape(METHODS[choice.method].title)}", quiet(" · ".join(where))]
     note = one.note()
-    return "<br>".join(lines if note is None else [*lines, alert(f"The map is {note}.")])
+    return "<br>".join(lines if note is None else [*lines, alert(f"The map is {note}.")]) + _used(state.whole)
+
+
+def _used(whole: WholePhoto) -> str:
+    """The whole photo, and how much of it the model sees; nothing where that is all of it."""
+    if not whole.note:
+        return ""
+    source = "" if whole.picture is None else data_uri(whole.picture, "jpeg")
+    image = f'<img src="{source}" alt="The whole photo, the unused part dimmed">' if source else ""
+    return f'<div class="gradcam-used">{image}{quiet(whole.note)}</div>'
 
 
 def _title(choice: Choice) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ... import METHODS, Explanation, Sweep, explain, rendering, sweep
 from ...arguments import check_model
+from ...loading import load_image
 from ...methods import Method, MethodError
 from ...rendering import Display
 from ..common import LayerChoice, Prediction, layer_choices, open_model, percentage, predictions
@@ -47,10 +48,12 @@ class ExplorerState:
         layer: Layer to begin with; None is the default of `grad_cam.explain`.
         target: Class index or name, or a target with one score; None is the predicted class.
         input_size: As for `grad_cam.GradCAM`.
+        crop: As for `grad_cam.GradCAM`.
         reshape_transform: As for `grad_cam.explain`.
 
     Attributes:
         picture: What the model sees.
+        whole: The whole photo, and how much of it the model sees.
         layers: The layers that carry a map, by name, shallow to deep.
         start: The choice to begin with.
         known: The explanations computed on opening.
@@ -67,16 +70,18 @@ class ExplorerState:
         layer: SupportsIndex | str | nn.Module | None = None,
         target: Any = None,
         input_size: int | tuple[int, int] | None = None,
+        crop: bool = True,
         reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         check_model(model)
-        opened = open_model(model, input_size=input_size)
+        opened = open_model(model, input_size=input_size, crop=crop)
         self._tensor: Tensor
         self.picture: Image.Image
-        self._tensor, self.picture = opened.prepare(image)
+        photo = load_image(image)
+        (self._tensor, self.picture), self.whole = opened.prepare(photo), opened.prepare.whole(photo)
         self._model, self._layers, self._reshape = model, layers, reshape_transform
         self.progress: Callable[[Choice, int, int], None] = lambda choice, done, total: None
-        self._image, self._input_size, self._target = image, input_size, target
+        self._image, self._input_size, self._crop, self._target = image, input_size, crop, target
         found = self._sweep("grad_cam", GIVEN)
         first = found[0]
         if first.map.ndim == 4:
@@ -181,6 +186,8 @@ class ExplorerState:
             words.append(f"layer_idx={(choice.layer if layer_idx is None else layer_idx)!r}")
         if self._input_size is not None:
             words.append(f"input_size={self._input_size!r}")
+        if not self._crop:
+            words.append("crop=False")
         if choice.target is not None:
             words.append(f"class_idx={'target' if choice.target == GIVEN else choice.target}")
         words.append(f"method={choice.method!r}")

@@ -31,6 +31,7 @@ def explore(
     alpha: float = rendering.ALPHA,
     colormap: str = rendering.COLORMAP,
     input_size: int | tuple[int, int] | None = None,
+    crop: bool = True,
     reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
 ) -> Explorer:
     """Opens an explorer in a notebook: choose layer, method and class, and see the map over the picture.
@@ -52,6 +53,7 @@ def explore(
         alpha: Opacity of the hottest spot.
         colormap: "bgr" or any matplotlib colormap.
         input_size: Side length or (H, W) the picture is brought to; None takes the model's own.
+        crop: False keeps the whole of the picture, padded, where the model's own way cuts off its sides.
         reshape_transform: Layout of the activations if it is not found by itself, as for `explain`.
 
     Returns:
@@ -73,7 +75,7 @@ def explore(
         raise MethodError(f"the explorer shows one map at a time, {entry.name} gives several: use grad_cam.explain")
     display = Display(threshold, smoothing, alpha, colormap)
     state = ExplorerState(
-        model, image, layers=layers, layer=layer, target=target, input_size=input_size,
+        model, image, layers=layers, layer=layer, target=target, input_size=input_size, crop=crop,
         reshape_transform=reshape_transform,
     )  # fmt: skip
     display.overlay(state.picture, [[1.0]])  # refuses a smoothing that exceeds the picture

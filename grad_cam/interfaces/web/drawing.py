@@ -67,7 +67,9 @@ class Drawing(rendering.Display):
             largest = float(np.abs(map).max())
             return number(-largest), number(largest)
         heat = self.heat(map, size)
-        return number(heat.low), number(heat.high)
+        if self.view == "signed":
+            return f"against {number(heat.low)}", f"{number(heat.high)} for"
+        return f"≤ {number(heat.low)}" if heat.high else "0", number(heat.high)
 
 
 def npy_uri(map: NDArray[np.float32]) -> str:

@@ -87,9 +87,11 @@ def advice(method: str) -> str:
 
 
 def photo(view: View) -> str:
-    """The picture as the model sees it."""
+    """The picture as the model sees it, and the whole photo where that is more."""
     height, width = view.size
-    return _html("photo", data_uri(Image.fromarray(view.seen), "jpeg"), view.controls.photo.stem, width, height)
+    name, (whole, used) = view.controls.photo.stem, view.whole
+    around = "" if whole is None else data_uri(whole, "jpeg")
+    return _html("photo", data_uri(Image.fromarray(view.seen), "jpeg"), name, width, height, around, used)
 
 
 def headline(view: View) -> str:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ... import METHODS, explain, sweep
-from ...loading import class_index
+from ...loading import WholePhoto, class_index
 from ..common import LayerChoice, one_line
 from .errors import AppError
 from .models import OpenedModel
@@ -68,6 +68,7 @@ class View:
         opened: The model.
         tensor: The picture as the model takes it, (1, C, H, W).
         seen: The picture as the model sees it, uint8 (H, W, 3).
+        whole: The whole photo, and how much of it the model sees.
         logits: (classes,).
         word: Name of the target.
         results: What is computed of this picture and class; a text where there is no map says why.
@@ -77,6 +78,7 @@ class View:
     opened: OpenedModel
     tensor: torch.Tensor
     seen: NDArray[np.uint8]
+    whole: WholePhoto = WholePhoto()
     logits: NDArray[np.float32] = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     word: str = ""
     results: Mapping[Key, Computed | str] = dataclasses.field(default_factory=dict)
@@ -215,8 +217,9 @@ def view_for(
         results = before.results if shown.target == before.target else {}
         view = dataclasses.replace(before, controls=shown, results=results)
     else:
-        tensor, seen = opened.prepare(read(shown.photo, limits or Limits()))
-        view = View(shown, opened, tensor, np.asarray(seen))
+        photo = read(shown.photo, limits or Limits())
+        tensor, seen = opened.prepare(photo)
+        view = View(shown, opened, tensor, np.asarray(seen), opened.prepare.whole(photo))
     return compute_missing_maps(view, progress)
 
 

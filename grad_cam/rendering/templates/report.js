@@ -110,7 +110,6 @@
   const tables = new Map(report.colormaps.map(([name, data]) => [name, bytes(data)]));
   const diverging = bytes(report.signed);
   const size = (shape) => shape.join(" × ");
-  const percent = (p) => (p > 0 && p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 
   function short(name) {
     const letters = Array.from(name);
@@ -225,7 +224,7 @@
     for (const value of heat) if (Math.abs(value) > 0.5) warm++;
     view.setAttribute("aria-label",
       `${report.method} map of ${label} at ${layer.name} over ${image.name}: strongest at the ${place(heat, H, W)}, ` +
-      `above half strength in ${percent(warm / heat.length)} of the picture`);
+      `above half strength in ${Math.round((100 * warm) / heat.length)} % of the picture`);
   }
 
   /** One small overlay: the picture, grey where there is no map. */
@@ -281,7 +280,7 @@
     $("pictures-key").hidden = !sheet;
     $("pictures").classList.toggle("sheet", sheet);
     images.forEach((image, i) => {
-      const said = image.predictions.length ? `${best(image).label}, ${percent(best(image).probability)}` : "";
+      const said = image.predictions.length ? `${best(image).label}, ${best(image).percentage}` : "";
       const button = make("button", { type: "button", title: image.name, "aria-label": [image.name, said].filter(Boolean).join(": ") },
         make("span", { class: "small" }, make("img", { src: image.source, alt: "", width: 36, height: 36 }),
           ...(sheet ? [make("canvas", { "aria-hidden": "true" })] : [])),
@@ -312,20 +311,23 @@
     $("classes").replaceChildren(...image.classes.map((label, i) => {
       const known = image.predictions.find((p) => p.label === label);
       const tab = make("button", { type: "button", role: "tab", id: `class-${i}`, "aria-controls": "panel" },
-        make("bdi", {}, label), known ? make("span", { class: "number" }, percent(known.probability)) : "");
+        make("bdi", {}, label), known ? make("span", { class: "number" }, known.percentage) : "");
       tab.addEventListener("click", () => set({ target: i }));
       return tab;
     }));
+    $("used-section").hidden = !image.used;
+    $("used").textContent = image.used;
+    const dimmed = { src: image.whole, alt: "The whole photo, the unused part dimmed" };
+    $("whole").replaceChildren(...(image.whole ? [make("img", dimmed)] : []));
     $("classes-key").hidden = image.classes.length < 2;
     $("last-class").textContent = String(Math.min(9, image.classes.length));
-    const most = Math.max(...image.predictions.map((p) => p.probability), 1e-9);
     $("predictions").parentElement.hidden = image.predictions.length === 0;
     $("predictions").replaceChildren(...image.predictions.map((p) => {
       const i = image.classes.indexOf(p.label);
       const fill = make("i", {});
-      fill.style.width = `${(100 * p.probability) / most}%`;
+      fill.style.width = `${100 * p.probability}%`;
       const inner = [make("bdi", {}, p.label), make("span", { class: "index quiet" }, String(p.index)),
-        make("span", { class: "number" }, percent(p.probability)), make("span", { class: "track", "aria-hidden": "true" }, fill)];
+        make("span", { class: "number" }, p.percentage), make("span", { class: "track", "aria-hidden": "true" }, fill)];
       if (i < 0) return make("li", {}, make("span", { class: "prediction" }, ...inner));
       const button = make("button", { type: "button", class: "prediction", title: "Show the map of this class" }, ...inner);
       button.addEventListener("click", () => set({ target: i }));
