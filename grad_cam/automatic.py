@@ -14,9 +14,10 @@ All others take Grad-CAM at the default cut.
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -25,11 +26,11 @@ from torch.nn import functional
 
 from .errors import LayerError
 from .loading import preprocessing
-from .loading.preprocess import mean_color
+from .loading.normalisation import mean_color
 from .methods import METHODS, MethodError
 from .methods.auto import Cost
 from .methods.common import working
-from .requests import Request
+from .requests import AnyMethod, Request
 from .results import Explanation, Layer
 from .rules.balanced import Rules
 from .rules.ledger import averaged
@@ -102,7 +103,21 @@ def choose(cutter: Cutter, request: Request) -> Choice:
 _CHOSEN: weakref.WeakKeyDictionary[Record, Choice | None] = weakref.WeakKeyDictionary()
 
 
-def request_of(choice: Choice, request: Request, cutter: Cutter) -> Request:
+def explained(
+    cutter: Cutter, request: Request, explain: Callable[[Cutter, Sequence[Cut], Request], list[Explanation]]
+) -> Explanation:
+    """Explains by what is chosen.
+
+    Args:
+        cutter: The model and the images.
+        request: What the caller asks for.
+        explain: What makes explanations at cuts.
+    """
+    choice = choose(cutter, request)
+    return joined(explain(cutter, choice.cuts, _request_of(choice, request, cutter)), choice)
+
+
+def _request_of(choice: Choice, request: Request, cutter: Cutter) -> Request:
     """What is asked of the engine for a choice."""
     options: dict[str, Any] = {}
     if choice.method == "region_regression":
@@ -147,9 +162,16 @@ def enlarged(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 _ANNOUNCED: list[str] = []
 
 
-def announce(found: Explanation) -> None:
+def method_for(method: AnyMethod | None, layer: object, options: Mapping[str, Any], *settings: object) -> AnyMethod:
+    """The method that is meant where none is named: Grad-CAM if anything is given that belongs to a method."""
+    if method is not None:
+        return method
+    return "auto" if layer is None and set(options) <= {"cost"} and not any(settings) else "grad_cam"
+
+
+def announce(found: Explanation, method: object, options: Mapping[str, Any]) -> None:
     """Warns once that a default is no longer Grad-CAM at one layer."""
-    if _ANNOUNCED or found.method == "grad_cam":
+    if method is not None or options or found.method == "grad_cam" or _ANNOUNCED:
         return
     _ANNOUNCED.append(found.method)
     warnings.warn(
@@ -204,10 +226,10 @@ def _transformer(cutter: Cutter, steps: Sequence[tuple[int, Step]]) -> Choice | 
     if len(blocks) < FEWEST or inside < len(attending) or len({kinds.get(cut.name) for cut in blocks}) > 1:
         return None
     grids = {layout.grid for layout in layouts if layout is not None and layout.name == "tokens"}
-    if len(grids) != 1 or None in layouts:
+    (grid,) = grids if len(grids) == 1 else ((),)
+    if len(grid) != 2 or None in layouts or min(grid) < 2:
         return None
-    ((height, width),) = grids
-    if min(height, width) < 2 or not all(_is_global(plan, plan.log.events[i], height * width) for i in attending):
+    if not all(_is_global(plan, plan.log.events[i], math.prod(grid)) for i in attending):
         return None
     mark_dead(cutter, [(cut, layout) for cut, layout in zip(blocks, layouts, strict=True) if layout is not None])
     alive = tuple(cut for cut in blocks if not cutter.record.dead.get(cut.value, False))
@@ -231,7 +253,7 @@ def _convolutional(cutter: Cutter, steps: Sequence[tuple[int, Step]]) -> Choice 
         return None
     head = default_cut(cutter)
     layout = cutter.reading(head).layout
-    if layout is None or layout.name != "NCHW" or head.context:
+    if layout is None or layout.name != "NCHW" or len(layout.grid) != 2 or head.context:
         return None
     last: dict[str, Cut] = {}
     for border in cutter.borders_at(max(BLOCKS, cutter.depth))[:-1]:
