@@ -38,7 +38,7 @@ from .methods.factorization import Factorization
 from .outliers import outliers_at
 from .outputs import Output
 from .predictions import class_label
-from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target
+from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target, progress_of_part
 from .results import Explanation, Layer, Sweep
 from .rules.ledger import warn_of_gaps
 from .seen import Seen
