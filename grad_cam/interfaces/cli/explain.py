@@ -213,7 +213,7 @@ class _Job:
         images = torch.cat([photo.tensor for photo in photos])
         target, first = self.target(images), self.methods[0]
         control = METHODS["random_cam"]
-        quick = first.one_pass or first.name == "auto" and self.how.arguments.get("cost") != "unlimited"
+        quick = first.quick and self.how.arguments.get("cost") != "unlimited"
         with collected_warnings() as warnings:
             found = self._maps(first, photos, target, bars) if quick else self._maps(control, photos, target)
             self._refuse_existing(photos, found)
