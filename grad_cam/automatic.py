@@ -86,7 +86,7 @@ def choose(cutter: Cutter, request: Request) -> Choice:
         MethodError: There is no such cost.
     """
     cost = request.options.get("cost", "pass")
-    plain = request.layout is None and request.inputs is None
+    plain = request.layout is None and request.inputs is None and cutter.images.ndim == 4
     if cost not in get_args(Cost):
         raise MethodError("there is no such cost", f"cost={cost!r}", f"choose one of {', '.join(get_args(Cost))}")
     found = None
