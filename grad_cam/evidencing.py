@@ -14,7 +14,7 @@ from .arguments import ArgumentTypeError
 from .engine import score_function
 from .errors import GradCamError
 from .inputs import Inputs
-from .loading.normalisation import mean_color
+from .loading.normalisation import mean_color as mean_color
 from .methods.chunks import ChunkedScores
 from .methods.regions import coalitions, filled, scores_of_kept
 from .outputs import Output
