@@ -104,7 +104,7 @@ def test_slider_holds_every_layer_with_a_map_and_no_other(kind: str, request: py
     assert [layer.name for layer in found.layers] == [one.layer.name for one in swept]
     assert [layer.grid for layer in found.layers] == [tuple(one.map.shape[-2:]) for one in swept]
     assert [name for name, _ in found.skipped] == [layer.name for layer, _ in swept.skipped]
-    usual = grad_cam.explain(model, example)
+    usual = grad_cam.explain(model, example, method="grad_cam")
     again = grad_cam.explain(model, example, layer=found.layers[found.start].name)
     torch.testing.assert_close(again.map, usual.map)
 
