@@ -104,7 +104,7 @@ def test_slider_holds_every_layer_with_a_map_and_no_other(kind: str, request: py
     assert [layer.name for layer in found.layers] == [one.layer.name for one in swept]
     assert [layer.grid for layer in found.layers] == [tuple(one.map.shape[-2:]) for one in swept]
     assert [name for name, _ in found.skipped] == [layer.name for layer, _ in swept.skipped]
-    usual = grad_cam.explain(model, example)
+    usual = grad_cam.explain(model, example, method="grad_cam")
     again = grad_cam.explain(model, example, layer=found.layers[found.start].name)
     torch.testing.assert_close(again.map, usual.map)
 
@@ -194,7 +194,7 @@ def test_options_of_a_method_are_its_own_numbers(view: View, opened: OpenedModel
 def test_every_option_of_every_method_has_a_field_or_is_the_pages_own_affair() -> None:
     """No option is lost: what is no number is how a method is run, not what it computes."""
     for name, method in METHODS.items():
-        assert set(method.options) - set(views.option_defaults(name)) <= {"chunk", "progress", "grid"}, name
+        assert set(method.options) - set(views.option_defaults(name)) <= {"chunk", "progress", "grid", "cost"}, name
 
 
 def test_the_layer_control_is_there_where_layers_matter(view: View, opened: OpenedModel) -> None:
@@ -639,7 +639,7 @@ def browser() -> Iterator[Any]:
 class Visitor:
     """One open page, which remembers everything that went wrong in it."""
 
-    def __init__(self, browser: Any, url: str) -> None:
+    def __init__(self, browser: Any, url: str, method: str = "Grad-CAM") -> None:
         self.context = browser.new_context(viewport={"width": 1366, "height": 820}, accept_downloads=True)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
@@ -652,6 +652,10 @@ class Visitor:
         self.page.goto(url)
         self.page.wait_for_selector("#gc-overlay")
         self.settle()
+        if method:
+            self.choose("gc-method", method)
+            self.page.wait_for_selector("#gc-position", state="visible")
+            self.settle()
 
     def settle(self) -> None:
         """Waits until nothing is computed and the picture has stayed the same for a moment."""
@@ -704,6 +708,18 @@ def visitor(browser: Any, served: str) -> Iterator[Visitor]:
     yield one
     one.context.close()
     assert one.errors == []
+
+
+def test_page_opens_with_auto(browser: Any, served: str) -> None:
+    """The first picture is that of auto, which says what it took; the slider of layers comes with Grad-CAM."""
+    one = Visitor(browser, served, method="")
+    assert one.page.locator("#gc-method input").input_value() == "Automatic"
+    assert re.match(r"Automatic: \S.* at ", one.text("#gc-headline p")) and not one.errors
+    assert one.page.locator("#gc-position").is_hidden()
+    one.choose("gc-method", "Grad-CAM")
+    one.page.wait_for_selector("#gc-position", state="visible")
+    assert one.text("#gc-headline p").startswith("Grad-CAM at ")
+    one.context.close()
 
 
 def test_page_shows_a_sample_at_once(visitor: Visitor) -> None:

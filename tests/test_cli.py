@@ -153,7 +153,7 @@ def test_explain_names_files_after_image_and_class(run: Run) -> None:
     found = run("explain", "cat.png", *TINY)
     assert found.exit_code == 0, found.stderr
     (name,) = _files()
-    assert re.fullmatch(r"cat-(ant|bee|cat|dog|eel|fox|Gnu-Wildebeest)-layer2-grad_cam\.png", name)
+    assert re.fullmatch(r"cat-(ant|bee|cat|dog|eel|fox|Gnu-Wildebeest)-whole-network-auto\.png", name)
     assert f"grad-cam-output{os.sep}{name}" in found.stdout
     assert "cat.png" in found.stdout and " %" in found.stdout
     assert Image.open(f"grad-cam-output/{name}").width > 600
@@ -191,18 +191,35 @@ def test_json_is_the_explanation(run: Run) -> None:
     assert sum(each["probability"] for each in image["predictions"]) <= 1
 
 
+def test_default_is_auto(run: Run) -> None:
+    """Without method and layer, `explain` takes auto, and says what that was; with either of them what it says."""
+    model, made = run.model, []  # type: ignore[attr-defined]
+    tensor, _ = preprocessing(model, 64)(load_image("cat.png"))
+    for words in ([], ["--option", "cost=tail"], ["--eigen-smooth"], ["-l", "layer1"]):
+        found = run("explain", "cat.png", *TINY, "-c", "bee", *words, "--json", "--force")
+        assert found.exit_code == 0, found.stderr
+        ((one,),) = (image["explanations"] for image in json.loads(found.stdout)["images"])
+        made.append((one["method"], one["layer"]))
+    wanted = grad_cam.explain(model, tensor, target=1, method="auto")
+    assert made == [
+        (wanted.method, wanted.layer.name), ("grad_cam", "layer2"), ("grad_cam + eigen_smooth", "layer2"),
+        ("grad_cam", "layer1"),
+    ]  # fmt: skip
+    assert wanted.layer.layer_idx is None and " ... " in wanted.layer.name
+
+
 def test_explain_differences(run: Run) -> None:
     """`--why A --rather-than B` and `--counterfactual` ask other questions, and the files say which."""
     assert run("explain", "cat.png", *TINY, "--why", "bee", "--rather-than", "dog").exit_code == 0
     assert run("explain", "cat.png", *TINY, "--counterfactual", "-c", "fox").exit_code == 0
-    assert _files() == ["cat-against-fox-layer2-grad_cam.png", "cat-bee-rather-than-dog-layer2-grad_cam.png"]
+    assert _files() == ["cat-against-fox-whole-network-auto.png", "cat-bee-rather-than-dog-whole-network-auto.png"]
 
 
 def test_bad_images_do_not_stop_the_others(run: Run) -> None:
     """One image that fails is reported at the end by name, the others are done, and the exit code is 3."""
     found = run("explain", "damaged.jpg", "cat.png", "notes.txt", "missing.png", "tall.jpg", *TINY, "-c", "bee")
     assert found.exit_code == 3
-    assert _files() == ["cat-bee-layer2-grad_cam.png", "tall-bee-layer2-grad_cam.png"]
+    assert _files() == ["cat-bee-whole-network-auto.png", "tall-bee-whole-network-auto.png"]
     for name in ("damaged.jpg", "notes.txt", "missing.png", "3 of 5"):
         assert name in found.stderr
         assert name not in found.stdout
@@ -222,7 +239,7 @@ def test_same_names_do_not_collide(run: Run) -> None:
     pathlib.Path("b").mkdir()
     Image.open("tall.jpg").save("b/cat.jpg")
     assert run("explain", "cat.png", "b/cat.jpg", *TINY, "-c", "ant").exit_code == 0
-    assert _files() == ["cat-2-ant-layer2-grad_cam.png", "cat-ant-layer2-grad_cam.png"]
+    assert _files() == ["cat-2-ant-whole-network-auto.png", "cat-ant-whole-network-auto.png"]
 
 
 def test_markup_in_names_is_text(run: Run) -> None:
@@ -500,13 +517,13 @@ def test_method_of_ones_own(run: Run) -> None:
 
 def test_save_raw(run: Run) -> None:
     """`--save-raw` writes the map as it is, with a description beside it."""
-    found = run("explain", "cat.png", *TINY, "-c", "bee", "--save-raw", "--json")
+    found = run("explain", "cat.png", *TINY, "-c", "bee", "-x", "grad_cam", "--save-raw", "--json")
     (one,) = json.loads(found.stdout)["images"][0]["explanations"]
     name = "grad-cam-output/cat-bee-layer2-grad_cam"
     np.testing.assert_allclose(np.load(f"{name}.npy"), one["map"], rtol=1e-4, atol=1e-9)
     about = json.loads(pathlib.Path(f"{name}.json").read_text())
     assert (about["image"], about["class"], about["layer"], about["method"]) == ("cat.png", "bee", "layer2", "grad_cam")
-    assert run("explain", "cat.png", *TINY, "-c", "bee", "--save-raw").exit_code == 1
+    assert run("explain", "cat.png", *TINY, "-c", "bee", "-x", "grad_cam", "--save-raw").exit_code == 1
 
 
 def test_names_of_the_classes(run: Run) -> None:

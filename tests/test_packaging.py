@@ -56,8 +56,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
+    "automatic": {"errors", "loading", "methods", "requests", "results", "rules", "splitting"},
     "engine": {
-        "arguments", "depths", "detections", "differentiable", "errors", "ingredients", "inputs", "introspection",
+        "arguments", "automatic", "depths", "detections", "differentiable", "errors", "ingredients", "inputs",
+        "introspection",
         "layouts", "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen",
         "splitting", "targets", "towers", "volumes",
     },

@@ -57,13 +57,15 @@ class ExplainOptions(MethodOptions):
         str,
         method_option(
             "METHOD[,...]",
-            "See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours.",
+            "See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours. Default: "
+            "auto, what measures best; with a layer or --eigen-smooth grad_cam.",
         ),
-    ] = "grad_cam"
+    ] = ""
     layer: Annotated[
         list[str] | None,
         option("--layer", "-l", panel=WHAT, metavar="LAYER",
-               help="Module path or layer_idx, repeat for several; default: the last layer with a map."),
+               help="Module path or layer_idx, repeat for several; default: what auto takes, or the last layer with a "
+               "map."),
     ] = None  # fmt: skip
     fuse: Annotated[
         str | None,
@@ -81,6 +83,11 @@ class ExplainOptions(MethodOptions):
                help="Ask the model whether the score depends on what the map marks: one sentence, 40 forward passes.",
                **FLAG),
     ] = False  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """The methods named, or the one that is taken where none is."""
+        return super().names if self.method else ["grad_cam" if self.layer or self.eigen_smooth else "auto"]
 
     def check(self) -> None:
         """Refuses what contradicts itself."""
@@ -207,10 +214,11 @@ class _Job:
         images = torch.cat([photo.tensor for photo in photos])
         target, first = self.target(images), self.methods[0]
         control = METHODS["random_cam"]
+        quick = first.quick and self.how.arguments.get("cost") != "unlimited"
         with collected_warnings() as warnings:
-            found = self._maps(first, photos, target, bars) if first.one_pass else self._maps(control, photos, target)
+            found = self._maps(first, photos, target, bars) if quick else self._maps(control, photos, target)
             self._refuse_existing(photos, found)
-            results = found if first.one_pass else self._maps(first, photos, target, bars)
+            results = found if quick else self._maps(first, photos, target, bars)
             for method in self.methods[1:]:
                 results = results + self._maps(method, photos, target, bars)
             if self.how.control:

@@ -66,6 +66,8 @@ def caption(state: ExplorerState, choice: Choice, one: Explanation) -> str:
     chance = state.percentage(choice.target)
     first = f"<b>{html.escape(state.label(choice.target))}</b>{f', {chance}' if chance else ''}"
     where = ["the whole network" if METHODS[choice.method].scope == "network" else "the input"]
+    if choice.method == "auto":
+        where = [html.escape(one.title().partition("\n")[2])]
     if choice.layer is not None:
         layer = state.layers[choice.layer]
         where = [text for text in (layer.name, layer.type) if text]

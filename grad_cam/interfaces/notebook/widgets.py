@@ -24,7 +24,7 @@ def explore(
     *,
     layer: SupportsIndex | str | nn.Module | None = None,
     target: Any = None,
-    method: str = "grad_cam",
+    method: str | None = None,
     layers: str | Sequence[int | str | nn.Module] = "auto",
     threshold: float = Display.threshold,
     smoothing: float | None = None,
@@ -45,7 +45,7 @@ def explore(
         layer: Layer to begin with: layer_idx, module path or module; None takes the default of `explain`.
         target: Class to begin with: index or name, or any target that gives one score per image; None is the predicted
             class.
-        method: A name from `METHODS`.
+        method: A name from `METHODS`; None is "auto", or Grad-CAM where a layer, layers or a layout are given.
         layers: What the slider offers, as for `sweep`: "auto" (the blocks where there are any, else the stages),
             "blocks", "stages" (top-level children), or a list of layers.
         threshold: Fraction of the maximum under which the heatmap is floored.
@@ -70,7 +70,8 @@ def explore(
         raise ImportError(
             "grad_cam.explore needs ipywidgets, which is not installed: pip install 'gradcam-layers[notebook]'"
         ) from error
-    entry = find(method)
+    usual = "auto" if layer is None and reshape_transform is None and layers == "auto" else "grad_cam"
+    entry = find(usual if method is None else method)
     if entry.gives != "map":
         raise MethodError(f"the explorer shows one map at a time, {entry.name} gives several: use grad_cam.explain")
     display = Display(threshold, smoothing, alpha, colormap)

@@ -99,7 +99,10 @@ def headline(view: View) -> str:
     sure = view.target is not None and view.logits.size > 1
     chance = percentage(float(probabilities(view.logits)[view.target])) if sure else ""
     method = view.controls.method
-    return _html("headline", view.word, chance, METHODS[method].title, view.layer if of_layer(method) else None)
+    found = view.result
+    taken = found.taken if method == "auto" and isinstance(found, Computed) else ""
+    layer = view.layer if of_layer(method) else None
+    return _html("headline", view.word, chance, METHODS[method].title, layer, taken)
 
 
 def layer(view: View) -> str:

@@ -96,8 +96,8 @@ def _stage(model: str) -> dict[str, Any]:
 def _settings() -> dict[str, Any]:
     """The method with its options, and how its map is drawn."""
     plain, part = Drawing(), {}
-    part["method"] = gr.Dropdown(_methods(), value="grad_cam", label="Method", min_width=190, elem_id="gc-method")
-    part["advice"] = gr.HTML(fragments.advice("grad_cam"), elem_id="gc-advice")
+    part["method"] = gr.Dropdown(_methods(), value="auto", label="Method", min_width=190, elem_id="gc-method")
+    part["advice"] = gr.HTML(fragments.advice("auto"), elem_id="gc-advice")
     with gr.Row(elem_classes="gc-options"):
         for number in range(OPTIONS):
             part[f"option {number}"] = gr.Number(visible=False, min_width=80, elem_id=f"gc-option-{number}", buttons=[])

@@ -53,10 +53,11 @@ class Key(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """Raw signed maps (K, h, w) and their targets; more than one are concepts."""
+    """Raw signed maps (K, h, w), their targets, and what was taken and where; more than one are concepts."""
 
     maps: Map
     names: tuple[str, ...]
+    taken: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -254,7 +255,7 @@ def compute_missing_maps(view: View, progress: Progress | None = None) -> View:
         if isinstance(view.results.get(key), Computed):  # it came with another one
             continue
         try:
-            if progress is not None and not METHODS[key.method].one_pass:
+            if progress is not None and not METHODS[key.method].quick:
                 progress(0, 1)  # the visitor may have left while the map before was computed
             view = _computed(view, key, progress)
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
@@ -277,7 +278,8 @@ def _computed(view: View, key: Key, progress: Progress | None) -> View:
         found, keys = [explain(model, view.tensor, **given, **where, **options)], [key]
     maps = [one.map.reshape(-1, *one.map.shape[-2:]).float().cpu().numpy() for one in found]  # (K,h,w)
     names = [tuple(one.target[0]) for one in found]
-    results = dict(zip(keys, map(Computed, maps, names), strict=True))
+    taken = [one.title().partition("\n")[2] for one in found]
+    results = dict(zip(keys, map(Computed, maps, names, taken), strict=True))
     logits = found[0].logits.detach().float().cpu().numpy().reshape(len(found[0].logits), -1)[0]
     target, word = view.target, view.word
     if found[0].classes is not None:
