@@ -38,6 +38,8 @@ from grad_cam.interfaces.web.uploads import read
 from grad_cam.interfaces.web.views import Computed, Controls, Key, View, view_for
 from grad_cam.loading import ImageError
 
+from . import accessibility
+
 # ---------------------------------------------------------------------------------------------------- without a browser
 
 
@@ -910,6 +912,7 @@ def test_two_visitors_do_not_mix(visitor: Visitor, browser: Any, served: str, ph
 
 def test_page_has_names_for_all_it_shows_and_fits_small_windows(visitor: Visitor) -> None:
     """Pictures have alternative texts, buttons have names, and nothing is wider than the window."""
+    assert accessibility.flaws(visitor.page, "#gc-upload") == []  # the field for files is gradio's
     assert visitor.page.locator("img:not([alt])").count() == 0
     assert visitor.page.locator("img[alt='']").count() == 0
     for width in (1366, 1024, 400):

@@ -33,12 +33,13 @@ ALLOWED: dict[str, set[str]] = {
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "predictions": set(),
+    "resampling": set(),
     "targets": {"arguments", "errors", "predictions"},
     "loading": {"arguments", "errors", "introspection"},
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
-    "rendering": {"arguments", "errors", "predictions"},
-    "metrics": {"arguments", "errors", "methods"},
+    "rendering": {"arguments", "errors", "predictions", "resampling"},
+    "metrics": {"arguments", "errors", "methods", "resampling"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
     "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},

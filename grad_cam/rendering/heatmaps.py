@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import as_maps, as_number, check_fraction
 from ..errors import GradCamError
+from ..resampling import interpolation
 
 View = Literal["positive", "signed"]
 
@@ -134,7 +135,8 @@ def _resizer(grid: tuple[int, ...], size: tuple[int, int], smoothing: float) -> 
         smoothing, "smoothing", 0, max(height, width), what=f"a sigma in pixels for a picture of {height}x{width}",
         remedy=f"give a number from 0 (none) to {max(height, width)}",
     )  # fmt: skip
-    return _Resizer(_blurred(_bilinear(grid[0], height), smoothing), _blurred(_bilinear(grid[1], width), smoothing))
+    rows, columns = interpolation(grid[0], height), interpolation(grid[1], width)
+    return _Resizer(_blurred(rows, smoothing), _blurred(columns, smoothing))
 
 
 def _stretched(resize: _Resizer, raw: NDArray[np.float64], threshold: float, view: View) -> Heat:
@@ -150,16 +152,6 @@ def _stretched(resize: _Resizer, raw: NDArray[np.float64], threshold: float, vie
     if view == "signed":
         return Heat((np.sign(shown) * values).astype(np.float32), -float(top * scale), float(top * scale))
     return Heat(values.astype(np.float32), float(floor * scale), float(top * scale))
-
-
-def _bilinear(source: int, target: int) -> NDArray[np.float64]:
-    """The matrix (target, source) of linear interpolation between pixel centres, constant beyond the outer ones."""
-    place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    left = np.minimum(place.astype(int), max(source - 2, 0))
-    matrix = np.zeros((target, source))
-    matrix[np.arange(target), left] = 1 - (place - left)
-    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += place - left
-    return matrix
 
 
 def _blurred(matrix: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
