@@ -3,6 +3,7 @@
 `GradCAM` is the four-line interface; `explain` and `sweep` are the engine behind it and return an `Explanation` or a
 `Sweep` of them. `chain` and `split` cut a model into an extractor and a classifier, `verify` checks on a model of your
 own what every map rests on. `METHODS` is the table of methods, `register` adds one, `targets` says what is explained.
+`study` says what a folder of pictures tells about a model.
 `explore` opens the explorer in a notebook (extra `[notebook]`); `inspect` is another name of it.
 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "evidence", "explain", "explore", "read", "register", "run", "split", "sweep", "targets",
-    "verify",
+    "audit", "chain", "evidence", "explain", "explore", "read", "register", "run", "split",
+    "study", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .results import Explanation, Sweep
     from .rules import audit
     from .splitting import Chain, Split, SplitError, chain, split, verify
+    from .studies import study
 
     __version__: str
     inspect = explore
@@ -61,6 +63,7 @@ _HOMES = {
     "methods": ("METHODS", "register"),
     "rules": ("audit",),
     "splitting": ("Chain", "Split", "SplitError", "chain", "split", "verify"),
+    "studies": ("study",),
 }
 
 

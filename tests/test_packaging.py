@@ -58,6 +58,10 @@ ALLOWED: dict[str, set[str]] = {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
         "targets",
     },
+    "studies": {
+        "arguments", "depths", "engine", "errors", "introspection", "layouts", "loading", "methods", "metrics",
+        "outputs", "predictions", "rendering", "results", "splitting", "targets",
+    },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
         "arguments", "engine", "errors", "evidencing", "introspection", "loading", "methods", "metrics", "predictions",

@@ -293,7 +293,7 @@ def _check(image: ReportImage, layers: int) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Jinja with autoescape: what comes from names enters the page as text, the data as JSON that ends no element."""
     import jinja2
 
@@ -304,19 +304,20 @@ def _environment() -> jinja2.Environment:
 
 
 def _document(report: Report, bits: int, side: int | None) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    css, js = (environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js"))
-    text = environment.get_template("report.html").render(
+    made = environment()
+    assert made.loader is not None
+    css, js = (made.loader.get_source(made, name)[0] for name in ("report.css", "report.js"))
+    text = made.get_template("report.html").render(
         report=report, data=_data(report, bits, side), storage=_storage(report, bits, side),
         smoothest=max(20.0, _smoothing(report)), css=css, js=js,
-        policy=f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; "
+        policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; script-src '{digest(js)}'; "
         "base-uri 'none'; form-action 'none'",
     )  # fmt: skip
     return text.encode("utf-8", "replace").decode()  # file names may carry bytes that are no text
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """What a content security policy calls a style or a script by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -1,0 +1,77 @@
+"""`grad-cam study`: what a folder of pictures says about a model."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..common import refuse_existing
+from .console import bars, print_json, say
+from .edge import command
+from .options import FLAG, OUT, WHAT, Force, Json, ModelOptions, Show, option
+from .parsing import check_folder, open_viewer
+
+
+@command("study")
+def study(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that holds one folder for each class.")],
+    model: ModelOptions,
+    limit: Annotated[
+        int | None, option("--limit", panel=WHAT, metavar="N", min=2, help="At most so many pictures of each class.")
+    ] = None,
+    shortcuts: Annotated[
+        bool,
+        option("--shortcuts/--no-shortcuts", panel=WHAT, show_default=False, help="Look for shortcuts (default).",
+               **FLAG),
+    ] = True,
+    output: Annotated[Path, option("--output", "-o", panel=OUT, metavar="FILE", help="The page to write.")] = Path(
+        "study.html"
+    ),
+    force: Force = False,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Say what a folder of pictures tells about a model: where it decides, and what it decides by.
+
+    At every cut, simple classifiers are judged on pictures they were not fitted to: the depth at which the class is \
+decided, and the layer to look at for these pictures. Shortcuts are regions that decide and repeat where the object is \
+not: marks, borders, tints, text.
+
+    [bold]Example[/]
+      grad-cam study photos --model resnet50 -o study.html
+    """
+    model.check()
+    if not folder.is_dir():
+        raise NotADirectoryError(f"there is no folder {str(folder)!r}: give one that holds one folder for each class")
+    if output.is_dir():
+        raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as study.html")
+    refuse_existing([output], force)
+    check_folder(output.parent)
+    opened = model.open()
+    from ... import study as run
+
+    with contextlib.ExitStack() as stack:
+        shown = stack.enter_context(bars())
+        steps: dict[str, Any] = {}
+
+        def progress(text: str, done: int, total: int) -> None:
+            if text not in steps:
+                steps[text] = stack.enter_context(shown.steps(text))
+            steps[text](done, total)
+
+        found = run(
+            opened.model, folder, limit=limit, shortcuts=shortcuts, name=model.model, prepare=opened.prepare,
+            progress=progress,
+        )  # fmt: skip
+    found.report(output, force=force)
+    if as_json:
+        print_json({**found.as_dict(), "file": str(output)})
+        return
+    for line in str(found).split("\n"):
+        say(line)
+    say((str(output), "green"))
+    if show:
+        open_viewer([output])

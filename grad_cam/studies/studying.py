@@ -1,0 +1,107 @@
+"""`study`: what a folder says about a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..arguments import as_index, check_model
+from ..errors import GradCamError
+from ..introspection import unwrap
+from ..loading import Preprocessing
+from ..outputs import Output
+from ..splitting import Chain
+from ..splitting.public import open_images
+from .classes import correct, matched
+from .features import features_of, like
+from .knowledge import knowledge_of
+from .pictures import Pictures
+from .results import Study
+from .shortcuts import Forward, Shortcut, Tested, shortcuts_of
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is under way, the steps done and their number."""
+
+
+def study(
+    model: nn.Module, source: str | os.PathLike[str] | Pictures, *, boxes: Mapping[str, Sequence[float]] | None = None,
+    limit: int | None = None, shortcuts: bool = True, batch_size: int = 16, seed: int = 0, name: str | None = None,
+    prepare: Preprocessing | None = None, output: Output = None, progress: Progress | None = None,
+) -> Study:  # fmt: skip
+    """Says what a folder of pictures tells about a model: where it decides, and what it decides by.
+
+    Args:
+        model: Any image classifier, or a `Chain` of one; it is left exactly as found.
+        source: A folder that holds one folder for each class, or `Pictures`.
+        boxes: For names of pictures within the folder ("cat/1.jpg") the box of the object, x0, y0, x1, y1 in pixels of
+            the file. With boxes a shortcut is looked for wherever the object is not; without, at the rim, and inside
+            only what is the same from picture to picture.
+        limit: At most so many pictures of each class.
+        shortcuts: Whether to look for shortcuts.
+        batch_size: Images at a time.
+        seed: Of every choice at random.
+        name: What to call the model; its class by default.
+        prepare: How pictures are made into images; by default as the model declares.
+        output: As for `explain`.
+        progress: Called with what is under way, the steps done and their number.
+
+    Returns:
+        A frozen `Study`; `print` shows the findings, ``study.report("study.html")`` writes the page.
+
+    Raises:
+        GradCamError: The folder does not hold two classes of two pictures, or the model has no classes.
+    """
+    check_model(model)
+    batch_size = as_index(batch_size, "batch_size", least=1)
+    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    if isinstance(model, Chain) and output is None:
+        output = model.output
+    pictures = source if isinstance(source, Pictures) else Pictures.of_folder(
+        source, inner, prepare=prepare, boxes=boxes, limit=limit
+    )  # fmt: skip
+    found = features_of(
+        inner, pictures, batch_size=batch_size, output=output, progress=_part(progress, "Reading the depths")
+    )
+    logits = _of_classes(found.logits)
+    labels, answers = torch.tensor(pictures.labels), logits.argmax(1)
+    classes = matched(inner, pictures.classes, labels, answers)
+    knowledge = knowledge_of(found, labels, answers, correct(classes, labels, answers), seed)
+    made: tuple[tuple[Shortcut, ...] | None, tuple[Tested, ...]] = (None, ())
+    if shortcuts:
+        made = shortcuts_of(
+            pictures, found.small, logits, classes.indices, _forward(inner, output, pictures), seed=seed,
+            progress=_part(progress, "Looking for shortcuts"),
+        )  # fmt: skip
+    notes = [f"Which of the model's classes a folder is: {classes.note}."]
+    notes += [f"{file} could not be read: {why}" for file, why in pictures.failed.items()]
+    return Study(
+        name or type(inner).__name__, pictures, classes, tuple(answers.tolist()), knowledge, *made, tuple(notes)
+    )  # fmt: skip
+
+
+def _of_classes(logits: Tensor) -> Tensor:
+    """Logits of two classes at least; a single output is the logit of the second of two."""
+    if logits.ndim != 2:
+        raise GradCamError(
+            "a study needs a model that gives scores of classes", f"its output is {tuple(logits.shape)}",
+            "output=... says which part of what it returns are the logits",
+        )  # fmt: skip
+    return torch.cat([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
+
+
+def _forward(model: nn.Module, output: Output, pictures: Pictures) -> Forward:
+    """The model as a function from images to logits of classes."""
+    cutter = open_images(model, like(model, pictures.images([0, 1])), output, 1)
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return _of_classes(cutter.forward(like(model, images)))
+
+    return logits
+
+
+def _part(progress: Progress | None, text: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(text, done, total)
