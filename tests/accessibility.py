@@ -17,7 +17,7 @@ _FLAWS = """(spared) => {
   const spoken = (e) => {
     const copy = e.cloneNode(true);
     copy.querySelectorAll('[aria-hidden=true]').forEach((part) => part.remove());
-    return bare(copy.textContent);
+    return bare(copy.textContent); // hidden by style or not
   };
   let level = 0;
   for (const heading of all('h1, h2, h3, h4, h5, h6')) {

@@ -421,8 +421,8 @@
     document.querySelector(".depth").style.setProperty("--n", String(report.layers.length));
     $("strip").replaceChildren(...report.layers.map((layer, i) => {
       const index = layer.index === null ? "–" : String(layer.index);
-      const button = make("button", { type: "button", tabindex: "-1", "aria-label": `${layer.name}, layer_idx ${index}`, title: `${layer.name} · layer_idx ${index}` },
-        make("canvas", { "aria-hidden": "true" }), make("span", { class: "why", "aria-hidden": "true" }), make("span", { class: "number" }, index), make("bdi", { class: "named" }, layer.name));
+      const button = make("button", { type: "button", tabindex: "-1", title: `${layer.name} · layer_idx ${index}` },
+        make("canvas", { "aria-hidden": "true" }), make("span", { class: "why" }), make("span", { class: "number" }, index), make("bdi", { class: "named" }, layer.name));
       button.addEventListener("click", () => chooseLayer(i));
       return button;
     }));
