@@ -19,16 +19,17 @@ from .parsing import find_pictures
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...loading import WholePhoto
+    from ...loading import Geometry, WholePhoto
 
 
 class Photo(NamedTuple):
-    """A photo: the name given, the stem of its output files, what the model takes (1, C, H, W), and of how much."""
+    """A photo: the name given, the stem of its output files, what the model takes (1, C, H, W), how much, and where."""
 
     path: str
     stem: str
     tensor: Tensor
     whole: WholePhoto
+    geometry: Geometry
 
 
 @dataclass
@@ -121,4 +122,5 @@ def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
     from ...loading import load_image
 
     image = load_image(path)
-    return [Photo(path, stem, opened.prepare(image)[0], opened.prepare.whole(image))]
+    prepare = opened.prepare
+    return [Photo(path, stem, prepare(image)[0], prepare.whole(image), prepare.geometry(image, Path(path).name))]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
+from ..common import Opened, refuse_existing, slug, unique_slugs
 from .console import Bars, bars, busy, console, print_json, say, table
 from .edge import command
 from .options import OUT, Depth, Force, Json, LookOptions, MethodOptions, ModelOptions, Show, TargetOptions, option
 from .parsing import check_folder, find_pictures, open_viewer
-from .results import as_rows, print_predictions, rounded
+from .results import guesses, print_predictions, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ agrees with the last one (correlation).
     whole = opened.prepare.whole(picture)
     files, movies = _write(found, folder, display, force, whole)
     figures = [path for path in files if path.stem.startswith("sweep")]
-    guesses = as_rows(predictions(found[0].logits[0], opened.labels))
+    likeliest = guesses(found[0], opened)
     if as_json:
         written = [str(path) for path in (*files, *movies)]
         print_json(
@@ -78,13 +78,13 @@ agrees with the last one (correlation).
                 "model": model.model,
                 "image": image,
                 "note": whole.note,
-                "predictions": guesses,
+                "predictions": likeliest,
                 **_rows(found),
                 "files": written,
             }
         )
     else:
-        print_predictions(image, guesses)
+        print_predictions(image, likeliest)
         _print_table(found)
         for path in (*figures, *movies):
             say("  ", (str(path), "green"))
