@@ -23,12 +23,21 @@ if TYPE_CHECKING:
 
 
 class Photo(NamedTuple):
-    """A photo: the name given, the stem of its output files, what the model takes (1, C, H, W), and of how much."""
+    """A photo on its way into the model.
+
+    Attributes:
+        path: The name given.
+        stem: What its output files begin with.
+        tensor: What the model takes, (1, C, H, W).
+        whole: How much of it the model sees.
+        notes: How the file was read, where that is not plain.
+    """
 
     path: str
     stem: str
     tensor: Tensor
     whole: WholePhoto
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -118,7 +127,7 @@ class Photos:
 
 
 def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
-    from ...loading import load_image
+    from ...loading import read_image
 
-    image = load_image(path)
-    return [Photo(path, stem, opened.prepare(image)[0], opened.prepare.whole(image))]
+    image, notes = read_image(path)
+    return [Photo(path, stem, opened.prepare(image)[0], opened.prepare.whole(image), notes)]
