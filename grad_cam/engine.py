@@ -27,6 +27,7 @@ from .ingredients import Forward, Pass, require_finite
 from .inputs import Inputs
 from .introspection import unwrap
 from .loading import class_names, normalisation_note, preprocessing
+from .loading.geometry import Geometry, check_geometry
 from .loading.preprocess import Preprocessing
 from .methods import METHODS, Method
 from .methods import aug_smooth as _aug_smooth
@@ -34,16 +35,19 @@ from .methods import fuse as _fuse
 from .methods.chunks import Progress, Score
 from .methods.combinators import Fusion
 from .methods.factorization import Factorization
+from .outliers import outliers_at
 from .outputs import Output
 from .predictions import class_label
-from .requests import AnyLayer, AnyMethod, Layers, Request, Reshape, Target
-from .results import Explanation, Layer, Seen, Sweep
+from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target
+from .results import Explanation, Layer, Sweep
 from .rules.ledger import warn_of_gaps
+from .seen import Seen
 from .splitting import Chain
 from .splitting.cuts import Cutter
 from .splitting.default import default_cut
 from .splitting.plan import Cut
 from .splitting.public import open_images
+from .towers import with_tower
 
 
 def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.Module, Tensor]:
@@ -89,28 +93,31 @@ def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
-    residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
+    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> list[Explanation]: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
-    residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
+    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
-    residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None, **options: Any,
+    residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
     aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None,
-    rules: str | None = None, residual: float = 0.0, differentiable: bool = False, progress: Progress | None = None,
-    **options: Any,
+    rules: str | None = None, residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
+    progress: Progress | None = None, **options: Any,
 ) -> Explanation | list[Explanation]:  # fmt: skip
     """Explains what a model saw in a batch of images.
 
@@ -143,6 +150,8 @@ def explain(
         differentiable: Keep the graph in `map` and `logits`, to the model's parameters and to images that ask for a
             gradient, so that a loss on the map trains the model. The model runs in eval mode all the same. For gradient
             methods of one pass; memory and time are those of a second derivative.
+        geometry: Where the images lie in their originals, for `Explanation.to_original`: what
+            `Preprocessing.geometry(photo)` gives, one or a list with one per image.
         progress: Called by perturbation methods as (done, total), in perturbed copies scored.
         **options: The method's own settings, such as `chunk` for perturbation methods.
 
@@ -154,6 +163,7 @@ def explain(
             does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
+    model, target, output = with_tower(model, images, target, output)
     request = Request.of(
         "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, inputs, **options,
@@ -167,6 +177,7 @@ def explain(
     if differentiable:
         request = dataclasses.replace(request, differentiable=True)
         check_differentiable(request, images, inner.parameters())
+    request = dataclasses.replace(request, geometry=check_geometry(geometry, len(images), images.ndim - 2))
     _warn_of_range(inner, images.detach())
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images.detach(), output, inputs)
@@ -192,6 +203,7 @@ def score_function(
         A function from images (N, C, H, W), and for each the number of the image (N,) that it is a version of, to
         scores (N, K), without a graph.
     """
+    model, target, output = with_tower(model, images, target, output)
     inner, images = _prepared(model, images)
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output, inputs)
@@ -234,7 +246,7 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
-    seen = _seen(cutter.model, cutter.images)
+    seen = _seen(cutter.model, cutter.images, request.geometry)
     groups = _groups(cuts, request)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
@@ -293,6 +305,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             Explanation(
                 maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
+                outliers_at(Pass(forward, n)) if cuts else (),
             )
         )  # fmt: skip
     return made
@@ -308,7 +321,7 @@ def _fused(each: list[Explanation], how: Fusion) -> Explanation:
     name = "+".join(e.layer.name for e in each)
     joined = _fuse([e.map for e in each], how)
     method = f"{each[-1].method}, {how}"
-    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None)
+    return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None, outliers=())
 
 
 def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
@@ -323,14 +336,14 @@ _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list
 )
 
 
-def _seen(model: nn.Module, images: Tensor) -> Seen:
+def _seen(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | None) -> Seen:
     """What the model sees, safe from later changes; how it was normalised is worked out once per model and size."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
     known = _PREPARED.setdefault(model, {})
     given = [getattr(model, name, None) for name in ("preprocessing", "image_processor")]
     if size not in known or any(old is not new for old, new in zip(known[size][0], given, strict=True)):
         known[size] = given, preprocessing(model, size)
-    return Seen(images.detach().clone(), known[size][1])
+    return Seen(images.detach().clone(), known[size][1], geometry)
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep
@@ -386,6 +399,7 @@ def sweep(
     Raises:
         ValueError: No cut carries a map, or as for `explain`.
     """
+    model, target, output = with_tower(model, images, target, output)
     request = Request.of(
         "sweep", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, inputs, **options,

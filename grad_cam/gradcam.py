@@ -21,6 +21,7 @@ from .engine import explain
 from .errors import refuse_existing
 from .introspection import unwrap
 from .loading import class_names, load_image, preprocessing
+from .loading.geometry import file_name
 from .methods import find
 from .rendering import Display
 from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
@@ -112,6 +113,7 @@ class GradCAM:
         prepare = preprocessing(inner, input_size if input_size is not None else input_shape, crop=crop)
         image = load_image(img_path)
         (self._tensor, self._picture), self._whole = prepare(image), prepare.whole(image)
+        self._geometry = prepare.geometry(image, file_name(img_path))
         self._reshape, self._options = reshape_transform, options
         self._explanation: Explanation | None = None
         self._explained: tuple[Any, ...] | None = None
@@ -148,12 +150,13 @@ class GradCAM:
         """Computes the map and returns the heatmap, float32 (H, W) in 0..1 (in -1..1 in the signed view)."""
         result = explain(
             self.model, self._tensor, layer=self.layer_idx, target=self.class_idx, method=self.method,
-            reshape_transform=self._reshape, **self._options,
+            reshape_transform=self._reshape, geometry=self._geometry, **self._options,
         )  # fmt: skip
         self._explanation, self._explained = result, self._question
         note = result.note()
         if note is not None:
-            warnings.warn(f"the map of {result.target[0][0]} at {result.layer.name} is {note}", stacklevel=2)
+            subject = f"the map of {result.target[0][0]} at {result.layer.name}"
+            warnings.warn(rendering.noted(subject, note), stacklevel=2)
         return self.heatmap
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .arguments import ArgumentTypeError
 from .inputs import Inputs
+from .loading.geometry import Geometry
 from .methods import METHODS, Method, MethodError, find
 from .methods import eigen_smooth as _eigen_smooth
 from .methods.chunks import Progress
@@ -37,6 +38,9 @@ AnyLayer: TypeAlias = "SupportsIndex | str | nn.Module"
 Layers: TypeAlias = "list[AnyLayer] | list[int] | list[str] | list[nn.Module] | tuple[AnyLayer, ...]"
 """Several layers; a list of names is no list of "names or numbers" to a type checker, so that each is named."""
 
+Geometries: TypeAlias = "Geometry | Sequence[Geometry] | None"
+"""Where images lie in their originals: one geometry, or a list with one per image."""
+
 Reshape: TypeAlias = "str | Callable[[Tensor], Tensor] | None"
 """None, a layout ("NCHW", "NHWC", "tokens"), or a callable from the activation to (B, C, H, W)."""
 
@@ -57,6 +61,7 @@ class Request:
     rules: Rules | None
     options: dict[str, Any]
     differentiable: bool = False
+    geometry: tuple[Geometry, ...] | None = None
 
     @classmethod
     def of(

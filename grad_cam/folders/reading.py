@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..loading import Preprocessing
-from ..results import Explanation, Layer, Seen
+from ..results import Explanation, Layer
+from ..seen import Seen
 from .decoding import digest
 from .needs import RunError, arrow
 from .place import Place, missing

@@ -135,7 +135,11 @@ def _size_of(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
 
 def _built_size(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
     """The size a model was built for, or later set to (timm's `img_size=` and `set_input_size`), if it keeps it."""
-    stems = [(f"{path}.{name}", part) for name, part in model.named_children() if "embed" in name or name == "stem"]
+    stems = [
+        (f"{path}.{name}", part)
+        for name, part in model.named_children()
+        if "embed" in name or name in ("stem", "visual")
+    ]
     for where, part in [(path, model), *stems]:
         first = part[0] if isinstance(part, nn.ModuleList) and len(part) else part
         for name in ("img_size", "image_size"):

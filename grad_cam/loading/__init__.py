@@ -2,6 +2,7 @@
 
 from ..errors import ModelError
 from ..introspection import class_count
+from .geometry import Geometry
 from .images import ImageError, ImageWarning, load_image, read_image
 from .labels import ClassNames, class_index, class_names
 from .models import imported, load, samples
@@ -10,7 +11,7 @@ from .preprocess import Preprocessing, preprocessing
 from .whole import WholePhoto
 
 __all__ = [
-    "ClassNames", "ImageError", "ImageWarning", "ModelError", "Preprocessing", "WholePhoto", "class_count",
-    "class_index", "class_names", "imported", "load", "load_image", "normalisation_note", "preprocessing",
-    "read_image", "samples",
+    "ClassNames", "Geometry", "ImageError", "ImageWarning", "ModelError", "Preprocessing", "WholePhoto",
+    "class_count", "class_index", "class_names", "imported", "load", "load_image", "normalisation_note",
+    "preprocessing", "read_image", "samples",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from .. import introspection
 from ..arguments import is_index
 from ..errors import GradCamError
 from . import processors
+from .geometry import Geometry, file_name
 from .images import MAX_PIXELS, ImageError, Source, load_image
 from .whole import WholePhoto, whole_photo
 
@@ -207,16 +208,21 @@ class Preprocessing:
     def frame(self, image: Image.Image) -> tuple[float, float, float, float]:
         """Where the edges of the view lie: left, top, right, bottom in pixels of the image.
 
-        Where the image is padded they lie outside it. Of a Hugging Face processor it is what `used_box` says.
+        Where the image is padded they lie outside it.
         """
         if self.processor is not None:
-            return self.used_box(image)
+            return processors.frame(self.processor, image.size, self.mean, self.std)
         edges = []
         for length, now, kept in zip(image.size, self._resized(*image.size), reversed(self.size), strict=True):
             start = round((max(now, kept) - kept) / 2.0) - max(0, kept - now) // 2
             edges.append((start * length / now, (start + kept) * length / now))
         (left, right), (top, bottom) = edges
         return left, top, right, bottom
+
+    def geometry(self, source: Source, name: str = "") -> Geometry:
+        """Says where the input made of an image lies in it, for `explain(..., geometry=)` and `to_original`."""
+        image = load_image(source)
+        return Geometry.box((image.height, image.width), self.frame(image), name=name or file_name(source))
 
     def used_fraction(self, image: Image.Image) -> float:
         """The fraction of an image's area that the model sees, above 0 and up to 1."""
@@ -373,6 +379,8 @@ def declared_preprocessing(model: nn.Module) -> Preprocessing | None:
     timm_config = introspection.timm_config(model)
     if timm_config is not None:
         return _from_timm(timm_config.value)
+    if (measured := processors.of_open_clip(model)) is not None:
+        return Preprocessing(**dataclasses.asdict(measured))
     if config is not None and (hasattr(config, "model_type") or hasattr(model, "image_processor")):
         return _from_hugging_face(getattr(model, "image_processor", None), getattr(config, "model_type", None))
     return _from_torchvision(model) if introspection.is_torchvision(model) else None
@@ -402,7 +410,7 @@ def _from_timm(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-_HALF_TYPES = frozenset({"vit", "beit", "data2vec-vision", "mobilenet_v1", "mobilenet_v2"})
+_HALF_TYPES = frozenset({"vit", "beit", "data2vec-vision", "mobilenet_v1", "mobilenet_v2", "siglip", "siglip2"})
 """Hugging Face types whose published models take images from -1 to 1 (most others: ImageNet's mean and std)."""
 
 
@@ -412,6 +420,8 @@ def _from_hugging_face(processor: Any, model_type: str | None) -> Preprocessing:
         return Preprocessing(**dataclasses.asdict(measured), processor=processor)
     if model_type in _HALF_TYPES:
         return Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_mode="squash")
+    if model_type in ("clip", "altclip", "chinese_clip"):
+        return Preprocessing(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
     return Preprocessing(crop_mode="squash", assumed=True)
 
 

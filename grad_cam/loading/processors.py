@@ -45,6 +45,21 @@ class Measured:
     crop_mode: str
 
 
+def of_open_clip(model: Any) -> Measured | None:
+    """What an OpenCLIP model says of its own preprocessing; None for other models, and where it says nothing."""
+    settings = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
+    if not isinstance(settings, dict) or "mean" not in settings or "std" not in settings:
+        return None
+    size = settings.get("size", 224)
+    modes = {"squash": "squash", "longest": "border"}
+    return Measured(
+        size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+        mean=tuple(settings["mean"]), std=tuple(settings["std"]), bgr=False,
+        interpolation="bilinear" if settings.get("interpolation") == "bilinear" else "bicubic",
+        crop_pct=1.0, crop_mode=modes.get(settings.get("resize_mode", ""), "center"),
+    )  # fmt: skip
+
+
 def measure(processor: Any) -> Measured | None:
     """Measures what a processor does to images; None if it makes no (1, 3, H, W) of a plain one."""
     try:
@@ -103,6 +118,22 @@ def used_box(processor: Any, size: tuple[int, int], mean: Any, std: Any) -> tupl
         Left, top, right and bottom in pixels of the image, accurate to about a pixel in a thousand.
     """
     return _measure_box(processor, size, mean, std)[0]
+
+
+def frame(processor: Any, size: tuple[int, int], mean: Any, std: Any) -> tuple[float, float, float, float]:
+    """Measures which part of an image the output shows, beyond its edges where it is padded; otherwise as `used_box`.
+
+    Returns:
+        Left, top, right and bottom in pixels of the image.
+    """
+    (left, top, right, bottom), inside = _measure_box(processor, size, mean, std)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    edges = []
+    for low, high, places, length in ((left, right, columns, inside.shape[1]), (top, bottom, rows, inside.shape[0])):
+        first, last = (int(places[0]), int(places[-1])) if len(places) else (0, length - 1)
+        scale = (high - low) / (last - first + 1)
+        edges.append((low - first * scale, low + (length - first) * scale))
+    return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
 
 def _measure_box(

@@ -11,9 +11,11 @@ from .display import Display
 from .figures import comparison, map_figure, overview, panels, sweep_figure
 from .files import data_uri, png_bytes, save
 from .heatmaps import Heat, View, default_smoothing, describe, heatmap
+from .originals import OriginalMap
+from .text import noted
 
 __all__ = [
-    "ALPHA", "COLORMAP", "COLORMAPS", "Display", "Heat", "SignedBars", "View", "animation", "captioned", "colorize",
-    "comparison", "data_uri", "default_smoothing", "describe", "heatmap", "ledger_figure", "map_figure", "opacity",
-    "overlay", "overview", "palette", "panels", "png_bytes", "save", "sweep_figure",
+    "ALPHA", "COLORMAP", "COLORMAPS", "Display", "Heat", "OriginalMap", "SignedBars", "View", "animation", "captioned",
+    "colorize", "comparison", "data_uri", "default_smoothing", "describe", "heatmap", "ledger_figure", "map_figure",
+    "noted", "opacity", "overlay", "overview", "palette", "panels", "png_bytes", "save", "sweep_figure",
 ]  # fmt: skip

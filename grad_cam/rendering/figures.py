@@ -20,7 +20,7 @@ from .colors import as_heat, as_pixels, colorize, overlay, palette
 from .display import Display
 from .grid import ALERT, CAPTION, INK, QUIET, TITLE, Bar, Line, Panel, Scale, draw_grid
 from .heatmaps import describe
-from .text import number
+from .text import noted, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +71,7 @@ def panels(
     columns = len(shown) if aspect <= 3 else 2 if aspect <= 6 else 1
     note = _note(note, heat)
     return draw_grid(
-        shown, columns, 2.15, _headline(title, note and f"map is {note}"), bar=Bar.of(display, scale),
+        shown, columns, 2.15, _headline(title, note and noted("map", note)), bar=Bar.of(display, scale),
         remark=_with_note(remark, photo),
     )  # fmt: skip
 
@@ -219,7 +219,7 @@ def map_figure(
         bar = Bar(palette(display.colormap), labels)
     pixels = colorize(heat, display.colormap, display.view)
     panel = Panel(pixels, f"raw map, {raw.shape[0]} × {raw.shape[1]}", crisp=True)
-    return draw_grid([panel], 1, 3.0, _headline(title, note and f"map is {note}"), bar=bar)
+    return draw_grid([panel], 1, 3.0, _headline(title, note and noted("map", note)), bar=bar)
 
 
 # --- panels ----------------------------------------------------------------------------------------------------------

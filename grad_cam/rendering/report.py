@@ -188,7 +188,8 @@ def _images_of(sweep: Any, layers: Sequence[ReportLayer]) -> Iterator[ReportImag
             for k in range(len(first.target[b]))
         ]
         logits = first.logits[b]
-        guesses = predictions(logits, sweep.labels) if logits.ndim == 1 < len(logits) else []
+        plain = logits.ndim == 1 < len(logits) and not first.is_of_embeddings
+        guesses = predictions(logits, sweep.labels) if plain else []
         yield ReportImage("", first.pictures[b], guesses, first.target[b], maps)
 
 

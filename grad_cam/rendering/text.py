@@ -22,6 +22,11 @@ def clean(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in text).split())
 
 
+def noted(subject: str, note: str) -> str:
+    """A note about a map as a sentence: "map is all zero", but "map: token (3, 7) has ..."."""
+    return f"{subject}: {note}" if note.startswith("token ") else f"{subject} is {note}"
+
+
 def number(value: float) -> str:
     """Returns a number as it is printed: three digits, a real minus, no zeros in the exponent."""
     digits, _, exponent = f"{value:.3g}".partition("e")

@@ -186,7 +186,7 @@ class EvalCopy:
         own["_non_persistent_buffers_set"] = set(source["_non_persistent_buffers_set"])
         if not is_plain(type(module), source):
             for key, value in source.items():
-                if type(value) not in _ATOMS and key not in _TABLES and not _is_flat_tuple(value):
+                if type(value) not in _ATOMS and key not in _TABLES and not (type(value) is tuple and _is_flat(value)):
                     own[key] = self._own(value, prefix + key)
         if source["training"] and type(module).train is not nn.Module.train:
             if not self.apart:  # what its own train() does with its weights must not be done with the model's
@@ -432,10 +432,6 @@ def is_plain_object(value: Any) -> bool:
         bool(written_in_python) and type(getattr(value, "__dict__", None)) is dict and not _slots(kind)
         and not isinstance(value, (dict, list, set, tuple, deque, Tensor, functools.partial, RemovableHandle))
     )  # fmt: skip
-
-
-def _is_flat_tuple(value: Any) -> bool:
-    return type(value) is tuple and all([type(v) in _ATOMS for v in value])
 
 
 def _is_flat(value: Any) -> bool:

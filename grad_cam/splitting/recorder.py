@@ -10,7 +10,6 @@ import itertools
 import sys
 import threading
 import types
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -25,12 +24,7 @@ from .nested import leaves, map_leaves
 from .operations import DATA_DEPENDENT, FOR_GRADIENTS, NO_TENSOR, Attribute, in_steps, may_write, refreshed
 from .randomness import OUTSIDE, kept_random_state, random_place, repeats
 from .spans import spans
-
-STORE = 256 * 2**20
-"""Bytes of module outputs that a record keeps at most until the first explanation is done; the newest are kept."""
-
-STORE_OF_IMAGE = 12 * 2**20
-"""The same for one image: memory that is kept cannot be used again by the run, and new memory costs time."""
+from .store import SHALLOW, Store
 
 _TAG = "_grad_cam_value"
 
@@ -54,8 +48,7 @@ class _Recorder(TorchFunctionMode):
         self.number = 0
         self.stack: list[Call] = []
         self.active, self.thread = False, threading.get_ident()
-        self.values: OrderedDict[Ref, tuple[Tensor, int]] = OrderedDict()
-        self.bytes, self.store = 0, min(STORE, STORE_OF_IMAGE * len(images))
+        self.values = Store(len(images))
         self._writers: dict[int, Ref] = {}
         self._times: dict[str, int] = {}
         self._constants: dict[int, Const] = {}
@@ -328,22 +321,14 @@ class _Recorder(TorchFunctionMode):
                     raise under_inference_mode(f"module '{call.path}'")
                 call.opaque = True
                 ref = self._new(leaf, True)
-            self._keep(ref, leaf)
+            if self.log.depends[ref]:
+                self.values.keep(ref, leaf, len(self.stack) <= SHALLOW)
             return ref
 
         call.outs = tuple([made(leaf) for leaf in leaves(out)])
         call.plain = isinstance(out, Tensor)
         call.end = len(self.log.events)
         self.log.events.append(Exit(call))
-
-    def _keep(self, ref: Ref, tensor: Tensor) -> None:
-        if ref in self.values or not self.log.depends[ref]:
-            return
-        self.values[ref] = (tensor.detach(), tensor._version)  # shares memory and version with the tensor
-        self.bytes += tensor.numel() * tensor.element_size()
-        while self.bytes > self.store and len(self.values) > 1:
-            _, (dropped, _) = self.values.popitem(last=False)
-            self.bytes -= dropped.numel() * dropped.element_size()
 
 
 def _version(tensor: Tensor) -> int:
@@ -430,4 +415,4 @@ def record(copy: EvalCopy, images: Tensor, output: Asked = None) -> Recording:
             "compute them with torch operations on the images the model is called with",
         )
     log.logits = found
-    return Recording(log, logits.detach(), dict(recorder.values))
+    return Recording(log, logits.detach(), recorder.values.all())

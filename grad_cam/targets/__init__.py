@@ -5,6 +5,7 @@ what they explain, and keep their choice: `resolve` fixes the classes on the log
 score keeps its meaning on the logits of masked, noisy or chunked versions of them.
 """
 
+from .embeddings import similarity, text
 from .kinds import (
     binary,
     difference,
@@ -15,7 +16,6 @@ from .kinds import (
     probability,
     regression,
     segmentation,
-    similarity,
     top,
 )
 from .resolving import resolve
@@ -23,5 +23,6 @@ from .score import Class, Names, Resolved, Resolver, Score, Target, TargetError
 
 __all__ = [
     "Class", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "difference", "finer",
-    "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation", "similarity", "top",
+    "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation", "similarity", "text",
+    "top",
 ]  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..arguments import ArgumentTypeError, as_number, is_index
 from .classes import PerRow, class_index, class_score, columns, indices, labels, pick, plain, require_classes
@@ -198,36 +197,6 @@ def _bind_regression(i: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
 
 def _column(i: int, sign: float, logits: Tensor, rows: Tensor) -> Tensor:
     return sign * columns(logits)[:, i]
-
-
-def similarity(embedding: Tensor) -> Target:
-    """Cosine similarity of the model's output with an embedding, such as its output for another image.
-
-    Args:
-        embedding: (D,), or (B, D) for one per image.
-    """
-    if not isinstance(embedding, Tensor):
-        raise ArgumentTypeError(
-            "an embedding is a tensor",
-            type(embedding).__name__,
-            "give the model's output for an image",
-        )
-    return Target(f"similarity({tuple(embedding.shape)})", partial(_bind_similarity, embedding.detach()))
-
-
-def _bind_similarity(embedding: Tensor, logits: Tensor, names: Names) -> tuple[Score, ...]:
-    batch, size = logits.shape
-    if embedding.shape not in ((size,), (1, size), (batch, size)):
-        raise TargetError(
-            "the embedding does not fit the model's output",
-            f"{tuple(embedding.shape)} and {tuple(logits.shape)}",
-            f"use ({size},) or ({batch}, {size})",
-        )
-    return (Score(partial(_similarity, embedding.expand(batch, -1)), ("similarity",) * batch),)
-
-
-def _similarity(embeddings: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-    return functional.cosine_similarity(logits, embeddings.to(logits)[rows], dim=1)
 
 
 def segmentation(k: SupportsIndex | str, mask: Any = None) -> Target:

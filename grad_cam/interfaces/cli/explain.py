@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
-from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
+from ..common import Opened, refuse_existing, slug, unique_slugs
 from .console import Bars, collected_warnings, print_json, print_notes, say
 from .edge import command
 from .options import (
@@ -33,7 +33,7 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
-from .results import as_rows, described, finite, print_predictions, raw_map, rounded, side_by_side
+from .results import described, finite, guesses, print_predictions, raw_map, rounded, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,6 +126,11 @@ def explain(
         option("--save-raw", panel=OUT, help="Write every map as numbers, too: NAME.npy, described by NAME.json.",
                **FLAG),
     ] = False,
+    original: Annotated[
+        str | None,
+        option("--original", panel=OUT, metavar="png|json|npy", parser=one_of("png", "json", "npy"),
+               help="Write every map back over the whole photo, too: a mask, COCO JSON, or numbers."),
+    ] = None,
     force: Force = False,
     show: Show = False,
     as_json: Json = False,
@@ -159,8 +164,9 @@ A photo that fails does not stop the others.
     methods, display = how.found(), look.display
     opened = model.open()
     job = _Job(
-        opened, methods, how, target.resolve(opened), display, folder, output if single else None, save_raw, force
-    )
+        opened, methods, how, target.resolve(opened), display, folder, output if single else None, save_raw,
+        original, force,
+    )  # fmt: skip
     photos.go(opened, job.explain, None if as_json else _print_result, batch_size)
     if as_json:
         failed = [{"image": path, "error": message} for path, message in photos.failed.items()]
@@ -185,6 +191,7 @@ class _Job:
     folder: Path
     file: Path | None
     save_raw: bool
+    original: str | None
     force: bool
 
     def explain(self, photos: list[Photo], bars: Bars) -> list[dict[str, Any]]:
@@ -197,13 +204,13 @@ class _Job:
         target, first = self.target(images), self.methods[0]
         control = METHODS["random_cam"]
         with collected_warnings() as warnings:
-            found = self._maps(first, images, target, bars) if first.one_pass else self._maps(control, images, target)
+            found = self._maps(first, photos, target, bars) if first.one_pass else self._maps(control, photos, target)
             self._refuse_existing(photos, found)
-            results = found if first.one_pass else self._maps(first, images, target, bars)
+            results = found if first.one_pass else self._maps(first, photos, target, bars)
             for method in self.methods[1:]:
-                results = results + self._maps(method, images, target, bars)
+                results = results + self._maps(method, photos, target, bars)
             if self.how.control:
-                results = results + self._maps(control, images, target)
+                results = results + self._maps(control, photos, target)
             judged = self._judged(results, target)
             files = [self._write(photo, results, b, judged) for b, photo in enumerate(photos)]
         return [self._result(photo, results, b, files[b], warnings, judged) for b, photo in enumerate(photos)]
@@ -219,13 +226,18 @@ class _Job:
             for k in range(len(words))
         }
 
-    def _maps(self, method: Method, images: Tensor, target: Any, bars: Bars | None = None) -> list[Explanation]:
+    def _maps(
+        self, method: Method, photos: Sequence[Photo], target: Any, bars: Bars | None = None
+    ) -> list[Explanation]:  # fmt: skip
         """The explanations by a method: one, or one for every layer; without bars, those of the control."""
+        import torch
+
         from ... import explain as run
 
-        where: dict[str, Any] = {}
+        images = torch.cat([photo.tensor for photo in photos])
+        where: dict[str, Any] = {"geometry": [photo.geometry for photo in photos]}
         if method.scope == "layer" and self.how.layers:
-            where = {"layer": self.how.layers, "fuse": self.how.fuse}
+            where |= {"layer": self.how.layers, "fuse": self.how.fuse}
         if bars is None:
             found: Any = run(self.opened.model, images, target=target, method=method, **where)
         else:
@@ -261,7 +273,11 @@ class _Job:
     def _refuse_existing(self, photos: Sequence[Photo], found: Sequence[Explanation]) -> None:
         paths = [path for b, photo in enumerate(photos) for path in self._pictures(photo.stem, found, b)]
         raw = [path.with_suffix(".npy") for path in paths] if self.save_raw else []
-        refuse_existing([*paths, *raw], self.force)
+        whole = [
+            self._beside(photo, e, word, f"-original.{self.original}")
+            for b, photo in enumerate(photos) for e in found for word in unique_slugs(e.target[b]) if self.original
+        ]  # fmt: skip
+        refuse_existing([*paths, *raw, *whole], self.force)
 
     def _write(self, photo: Photo, results: Sequence[Explanation], b: int, judged: _Judged) -> list[str]:
         from ... import rendering
@@ -277,7 +293,21 @@ class _Job:
                 shown = [k] if one else together
                 figure = side_by_side(results, self.opened.name, self.display, b, shown, photo.whole)
             rendering.save(figure, path, force=self.force)
-        return [str(path) for path in paths] + (self._write_raw(photo, results, b) if self.save_raw else [])
+        raw = self._write_raw(photo, results, b) if self.save_raw else []
+        whole = self._write_original(photo, results, b) if self.original else []
+        return [str(path) for path in paths] + raw + whole
+
+    def _beside(self, photo: Photo, e: Explanation, word: str, end: str) -> Path:
+        """A file of one map, named after photo, class, layer and method."""
+        stem = self.file.stem if self.file is not None else photo.stem
+        return self.folder / f"{stem}-{word}-{slug(e.layer.name)}-{slug(e.method)}{end}"
+
+    def _write_original(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
+        """Writes the maps of a photo in the coordinates of the whole photo."""
+        return [
+            str(e.to_original(b, k).save(self._beside(photo, e, word, f"-original.{self.original}"), force=self.force))
+            for e in results for k, word in enumerate(unique_slugs(e.target[b]))
+        ]  # fmt: skip
 
     def _write_raw(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
         """Writes the maps of a photo as numbers, each with a description beside it."""
@@ -286,8 +316,7 @@ class _Job:
         written = []
         for e in results:
             for k, word in enumerate(unique_slugs(e.target[b])):
-                stem = self.file.stem if self.file is not None else photo.stem
-                path = self.folder / f"{stem}-{word}-{slug(e.layer.name)}-{slug(e.method)}.npy"
+                path = self._beside(photo, e, word, ".npy")
                 about = {"image": photo.path, "model": self.opened.name, **described(e, self.opened, b, k)}
                 refuse_existing([path, path.with_suffix(".json")], self.force)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,7 +339,7 @@ class _Job:
         return {
             "image": photo.path,
             "note": photo.whole.note,
-            "predictions": as_rows(predictions(results[0].logits[b], self.opened.labels)),
+            "predictions": guesses(results[0], self.opened, b),
             "explanations": explanations,
             "warnings": [*photo.notes, *warnings],
             "files": files,

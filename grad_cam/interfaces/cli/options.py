@@ -140,6 +140,11 @@ class TargetOptions:
         option("--class", "-c", panel=WHAT, metavar="CLASS",
                help="Name or index, repeat for several; default: the predicted class."),
     ] = None  # fmt: skip
+    text: Annotated[
+        list[str] | None,
+        option("--text", panel=WHAT, metavar="TEXT",
+               help="For models of image and text: what the photo is compared with, repeat for several."),
+    ] = None  # fmt: skip
     top: Annotated[int | None, option("--top", "-k", panel=WHAT, metavar="K", help="The K likeliest classes.")] = None
     why: Annotated[
         str | None,
@@ -156,7 +161,7 @@ class TargetOptions:
 
     def check(self) -> None:
         """Refuses options that contradict each other."""
-        chosen = {"--class": self.class_, "--top": self.top, "--rather-than": self.rather_than}
+        chosen = {"--class": self.class_, "--text": self.text, "--top": self.top, "--rather-than": self.rather_than}
         given = [name for name, value in chosen.items() if value not in (None, [])]
         given += ["--counterfactual"] * (self.counterfactual and self.rather_than is not None)
         if len(given) > 1:
@@ -178,6 +183,9 @@ class TargetOptions:
         """
         from ... import explain, loading, targets
 
+        if self.text:
+            compared = targets.text(list(dict.fromkeys(self.text)))
+            return lambda images: compared
         count = loading.class_count(opened.model)
         if self.top is not None and count is not None and self.top > count:
             raise typer.BadParameter(f"--top {self.top}: give 1 to {count}, the number of classes")

@@ -19,7 +19,7 @@ from .parsing import find_pictures
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...loading import WholePhoto
+    from ...loading import Geometry, WholePhoto
 
 
 class Photo(NamedTuple):
@@ -30,6 +30,7 @@ class Photo(NamedTuple):
         stem: What its output files begin with.
         tensor: What the model takes, (1, C, H, W).
         whole: How much of it the model sees.
+        geometry: And where that lies in the file.
         notes: How the file was read, where that is not plain.
     """
 
@@ -37,6 +38,7 @@ class Photo(NamedTuple):
     stem: str
     tensor: Tensor
     whole: WholePhoto
+    geometry: Geometry
     notes: tuple[str, ...]
 
 
@@ -130,4 +132,6 @@ def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
     from ...loading import read_image
 
     image, notes = read_image(path)
-    return [Photo(path, stem, opened.prepare(image)[0], opened.prepare.whole(image), notes)]
+    prepare = opened.prepare
+    where = prepare.geometry(image, Path(path).name)
+    return [Photo(path, stem, prepare(image)[0], prepare.whole(image), where, notes)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common import Opened, Prediction, percentage, probabilities
+from ..common import Opened, Prediction, percentage, predictions, probabilities
 from .console import say
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ def described(e: Explanation, opened: Opened, b: int, k: int) -> dict[str, Any]:
         "layer_idx": e.layer.layer_idx,
         "note": e.note(b, k),
     }
+
+
+def guesses(e: Explanation, opened: Opened, b: int = 0) -> list[dict[str, Any]]:
+    """The likeliest classes of an image, for programs; none where the model's output is an embedding."""
+    return [] if e.is_of_embeddings else as_rows(predictions(e.logits[b], opened.labels))
 
 
 def as_rows(found: Sequence[Prediction]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ..common import Opened, predictions, refuse_existing, slug, unique_slugs
+from ..common import Opened, refuse_existing, slug, unique_slugs
 from .console import Bars, bars, busy, console, print_json, print_notes, say, table
 from .edge import command
 from .options import (
@@ -28,7 +28,7 @@ from .options import (
     option,
 )
 from .parsing import check_folder, find_pictures, open_viewer
-from .results import as_rows, print_predictions, rounded
+from .results import guesses, print_predictions, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ agrees with the last one (correlation).
     shown_first = [path for path in files if file or path.stem.startswith("sweep")]
     result = {
         "model": model.model, "image": image, "note": whole.note,
-        "predictions": as_rows(predictions(found[0].logits[0], opened.labels)), **_rows(found),
+        "predictions": guesses(found[0], opened), **_rows(found),
         "files": list(map(str, files)), "warnings": notes,
     }  # fmt: skip
     if as_json:

@@ -7,7 +7,7 @@ import pathlib
 
 from ... import METHODS, Explanation
 from ...loading import WholePhoto
-from ...rendering import Display, data_uri
+from ...rendering import Display, data_uri, noted
 from ..common import one_line
 from .state import Choice, ExplorerState
 
@@ -76,7 +76,7 @@ def caption(state: ExplorerState, choice: Choice, one: Explanation, display: Dis
     colours = f"Colours: {low} to {high}, in units of the score"
     lines = [f"{first} — {html.escape(METHODS[choice.method].title)}", quiet(" · ".join(where)), quiet(colours)]
     note = one.note()
-    return "<br>".join(lines if note is None else [*lines, alert(f"The map is {note}.")]) + _used(state.whole)
+    return "<br>".join(lines if note is None else [*lines, alert(f"{noted('The map', note)}.")]) + _used(state.whole)
 
 
 def _used(whole: WholePhoto) -> str:

@@ -1,0 +1,71 @@
+"""Outlier tokens: positions of a transformer whose norm is far above the others', where no part of the picture is.
+
+Trained transformers without registers keep global facts in a few patches of the background. Such a token draws
+attention and gradient to a place that holds no evidence.
+
+Source:
+    Darcet et al., ICLR 2024, "Vision Transformers Need Registers", https://arxiv.org/abs/2309.16588
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .ingredients import Pass
+
+FACTOR = 5.0
+"""A token whose norm is this many times the median of its grid is an outlier; published ones have 5 to 20 times."""
+
+TOKENS = 16
+"""A grid of fewer tokens has no usual norm."""
+
+
+class Outlier(NamedTuple):
+    """A token that stands out.
+
+    Attributes:
+        position: Row and column in the grid; frame first in a video.
+        factor: Its norm, in medians of the grid.
+    """
+
+    position: tuple[int, ...]
+    factor: float
+
+    def __str__(self) -> str:
+        return f"token ({', '.join(map(str, self.position))}) has {self.factor:.0f}x the usual norm"
+
+
+def outliers(activations: Tensor, grid: tuple[int, ...]) -> tuple[tuple[Outlier, ...], ...]:
+    """Finds the outlier tokens of every image, the largest first.
+
+    Args:
+        activations: At the cut of a transformer, (B, C, h, w).
+        grid: Its grid: height and width, with the frames first if there are any.
+    """
+    norms = activations.detach().double().norm(dim=1).flatten(1)  # (B,N)
+    if norms.shape[1] < TOKENS:
+        return ((),) * len(norms)
+    factors = norms / norms.median(1, keepdim=True).values.clamp(min=torch.finfo(norms.dtype).tiny)
+    found = []
+    for row in factors:
+        which = [int(i) for i in row.argsort(descending=True)[: TOKENS // 2] if row[i] >= FACTOR]
+        places = (torch.unravel_index(torch.tensor(i), grid) for i in which)
+        found.append(tuple(Outlier(tuple(map(int, p)), float(row[i])) for p, i in zip(places, which, strict=True)))
+    return tuple(found)
+
+
+def outliers_at(there: Pass) -> tuple[tuple[Outlier, ...], ...]:
+    """The outlier tokens at a cut; none where positions are no tokens."""
+    return outliers(there.activations, there.layout.grid) if there.layout.name == "tokens" else ()
+
+
+def warning_of(found: tuple[Outlier, ...]) -> str | None:
+    """What to say of an image's outlier tokens, or None."""
+    if not found:
+        return None
+    more = f" ({len(found) - 1} more like it)" if len(found) > 1 else ""
+    return f"{found[0]}{more}: known artefact, not evidence"

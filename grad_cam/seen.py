@@ -1,0 +1,50 @@
+"""What a model sees of a batch: the images, how they were made, and where they lie in their originals."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import GradCamError
+from .loading.geometry import Geometry
+from .loading.preprocess import Preprocessing
+from .rendering import OriginalMap
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """A batch as the model sees it, shared by its explanations.
+
+    Attributes:
+        images: (B, C, H, W).
+        preprocessing: How the pictures were made into images.
+        geometry: Where each image lies in its original, if that is known.
+    """
+
+    images: Tensor = dataclasses.field(repr=False)
+    preprocessing: Preprocessing
+    geometry: tuple[Geometry, ...] | None = None
+
+    @functools.cached_property
+    def pictures(self) -> NDArray[np.uint8]:
+        """The batch for display, uint8 (B, H, W, 3)."""
+        return self.preprocessing.pictures(self.images.float().cpu())
+
+    def restored(self, image: int, raw: Tensor, target: str) -> OriginalMap:
+        """A raw map of an image put back over its original.
+
+        Raises:
+            GradCamError: Where the image lies in its original is not known.
+        """
+        if self.geometry is None:
+            raise GradCamError(
+                "where the image lies in its original is not known", "",
+                "explain(..., geometry=grad_cam.loading.preprocessing(model).geometry(photo)), or use GradCAM",
+            )  # fmt: skip
+        where = self.geometry[image]
+        affine = None if where.affine is None else np.array(where.affine)
+        return OriginalMap(where.restore(raw), target, where.name, affine)
