@@ -425,6 +425,17 @@ def test_bad_files_become_a_message_that_hides_where_they_lie(
     assert list(found) == ["notice"] and 'role="alert"' in found["notice"] and str(tmp_path) not in found["notice"]
 
 
+def test_the_photo_says_how_much_of_it_was_used_and_how_it_was_read(
+    controls: Controls, opened: OpenedModel, tmp_path: Path
+) -> None:
+    """A wide animation: the frame that was read, the part that is used, and the whole with the rest dimmed."""
+    frames = [Image.new("RGB", (400, 50), colour) for colour in ("red", "green")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    text = fragments.photo(view_for(controls._replace(photo=tmp_path / "moving.gif"), opened))
+    assert "moving.gif has 2 frames: frame 1 was read" in text and str(tmp_path) not in text
+    assert "12 % of the photo was used" in text and "the unused part dimmed" in text
+
+
 def test_a_photo_that_is_gone_asks_for_another_upload(tmp_path: Path) -> None:
     """Uploads are removed after a while; the message says what to do."""
     with pytest.raises(ImageError, match="upload it again"):

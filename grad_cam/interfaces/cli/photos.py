@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 
 
 class Photo(NamedTuple):
-    """A photo: the name given, the stem of its output files, what the model takes (1, C, H, W), how much, and where."""
+    """A photo on its way into the model.
+
+    Attributes:
+        path: The name given.
+        stem: What its output files begin with.
+        tensor: What the model takes, (1, C, H, W).
+        whole: How much of it the model sees.
+        geometry: And where that lies in the file.
+        notes: How the file was read, where that is not plain.
+    """
 
     path: str
     stem: str
     tensor: Tensor
     whole: WholePhoto
     geometry: Geometry
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -119,8 +129,9 @@ class Photos:
 
 
 def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
-    from ...loading import load_image
+    from ...loading import read_image
 
-    image = load_image(path)
+    image, notes = read_image(path)
     prepare = opened.prepare
-    return [Photo(path, stem, prepare(image)[0], prepare.whole(image), prepare.geometry(image, Path(path).name))]
+    where = prepare.geometry(image, Path(path).name)
+    return [Photo(path, stem, prepare(image)[0], prepare.whole(image), where, notes)]
