@@ -15,13 +15,15 @@ CORE := api_changes arguments batchnorm common explanation gradcam gradient_meth
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test pictures check-all wheel-check lowest lint clean
+.PHONY: help demo test pictures docs docs-check bench check-all wheel-check lowest lint clean
 
 help:
 	@echo "make demo       explain the two sample photos (pictures in demo-output/)"
 	@echo "make test       run the tests (ARGS='-k cli' some of them, WORKERS=1 one after the other)"
 	@echo "make lint       check the style with ruff, and the types with mypy and pyright"
 	@echo "make pictures   make the pictures of the README anew"
+	@echo "make docs       build the site into site/ (open site/index.html)"
+	@echo "make bench      measure again what the page of numbers shows (an hour; QUICK=1 a look)"
 	@echo "make lowest     run the core tests with the lowest versions that setup.cfg declares, in .venv-lowest"
 	@echo "make check-all  every model family, the slow tests, the wheel, the lowest versions (over an hour; PART=timm a part)"
 	@echo "make clean      remove both environments and what was built"
@@ -47,6 +49,23 @@ test: $(VENV)/.installed-test
 
 pictures: $(VENV)/.installed-demo
 	$(BIN)/python docs/pictures.py
+
+# Outputs of the pages' code are kept in .site-cache until the code or the package changes.
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -W --keep-going -q -E -b html -d build/doctrees docs site
+	$(BIN)/python -m docs.workshop.links site
+	@echo "The site is $(CURDIR)/site/index.html"
+
+# Writes docs/data/*.json. Coverage is read off the results of make check-all.
+bench: export BENCH_JSON := $(CURDIR)/docs/data/bench.json
+bench: $(VENV)/.installed-test
+	for script in core first_call sweep rules methods; do $(BIN)/python benchmarks/$$script.py $(if $(QUICK),--quick) || exit 1; done
+	$(BIN)/python -m docs.workshop.costs
+	test ! -f check-all.jsonl || $(BIN)/python -m docs.workshop.coverage check-all.jsonl
+
+# The whole site, with its pictures, in a browser.
+docs-check: docs $(VENV)/.installed-test
+	SITE=site $(BIN)/python -m pytest -q tests/test_site.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -83,4 +102,4 @@ lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -q $(CORE:%=tests/test_%.py) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist demo-output ./*.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist site .site-cache demo-output ./*.egg-info

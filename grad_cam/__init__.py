@@ -9,8 +9,8 @@ own what every map rests on. `METHODS` is the table of methods, `register` adds 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
 `grad_cam.rendering` (`Display`, figures, files).
 
-These two and the modules `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and
-`targets` are attributes, loaded when they are used.
+These two and the modules `callbacks`, `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`,
+`splitting` and `targets` are attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "METHODS", "Chain", "Explanation", "GradCAM", "Split", "SplitError", "Sweep",
-    "audit", "chain", "evidence", "explain", "explore", "read", "register", "run", "split",
+    "audit", "bench", "chain", "evidence", "explain", "explore", "read", "register", "run", "split",
     "study", "sweep", "targets", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from . import callbacks as callbacks
     from . import errors as errors
     from . import folders as folders
     from . import layouts as layouts
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from . import rules as rules
     from . import splitting as splitting
     from . import targets
+    from .benching import bench
     from .engine import explain, sweep
     from .evidencing import evidence
     from .folders import read, run
@@ -51,10 +53,11 @@ if TYPE_CHECKING:
     inspect = explore
 
 _MODULES = (
-    "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting",
-    "targets",
+    "callbacks", "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules",
+    "splitting", "targets",
 )  # fmt: skip
 _HOMES = {
+    "benching": ("bench",),
     "engine": ("explain", "sweep"),
     "evidencing": ("evidence",),
     "folders": ("read", "run"),

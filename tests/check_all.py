@@ -189,6 +189,7 @@ PARTS = {
     "rules": Part(_rules_items, _rules),
     "layers": Part(_layer_items, _layers),
     "threads": Part(_endurance_items, _threads),
+    "docs": Part(lambda: ["site"], lambda _: _command("make", "docs-check"), SLOW_LIMIT),
     "wheel": Part(lambda: ["wheel-check"], _wheel, SLOW_LIMIT),
     "lowest": Part(lambda: ["versions"], lambda _: _command("make", "lowest"), SLOW_LIMIT),
 }

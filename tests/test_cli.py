@@ -31,7 +31,7 @@ from grad_cam.loading import load_image, preprocessing
 from .conftest import SIZE, TinyNet
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("demo", "layers", "explain", "methods", "sweep", "report", "run", "app")
+COMMANDS = ("demo", "layers", "explain", "methods", "sweep", "report", "run", "bench", "app")
 HEAVY = {"torch", "timm", "matplotlib", "numpy", "torchvision"}
 
 Run = Callable[..., Any]
@@ -419,8 +419,6 @@ def test_how_a_file_was_read(run: Run) -> None:
     pathlib.Path("folder").mkdir()
     pathlib.Path("moving.gif").rename("folder/moving.gif")
     assert "3 frames" in run("report", "folder/moving.gif", *TINY).stderr
-    page = pathlib.Path("report.html").read_text(encoding="utf-8")
-    assert '"moving.gif has 3 frames: frame 1 was read"' in page and "folder/moving.gif has" not in page
 
 
 def test_a_sweep_into_a_file(run: Run) -> None:

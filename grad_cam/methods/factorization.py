@@ -78,7 +78,7 @@ def seg_eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
         gradients: d score / d A, (B, C, H, W).
 
     Returns:
-        Projection of the centred |g| A on its first principal direction, (B, H, W), of the sign that makes the
+        Projection of the centred abs(g) A on its first principal direction, (B, H, W), of the sign that makes the
         largest magnitude positive.
 
     Source:

@@ -156,14 +156,14 @@ def report_of(
     display, first = Display.of(display, **changes), sweeps[0]
     layers = _layer_rows(first)
     count = sum(len(sweep[0].map) for sweep in sweeps)
-    names = [f"image {i + 1}" for i in range(count)] if names is None else [_file_name(name) for name in names]
+    names = [f"image {i + 1}" for i in range(count)] if names is None else [file_name(name) for name in names]
     photos = [(None, "")] * count if photos is None else photos
     for what, given in (("names", names), ("photos", photos)):
         if len(given) != count:
             raise ReportError(f"{len(given)} {what} for {count} images", remedy="give one for each")
     images = [image for sweep in sweeps for image in _images_of(sweep, layers)]
     images = [replace(image, name=n, photo=p) for image, n, p in zip(images, names, photos, strict=True)]
-    call = _without_folders(call or f"grad_cam.sweep(model, images, method={first[0].method!r})")
+    call = without_folders(call or f"grad_cam.sweep(model, images, method={first[0].method!r})")
     method = first[0].title().partition("\n")[2].rpartition(" at ")[0]
     return Report(model or first.model, method, layers, images, call, versions(), display)
 
@@ -193,11 +193,12 @@ def _images_of(sweep: Any, layers: Sequence[ReportLayer]) -> Iterator[ReportImag
         yield ReportImage("", first.pictures[b], guesses, first.target[b], maps)
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """The last part of a path of any system."""
     return PureWindowsPath(PurePath(name).name).name or name
 
 
-def _without_folders(call: str) -> str:
+def without_folders(call: str) -> str:
     """A call without the folders of the machine it was made on."""
     call = re.sub(r"""(['"])(?:~|[A-Za-z]:)?[/\\][^'"]*[/\\]""", r"\1", call)
     return re.sub(r"""(?<![^\s=(,])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])+""", "", call)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import demo, layers, explain, sweep, report, run, study, methods, page
+from . import demo, layers, explain, sweep, report, run, study, bench, methods, page
 from .edge import app
 from .methods import methods_table
 

@@ -12,7 +12,7 @@ import typer
 
 from ...errors import GradCamError
 from ..common import Opened, one_line, unique_slugs
-from .console import Bars, bars, print_error, say
+from .console import Bars, bars, print_error, print_notes, say
 from .edge import FAILED, SOME_FAILED, debugging
 from .parsing import find_pictures
 
@@ -92,6 +92,8 @@ class Photos:
                 if show is not None:
                     for result in results:
                         show(result)
+                else:
+                    print_notes([note for photo in ready for note in photo.notes])
                 shown.advance(len(paths))
 
     def _together(self, photos: list[Photo], work: Callable[[list[Photo]], list[Any]]) -> list[Any]:

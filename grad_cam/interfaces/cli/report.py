@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..common import refuse_existing
-from .console import Bars, print_notes, say
+from .console import Bars, say
 from .edge import command
 from .options import (
     OUT,
@@ -71,9 +71,7 @@ It explains the three likeliest classes of every photo unless an option says oth
     def work(some: list[Photo], bars: Bars) -> list[Any]:
         (photo,) = some
         found = run_sweep(opened, photo.tensor, classes(photo.tensor), depth, how, bars)
-        print_notes(photo.notes)
-        remarks = [note.replace(photo.path, Path(photo.path).name) for note in photo.notes]
-        return [(photo.path, photo.whole._replace(note=". ".join(filter(None, [photo.whole.note, *remarks]))), found)]
+        return [(photo.path, photo.whole, found)]
 
     photos.go(opened, work)
     if photos.done:

@@ -1,0 +1,1 @@
+"""What builds the site, and the small networks of its pictures."""

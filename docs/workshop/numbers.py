@@ -1,0 +1,81 @@
+"""The page of numbers, from the JSON files that `make bench` and the bench of methods write."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from .cards import data, methods, put
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0]), *(f"| {' | '.join(row)} |" for row in rows[1:])]
+
+
+def _where(entry: dict[str, Any]) -> str:
+    return f"*{entry.get('date', '')} · {entry.get('machine', '')}*"
+
+
+def benchmarks() -> list[str]:
+    """Tables of time and memory beside other libraries."""
+    found = data("bench")
+    if not found:
+        return ["Not measured yet: `make bench` writes them.", ""]
+    text = []
+    for section in found["sections"]:
+        text += [
+            f"### {section['title']}",
+            "",
+            _where(section),
+            "",
+            section.get("words", ""),
+            "",
+            *_table(section["rows"]),
+            "",
+        ]
+    return text
+
+
+def coverage() -> list[str]:
+    """Which model families were checked, and how many passed."""
+    found = data("coverage")
+    if not found:
+        return ["Not measured yet: `make bench` reads them off the results of `make check-all`.", ""]
+    rows = [["part", "items", "all checks hold", "refused, with the reason", "failing"]]
+    for part in found["parts"]:
+        rows.append(
+            [
+                part["title"],
+                str(part["items"]),
+                str(part["ok"]),
+                str(part["refused"]),
+                ", ".join(part["failing"]) or "none",
+            ]
+        )
+    return [_where(found), "", *_table(rows), ""]
+
+
+def of_methods() -> list[str]:
+    """Every method in one table: what it costs and how faithful its maps are."""
+    figures, costs = data("measured"), data("costs")
+    models = figures.get("models", {"cnn": "CNN", "vit": "ViT"})
+    head = ["method", *(f"forwards, {title}" for title in costs.get("models", models).values())]
+    head += [f"SRG, {title}" for title in models.values()]
+    rows = [head]
+    for name, method in methods().items():
+        cost = [costs.get("methods", {}).get(name, {}).get(key) for key in models]
+        srg = [figures.get("methods", {}).get(name, {}).get(key, {}).get("srg") for key in models]
+        cells = ["–" if c is None else f"{c:.1f}" if c < 10 else f"{c:.0f}" for c in cost]
+        cells += ["–" if s is None else f"{s[0]:.2f} [{s[1]:.2f}, {s[2]:.2f}]" for s in srg]
+        rows.append([f"[{method.title}](methods/cards/{name}.md)", *cells])
+    about = [f"Costs: {_where(costs)}"] if costs else []
+    about += [f"Faithfulness: {_where(figures)}"] if figures else ["Faithfulness was not measured yet."]
+    return [" · ".join(about), "", *_table(rows), ""]
+
+
+def write(source: pathlib.Path) -> None:
+    """Writes the three tables for `numbers.md` to include."""
+    folder = source / "_tables"
+    folder.mkdir(exist_ok=True)
+    for name, lines in (("bench", benchmarks()), ("coverage", coverage()), ("methods", of_methods())):
+        put(folder / f"{name}.md", "\n".join(lines))

