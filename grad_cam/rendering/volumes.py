@@ -10,11 +10,11 @@ from PIL import Image
 
 from ..arguments import as_maps, check_fraction
 from ..errors import GradCamError
+from ..resampling import interpolation
 from .colors import overlay
 from .display import Display
 from .figures import headline
 from .grid import Bar, Panel, draw_grid
-from ..resampling import interpolation
 from .heatmaps import Heat, resizer, scaled
 
 if TYPE_CHECKING:
