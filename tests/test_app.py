@@ -38,6 +38,8 @@ from grad_cam.interfaces.web.uploads import read
 from grad_cam.interfaces.web.views import Computed, Controls, Key, View, view_for
 from grad_cam.loading import ImageError
 
+from . import accessibility
+
 # ---------------------------------------------------------------------------------------------------- without a browser
 
 
@@ -445,6 +447,17 @@ def test_bad_files_become_a_message_that_hides_where_they_lie(
     assert str(tmp_path) not in str(error.value)
     found = page_update(None, controls._replace(photo=path), {}, lambda name: opened, limits=limits)
     assert list(found) == ["notice"] and 'role="alert"' in found["notice"] and str(tmp_path) not in found["notice"]
+
+
+def test_the_photo_says_how_much_of_it_was_used_and_how_it_was_read(
+    controls: Controls, opened: OpenedModel, tmp_path: Path
+) -> None:
+    """A wide animation: the frame that was read, the part that is used, and the whole with the rest dimmed."""
+    frames = [Image.new("RGB", (400, 50), colour) for colour in ("red", "green")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    text = fragments.photo(view_for(controls._replace(photo=tmp_path / "moving.gif"), opened))
+    assert "moving.gif has 2 frames: frame 1 was read" in text and str(tmp_path) not in text
+    assert "12 % of the photo was used" in text and "the unused part dimmed" in text
 
 
 def test_a_photo_that_is_gone_asks_for_another_upload(tmp_path: Path) -> None:
@@ -965,6 +978,7 @@ def test_two_visitors_do_not_mix(visitor: Visitor, browser: Any, served: str, ph
 
 def test_page_has_names_for_all_it_shows_and_fits_small_windows(visitor: Visitor) -> None:
     """Pictures have alternative texts, buttons have names, and nothing is wider than the window."""
+    assert accessibility.flaws(visitor.page, "#gc-upload") == []  # the field for files is gradio's
     assert visitor.page.locator("img:not([alt])").count() == 0
     assert visitor.page.locator("img[alt='']").count() == 0
     for width in (1366, 1024, 400):

@@ -424,6 +424,29 @@ def test_the_part_that_is_used(run: Run) -> None:
     assert "12 % of the photo was used" in pathlib.Path("report.html").read_text(encoding="utf-8")
 
 
+def test_how_a_file_was_read(run: Run) -> None:
+    """Which of several frames was read, and how few bits were shown, is said by every command that takes a photo."""
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save("deep.png")
+    done = run("explain", "moving.gif", "deep.png", *TINY)
+    assert "Note: moving.gif has 3 frames: frame 1 was read" in done.stderr
+    assert "Note: deep.png has values from 0 to 4095 in 16 bits" in done.stderr
+    assert "3 frames" in run("sweep", "moving.gif", *TINY).stderr
+    pathlib.Path("folder").mkdir()
+    pathlib.Path("moving.gif").rename("folder/moving.gif")
+    assert "3 frames" in run("report", "folder/moving.gif", *TINY).stderr
+
+
+def test_a_sweep_into_a_file(run: Run) -> None:
+    """A name of a picture as -o is the figure, and nothing else is written; several classes need a folder."""
+    done = run("sweep", "cat.png", *TINY, "-o", "layers.png")
+    assert done.exit_code == 0 and Image.open("layers.png").width > 300
+    assert not pathlib.Path("grad-cam-output").exists()
+    assert run("sweep", "cat.png", *TINY, "-o", "layers.png").exit_code == 1
+    assert "give a folder" in run("sweep", "cat.png", *TINY, "--top", "2", "-o", "two.png").stderr
+
+
 def test_folders(run: Run) -> None:
     """A folder stands for the pictures in it, `--recursive` also for those in its folders."""
     pathlib.Path("in/deep").mkdir(parents=True)

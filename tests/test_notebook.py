@@ -239,7 +239,14 @@ def test_opens_with_the_prediction(explorer, cnn):
 
 @pytest.mark.parametrize(
     "control, value",
-    [("threshold", 0.6), ("smoothing", 0.0), ("alpha", 0.2), ("colormap", "viridis"), ("view", "heatmap")],
+    [
+        ("threshold", 0.6),
+        ("smoothing", 0.0),
+        ("alpha", 0.2),
+        ("colormap", "viridis"),
+        ("view", "heatmap"),
+        ("view", "signed"),
+    ],
 )
 def test_display_controls_redraw_at_once(explorer, monkeypatch, control, value):
     """A display control changes the picture before it returns, computes nothing, and changes back."""

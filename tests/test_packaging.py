@@ -34,12 +34,13 @@ ALLOWED: dict[str, set[str]] = {
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "predictions": set(),
+    "resampling": set(),
     "targets": {"arguments", "detections", "errors", "predictions"},
     "loading": {"arguments", "errors", "introspection"},
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
-    "rendering": {"arguments", "errors", "predictions"},
-    "metrics": {"arguments", "errors", "methods"},
+    "rendering": {"arguments", "errors", "predictions", "resampling"},
+    "metrics": {"arguments", "errors", "methods", "resampling"},
     "methods": {"arguments", "batchnorm", "errors"},
     "splitting": {"arguments", "batchnorm", "detections", "errors", "inputs", "introspection", "layouts", "outputs"},
     "seen": {"errors", "loading", "rendering"},

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from grad_cam import sweep
 from grad_cam.errors import GradCamError
@@ -31,6 +32,8 @@ from grad_cam.rendering.report import (
     report_of,
     write_report,
 )
+
+from . import accessibility
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{js}}'
 FLAGS = (
@@ -497,6 +500,27 @@ def test_alternative_text(open_report: Any) -> None:
         " !e.hasAttribute('alt')).length"
     )
     assert unnamed == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_accessible(open_report: Any, scheme: str, width: int) -> None:
+    """Readers who do not see the page get all of it: ten photos, light and dark, on a phone and on a screen."""
+    images = [dataclasses.replace(_report().images[0], name=f"{i}.jpg") for i in range(10)]
+    size = {"width": width, "height": 844}
+    page = open_report(_report(images=images), color_scheme=scheme, viewport=size, bypass_csp=True)
+    assert accessibility.flaws(page.page) == []
+
+
+def test_printed(open_report: Any) -> None:
+    """Paper shows the picture, its scale, the predictions and the name of every layer, and no controls."""
+    photo = Image.new("RGB", (80, 20)), "12 % of the photo was used"
+    page = open_report(_report(images=[dataclasses.replace(_report().images[0], photo=photo)]))
+    page.page.emulate_media(media="print")
+    for shown in ("#view", "#scale", "#predictions", "#used", "#whole img", "#strip button:last-child .named"):
+        assert page.page.locator(shown).is_visible(), shown
+    for hidden in ("#threshold", "#colormaps", "#layer", ".copy >> nth=0", "#theme"):
+        assert not page.page.locator(hidden).is_visible(), hidden
 
 
 def test_names_are_inert(open_report: Any) -> None:

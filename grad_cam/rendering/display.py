@@ -14,6 +14,7 @@ from ..arguments import ArgumentTypeError, as_number, check_fraction
 from ..errors import GradCamError
 from . import colors, heatmaps
 from .marks import outlined
+from .text import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,14 @@ class Display:
             GradCamError: The map holds NaN or infinite values, or the smoothing exceeds the picture.
         """
         return heatmaps.heat(map, size, self.threshold, self.sigma(size), self.view)
+
+    def ends(self, map: ArrayLike, size: tuple[int, int]) -> tuple[str, str]:
+        """Returns what the ends of the colours stand for, in units of the score, as texts for a colour bar."""
+        heat = self.heat(map, size)
+        low, high = number(heat.low), number(heat.high)
+        if self.view == "signed":
+            return f"against {low}", f"{high} for"
+        return f"≤ {low}" if heat.high else "0", high
 
     def overlay(self, picture: Image.Image | ArrayLike, map: ArrayLike, mark: Any = None) -> Image.Image:
         """Lays the colours of one raw map (h, w) over a picture (H, W), PIL or bytes (H, W, 3), and outlines a mark."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 import typer
 
 from ..common import Opened, refuse_existing, slug, unique_slugs
-from .console import Bars, collected_warnings, print_json, say
+from .console import Bars, collected_warnings, print_json, print_notes, say
 from .edge import command
 from .options import (
+    DRAWINGS,
     FLAG,
     MODEL,
     OUT,
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
     from ...evidencing import Evidence
     from ...methods import Method
     from ...rendering import Display
-
-
-DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
-"""Suffixes that make the argument of -o a file."""
 
 
 @dataclass(frozen=True)
@@ -353,7 +350,7 @@ class _Job:
             "note": photo.whole.note,
             "predictions": guesses(results[0], self.opened, b),
             "explanations": explanations,
-            "warnings": warnings,
+            "warnings": [*photo.notes, *warnings],
             "files": files,
         }
 
@@ -372,5 +369,4 @@ def _print_result(result: dict[str, Any]) -> None:
             say(f"  {e['target']}, {e['method']} at {e['layer']}: {e['evidence']['sentence']}")
     for path in result["files"]:
         say("  ", (path, "green"))
-    for warning in result["warnings"]:
-        say((f"  Note: {warning}", "yellow"), err=True)
+    print_notes(result["warnings"])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WHAT, LOOK, MODEL, OUT = "What to explain", "How it looks", "The model", "Output"
 FLAG: dict[str, Any] = {"metavar": " "}  # nothing, where some versions of typer say <bool>
 NAMES = "timm name, torchvision/NAME, hf:ID, demo or module:function."
+DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
+"""Suffixes that make the argument of -o a file."""
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 

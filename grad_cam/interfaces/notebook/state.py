@@ -152,8 +152,8 @@ class ExplorerState:
     # -- what is shown
 
     def render(self, one: Explanation, display: Display, view: str = "overlay") -> Image.Image:
-        """The picture of an explanation; `view` is "overlay" or "heatmap"."""
-        if view == "overlay":
+        """The picture of an explanation; `view` is "heatmap" or, for its overlay, anything else."""
+        if view != "heatmap":
             return display.overlay(self.picture, one.raw())
         return Image.fromarray(rendering.colorize(one.heatmap(display)[0], display.colormap))
 

@@ -100,7 +100,7 @@ class Explorer:
         smoothing: Slider, sigma in pixels.
         alpha: Slider, opacity.
         colormap: Picker.
-        view: "overlay" or "heatmap".
+        view: "overlay" (evidence for the class), "signed" (for and against) or "heatmap".
         picture: The picture as PNG.
     """
 
@@ -157,7 +157,8 @@ class Explorer:
 
     @property
     def _display(self) -> Display:
-        return Display(self.threshold.value, self.smoothing.value, self.alpha.value, self.colormap.value)
+        view: Any = "signed" if self.view.value == "signed" else "positive"
+        return Display(self.threshold.value, self.smoothing.value, self.alpha.value, self.colormap.value, view)
 
     def _request(self, _: Any = None) -> None:
         """Requests the map of what is chosen."""
@@ -207,7 +208,7 @@ class Explorer:
         with self._requests.lock:  # the pool may draw, too
             choice, one = self._shown
             self.picture.value = rendering.png_bytes(self._state.render(one, self._display, self.view.value))
-            self._caption.value = markup.caption(self._state, choice, one)
+            self._caption.value = markup.caption(self._state, choice, one, self._display)
             self._code.value = markup.code(self.call)
 
     # -- layout
@@ -239,7 +240,8 @@ class Explorer:
         colormaps = list(dict.fromkeys((*rendering.COLORMAPS, display.colormap)))
         self.colormap: Any = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)
         self.view: Any = widgets.ToggleButtons(
-            options=[("Overlay", "overlay"), ("Heatmap", "heatmap")],
+            options=[("Overlay", "overlay"), ("Signed", "signed"), ("Heatmap", "heatmap")],
+            tooltips=["evidence for the class", "evidence for and against the class", "the colours alone"],
             style={"button_width": "92px"},
             layout={"margin": "4px 2px 2px 84px"},
         )

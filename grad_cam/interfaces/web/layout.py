@@ -52,7 +52,7 @@ def parts(model: str) -> dict[str, Any]:
 def _source(model: str) -> dict[str, Any]:
     """The photo, the model and the class."""
     part = {}
-    gr.HTML("<h3>Photo</h3>")
+    gr.HTML("<h2>Photo</h2>")
     with gr.Row(elem_classes="gc-source"):
         part["samples"] = gr.HTML(fragments.sample_buttons(), js_on_load=_PICK, elem_id="gc-samples")
         part["upload"] = gr.File(
@@ -63,7 +63,7 @@ def _source(model: str) -> dict[str, Any]:
         list(dict.fromkeys((model, *SUGGESTED))), value=model, label="Model", elem_id="gc-model",
         info="Any timm name, torchvision/NAME or hf:OWNER/NAME", allow_custom_value=True,
     )  # fmt: skip
-    gr.HTML("<h3>Predictions</h3>")
+    gr.HTML("<h2>Predictions</h2>")
     part["predictions"] = gr.HTML(js_on_load=_PICK, elem_id="gc-predictions")
     part["target"] = gr.Dropdown([], label="Class to explain", elem_id="gc-class")
     return part

@@ -70,6 +70,7 @@ class View:
         tensor: The picture as the model takes it, (1, C, H, W).
         seen: The picture as the model sees it, uint8 (H, W, 3).
         whole: The whole photo, and how much of it the model sees.
+        notes: How its file was read, where that is not plain.
         logits: (classes,).
         word: Name of the target.
         results: What is computed of this picture and class; a text where there is no map says why.
@@ -81,6 +82,7 @@ class View:
     tensor: torch.Tensor
     seen: NDArray[np.uint8]
     whole: WholePhoto = WholePhoto()
+    notes: tuple[str, ...] = ()
     logits: NDArray[np.float32] = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     word: str = ""
     results: Mapping[Key, Computed | str] = dataclasses.field(default_factory=dict)
@@ -221,9 +223,9 @@ def view_for(
         results, said = (before.results, before.evidence) if same else ({}, {})
         view = dataclasses.replace(before, controls=shown, results=results, evidence=said)
     else:
-        photo = read(shown.photo, limits or Limits())
+        photo, notes = read(shown.photo, limits or Limits())
         tensor, seen = opened.prepare(photo)
-        view = View(shown, opened, tensor, np.asarray(seen), opened.prepare.whole(photo))
+        view = View(shown, opened, tensor, np.asarray(seen), opened.prepare.whole(photo), notes)
     return compute_missing_maps(view, progress)
 
 
