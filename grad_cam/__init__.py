@@ -9,8 +9,8 @@ own what every map rests on. `METHODS` is the table of methods, `register` adds 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
 `grad_cam.rendering` (`Display`, figures, files).
 
-These two and the modules `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`, `splitting` and
-`targets` are attributes, loaded when they are used.
+These two and the modules `callbacks`, `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`,
+`splitting` and `targets` are attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from . import callbacks as callbacks
     from . import errors as errors
     from . import folders as folders
     from . import layouts as layouts
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
     inspect = explore
 
 _MODULES = (
-    "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules", "splitting",
-    "targets",
+    "callbacks", "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules",
+    "splitting", "targets",
 )  # fmt: skip
 _HOMES = {
     "benching": ("bench",),

@@ -154,7 +154,8 @@ def check_images(images: Any) -> Tensor:
 
     Raises:
         ArgumentTypeError: It is no tensor.
-        InputError: It is not (B, C, H, W), is empty, or holds no floating point numbers that can be computed with.
+        InputError: It is not (B, C, H, W), or (B, C, T, H, W) of videos and volumes, is empty, or holds no floating
+            point numbers that can be computed with.
     """
     import torch
 
@@ -174,11 +175,11 @@ def check_images(images: Any) -> Tensor:
         raise InputError(f"images must be dense, not {images.layout}", given, "give images.to_dense()")
     if images.is_meta:
         raise InputError("images on the meta device hold no values", given, "give a batch on the CPU or a GPU")
-    if images.ndim != 4 or 0 in images.shape:
+    if images.ndim not in (4, 5) or 0 in images.shape:
         remedy = "add the batch axis with images[None]" if images.ndim == 3 and images.numel() else ""
-        if images.ndim == 5:
-            remedy = "explain one image or frame at a time, or join the first two axes with images.flatten(0, 1)"
-        raise InputError("images must be a batch (B, C, H, W)", f"shape {tuple(images.shape)}", remedy)
+        raise InputError(
+            "images must be a batch (B, C, H, W), or (B, C, T, H, W)", f"shape {tuple(images.shape)}", remedy
+        )
     if images.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         remedy = "give images.dequantize()" if images.is_quantized else "give images.float()"
         if images.dtype is torch.uint8:

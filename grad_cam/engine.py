@@ -25,7 +25,7 @@ from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .inputs import Inputs
-from .introspection import unwrap
+from .introspection import frames_first, unwrap
 from .loading import class_names, normalisation_note, preprocessing
 from .loading.geometry import Geometry, check_geometry
 from .loading.preprocess import Preprocessing
@@ -38,7 +38,7 @@ from .methods.factorization import Factorization
 from .outliers import outliers_at
 from .outputs import Output
 from .predictions import class_label
-from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target
+from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target, check_volume
 from .results import Explanation, Layer, Sweep
 from .rules.ledger import warn_of_gaps
 from .seen import Seen
@@ -48,6 +48,7 @@ from .splitting.default import default_cut
 from .splitting.plan import Cut
 from .splitting.public import open_images
 from .towers import with_tower
+from .volumes import VolumeExplanation
 
 
 def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.Module, Tensor]:
@@ -70,7 +71,7 @@ def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.
 
 def _warn_of_range(model: nn.Module, images: Tensor) -> None:
     """Warns where images do not seem to be normalised as the model expects."""
-    if float(images.amin()) < 0 and float(images.abs().flatten(1).mean(1).amax()) < 4:
+    if images.ndim == 5 or float(images.amin()) < 0 and float(images.abs().flatten(1).mean(1).amax()) < 4:
         return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
@@ -246,6 +247,7 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
     found: dict[int, Explanation] = {}
+    check_volume(request, cutter.images)
     seen = _seen(cutter.model, cutter.images, request.geometry)
     groups = _groups(cuts, request)
     for i, group in enumerate(groups):
@@ -302,7 +304,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             with torch.set_grad_enabled(live):
                 maps = maps if resolved.several else maps[:, 0]
         made.append(
-            Explanation(
+            (VolumeExplanation if cutter.images.ndim == 5 else Explanation)(
                 maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
                 outliers_at(Pass(forward, n)) if cuts else (),
@@ -343,7 +345,7 @@ def _seen(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | Non
     given = [getattr(model, name, None) for name in ("preprocessing", "image_processor")]
     if size not in known or any(old is not new for old, new in zip(known[size][0], given, strict=True)):
         known[size] = given, preprocessing(model, size)
-    return Seen(images.detach().clone(), known[size][1], geometry)
+    return Seen(images.detach().clone(), known[size][1], geometry, frames_first(model, images.shape[1:]))
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep

@@ -130,6 +130,7 @@ def evidence(
         raise ArgumentTypeError(
             "evidence takes a model and an Explanation", given, "write evidence(model, explanation)"
         )
+    _require_pictures(explanation.images)
     if not 0 < share < 1:
         raise GradCamError(f"share={share} is not a part of the picture", remedy="use a number between 0 and 1")
     one = explanation.raw(image, target)
@@ -171,6 +172,7 @@ def compare(
             "there is no Explanation to compare", remedy="give one at least; controls come by themselves"
         )
     images = first.images if images is None else images
+    _require_pictures(images)
     wanted = _target_of(first, target)
     if first.classes is not None and "probability" not in options:
         classes = [targets.probability(int(row[0])) for row in first.classes]
@@ -179,6 +181,15 @@ def compare(
     return metrics.compare(
         explanations, images, score_function(model, images, wanted, output=output, inputs=inputs), **options
     )
+
+
+def _require_pictures(images: Tensor) -> None:
+    """Raises GradCamError for videos and volumes, whose regions nothing here takes away."""
+    if images.ndim != 4:
+        raise GradCamError(
+            "evidence is asked by taking regions of a picture away, and these are videos or volumes",
+            f"images {tuple(images.shape)}", "compare scores of changed clips by a loop of your own",
+        )  # fmt: skip
 
 
 def mean_color(preprocessing: Preprocessing) -> Sequence[float]:

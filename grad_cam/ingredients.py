@@ -149,7 +149,7 @@ class Forward:
                 self.entries.append(self._mode.entries())
         return found
 
-    def grid(self, n: int) -> tuple[int, int] | None:
+    def grid(self, n: int) -> tuple[int, ...] | None:
         """Height and width of the grid of positions at a cut (of the default cut if there is none), or None."""
         cut = self.cuts[n] if self.cuts else default_cut(self.cutter)
         found = self.cutter.reading(cut).layout
@@ -182,14 +182,15 @@ class Pass:
         """
         count = len(self.forward.targets.scores)
         if method.per_target:
-            each = [self._called(method, function, options, k) for k in range(count)]
-            return torch.stack([self._checked(method, one) for one in each], 1)
-        found = self._called(method, function, options, None)
-        if isinstance(found, Factorization):
-            return found
-        if method.class_specific:  # all targets at once
-            return self._checked(method, found, count)
-        return torch.stack([self._checked(method, found)] * count, 1)
+            called = functools.partial(self._called, method, function, options)
+            maps = torch.stack([self._checked(method, called(k)) for k in range(count)], 1)
+        else:
+            found = self._called(method, function, options, None)
+            if isinstance(found, Factorization):
+                return found
+            maps = self._checked(method, found, count if method.class_specific else None)
+            maps = maps if method.class_specific else torch.stack([maps] * count, 1)
+        return self.layout.unfolded(maps) if self.images.ndim == 5 else maps
 
     def _called(self, method: Method, function: Callable[..., Any], options: dict[str, Any], k: int | None) -> Any:
         given = []
@@ -234,7 +235,7 @@ class Pass:
             size = self.cutter.record.positions.size
             return layouts.named(forward.layout, raw.detach(), size, prefix, len(self.images))
         assert reading is not None
-        if reading.layout is None or reading.layout.grid == (1, 1):
+        if reading.layout is None or reading.layout.is_single:
             raise LayoutError(
                 f"no map can be drawn after '{cut.name}': {reading.note or '1x1'}", f"activation {tuple(raw.shape)}",
                 "choose another layer (see print(grad_cam.chain(model))) or give reshape_transform",
@@ -242,8 +243,8 @@ class Pass:
         return reading.layout
 
     @property
-    def _raw(self) -> Tensor:
-        return self.forward.taken.activations[self.n]  # as the model has it
+    def _raw(self) -> Tensor:  # as the model has it
+        return self.forward.taken.activations[self.n]
 
     @property
     def _where(self) -> str:
@@ -327,7 +328,7 @@ class Pass:
     def class_of(self, activation: Tensor) -> list[int]:
         """The class that the tail gives to grids full of one activation each, (N, C)."""
         rows = torch.zeros(len(activation), dtype=torch.long, device=self._raw.device)
-        full = activation[:, :, None, None].expand(-1, -1, *self.layout.grid)  # (N,C,h,w)
+        full = activation[:, :, None, None].expand(-1, -1, *self.layout.folded)  # (N,C,h,w)
         with torch.no_grad():
             return [int(i) for i in self._logits_of(full.to(self._raw.dtype), rows).argmax(1)]
 
@@ -339,7 +340,7 @@ class Pass:
         return self.forward.graph.detach()
 
     @property
-    def grid(self) -> tuple[int, int] | None:
+    def grid(self) -> tuple[int, ...] | None:
         """Height and width of the grid of positions, or None."""
         return self.forward.grid(self.n)
 

@@ -103,6 +103,22 @@ class Request:
         return name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
 
 
+def check_volume(request: Request, images: Tensor) -> None:
+    """Raises MethodError where what is asked means nothing for a video or volume (B, C, T, H, W)."""
+    if images.ndim != 5:
+        return
+    method = request.method
+    if method.no_volumes:
+        raise MethodError(
+            f"{method.title} makes no map of a video or volume: {method.no_volumes}", f"images {tuple(images.shape)}",
+            'method="grad_cam", "hires_cam", "layer_cam" or another method of one layer',
+        )  # fmt: skip
+    if request.fuse is not None:
+        raise MethodError(
+            "fuse joins maps over one picture", f"images {tuple(images.shape)}", "leave fuse out, and look at each"
+        )
+
+
 _HABITS = {
     "target": ("targets", "target", "target_category", "category", "class_idx"),
     "layer": ("target_layers", "target_layer", "layers", "layer", "layer_idx"),

@@ -329,6 +329,7 @@ class Sweep(Sequence[Explanation]):
 
         A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
         """
+        rendering.require_pictures(self.explanations[0].images)
         maps = [e.raw(image, target) for e in self.explanations]
         agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
         return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
@@ -346,6 +347,7 @@ class Sweep(Sequence[Explanation]):
             display: Settings; `Display()` by default.
             **changes: Single settings: threshold, smoothing, alpha, colormap, view.
         """
+        rendering.require_pictures(self.explanations[0].images)
         display = Display.of(display, **changes)
         first = self.explanations[0]
         heats = [display.heat(e.raw(image, target), e._size) for e in self.explanations]
@@ -387,6 +389,7 @@ class Sweep(Sequence[Explanation]):
         force: bool = False, display: Display | None = None, **changes: Any,
     ) -> pathlib.Path:  # fmt: skip
         """Writes a GIF or WebP that goes from the shallowest to the deepest layer; settings as for `figure`."""
+        rendering.require_pictures(self.explanations[0].images)
         path, display = pathlib.Path(path), Display.of(display, **changes)
         refuse_existing([path], force)
         frames = [
@@ -399,6 +402,7 @@ class Sweep(Sequence[Explanation]):
         self, folder: str | os.PathLike[str], *, force: bool = False, display: Display | None = None, **changes: Any
     ) -> list[pathlib.Path]:
         """Writes `sweep.png` and one overlay per layer for every image and target into a folder."""
+        rendering.require_pictures(self.explanations[0].images)
         folder, display = pathlib.Path(folder), Display.of(display, **changes)
         jobs: list[tuple[pathlib.Path, Callable[[], Any]]] = []
         count = self.explanations[0]._per_image
@@ -430,6 +434,8 @@ class Sweep(Sequence[Explanation]):
             The path.
         """
         from .rendering.report import report_of, write_report
+
+        rendering.require_pictures(self.explanations[0].images)
 
         return write_report(report_of(self, names=names, display=Display.of(display, **changes)), path, force)
 

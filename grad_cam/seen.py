@@ -23,16 +23,23 @@ class Seen:
         images: (B, C, H, W).
         preprocessing: How the pictures were made into images.
         geometry: Where each image lies in its original, if that is known.
+        frames_first: Whether videos are (B, T, C, H, W) rather than (B, C, T, H, W).
     """
 
     images: Tensor = dataclasses.field(repr=False)
     preprocessing: Preprocessing
     geometry: tuple[Geometry, ...] | None = None
+    frames_first: bool = False
 
     @functools.cached_property
     def pictures(self) -> NDArray[np.uint8]:
-        """The batch for display, uint8 (B, H, W, 3)."""
-        return self.preprocessing.pictures(self.images.float().cpu())
+        """The batch for display, uint8 (B, H, W, 3); of videos and volumes (B, T, H, W, 3)."""
+        images = self.images.float().cpu()
+        if images.ndim == 4:
+            return self.preprocessing.pictures(images)
+        clips = images if self.frames_first else images.transpose(1, 2)  # (B, T, C, H, W)
+        frames = self.preprocessing.pictures(clips.flatten(0, 1))
+        return frames.reshape(*clips.shape[:2], *frames.shape[1:])
 
     def restored(self, image: int, raw: Tensor, target: str) -> OriginalMap:
         """A raw map of an image put back over its original.

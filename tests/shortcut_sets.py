@@ -39,9 +39,10 @@ class Plant:
 def plant_of(number: int) -> Plant:
     """The shortcut of a numbered set; kinds, classes, corners and colours change with the number."""
     draw = np.random.default_rng(1000 + number)
-    colour = tuple(int(each) for each in draw.permutation([230, 130, 30]))
+    red, green, blue = (int(each) for each in draw.permutation([230, 130, 30]))
     return Plant(
-        KINDS[number % 4], int(draw.integers(4)), CORNERS[int(draw.integers(4))], float(draw.uniform(0.85, 1.0)), colour
+        KINDS[number % 4], int(draw.integers(4)), CORNERS[int(draw.integers(4))], float(draw.uniform(0.85, 1.0)),
+        (red, green, blue),
     )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def _planted(image: Image.Image, plant: Plant, draw: np.random.Generator) -> Ima
     top = at_y if "top" in plant.corner else side - size - at_y
     if plant.kind == "tint":
         overlay = Image.new("RGB", image.size, plant.colour)
-        image = Image.blend(image, overlay, 0.3)
+        image = Image.blend(image, overlay, 0.4)
     elif plant.kind == "border":
         pen.rectangle((0, 0, side - 1, side - 1), outline=plant.colour, width=max(2, side // 20))
     elif plant.kind == "mark":
@@ -155,7 +156,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 4)."""
-        return self.head(self.flatten(self.pool(self.features(x))))
+        logits: Tensor = self.head(self.flatten(self.pool(self.features(x))))
+        return logits
 
 
 def fitted(images: Tensor, labels: list[int], seed: int = 0, epochs: int = 10) -> Net:

@@ -135,8 +135,8 @@ def test_images_that_are_no_tensor(images: Any, says: str) -> None:
     ("images", "says"),
     [
         (torch.zeros(3, 8, 8), r"\(3, 8, 8\).*images\[None\]"),
-        (torch.zeros(2, 2, 3, 8, 8), r"flatten\(0, 1\)"),
-        (torch.zeros(8, 8), r"batch \(B, C, H, W\) \(shape \(8, 8\)\)$"),
+        (torch.zeros(1, 2, 2, 3, 8, 8), r"\(B, C, T, H, W\)"),
+        (torch.zeros(8, 8), r"batch \(B, C, H, W\), or \(B, C, T, H, W\) \(shape \(8, 8\)\)$"),
         (torch.zeros(0, 3, 8, 8), r"\(0, 3, 8, 8\)"),
         (torch.zeros(1, 3, 0, 8), r"\(1, 3, 0, 8\)"),
         (torch.zeros(1, 3, 8, 8).to_sparse(), r"dense.*to_dense\(\)"),

@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
     "seen": {"errors", "loading", "rendering"},
     "outliers": {"ingredients"},
+    "volumes": {"errors", "loading", "rendering", "results"},
     "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
     "results": {
         "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
@@ -57,15 +58,16 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {
         "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
         "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting",
-        "targets", "towers",
+        "targets", "towers", "volumes",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
         "targets",
     },
+    "callbacks": {"arguments", "engine", "errors", "rendering"},
     "studies": {
-        "arguments", "depths", "engine", "errors", "introspection", "layouts", "loading", "methods", "metrics",
-        "outputs", "predictions", "rendering", "results", "splitting", "targets",
+        "arguments", "depths", "engine", "errors", "folders", "introspection", "layouts", "loading", "methods",
+        "metrics", "outputs", "predictions", "rendering", "results", "splitting", "targets",
     },
     "benching": {
         "arguments", "engine", "errors", "evidencing", "methods", "metrics", "outputs", "requests", "results",
@@ -370,7 +372,7 @@ def test_listed_names_exist() -> None:
 
 def test_modules_are_attributes() -> None:
     """After `import grad_cam` alone the documented modules are attributes, and none is loaded before it is used."""
-    names = "errors layouts loading methods metrics rendering results rules splitting targets".split()
+    names = "callbacks errors layouts loading methods metrics rendering results rules splitting targets".split()
     code = f"import sys, grad_cam; print(*(n for n in {names} if f'grad_cam.{{n}}' in sys.modules), 'nothing'); "
     code += f"print(*(getattr(grad_cam, n).__name__ for n in {names}))"
     assert _fresh(code) == ["nothing", *(f"grad_cam.{name}" for name in names)]

@@ -291,27 +291,30 @@ def test_folder_is_read(folder: pathlib.Path, studied: Study) -> None:
     assert studied.pictures.classes == ("<i>left", "right & co") and len(studied.pictures) == 16
     assert studied.pictures.names[0] == "<i>left/0.png"
     assert any("broken.jpg could not be read" in note for note in studied.notes)
-    limited = Pictures.of_folder(folder, shortcut_sets.Net(), limit=3)
+    limited = Pictures.of_source(folder, shortcut_sets.Net(), limit=3)
     assert len(limited) == 6
 
 
-def test_boxes_follow_the_crop(folder: pathlib.Path) -> None:
+def test_boxes_follow_the_crop(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A box in pixels of the file becomes parts of what the model sees: the middle of a wide picture is cropped out."""
     model = timm.create_model("resnet10t", num_classes=2)
     name = "right & co/1.png"
-    pictures = Pictures.of_folder(folder, model, boxes={name: (2, 0, 8, 12), "right & co/2.png": (0, 0, 1, 12)})
-    box = pictures.boxes[pictures.names.index(name)]
+    rows = [f"{folder}/{name},r,2 0 8 12", f"{folder}/right & co/2.png,r,0 0 1 12"]
+    rows += [f"{folder}/<i>left/{i}.png,l," for i in range(2)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,class,box", *rows]), encoding="utf-8")
+    pictures = Pictures.of_source(tmp_path / "table.csv", model)
+    box = pictures.boxes[pictures.labels.index(1)]
     left, top, right, bottom = pictures.preprocessing.used_box(Image.new("RGB", (16, 12)))
     assert box is not None and box[2] == pytest.approx((8 - left) / (right - left)) and box[1] == 0
-    assert pictures.boxes[pictures.names.index("right & co/2.png")] is None and right - left == bottom - top
+    assert pictures.boxes[-1] is None and pictures.boxes[0] is None and right - left == bottom - top
 
 
 def test_what_is_no_study_is_refused(tmp_path: pathlib.Path) -> None:
     """A folder that is not there or holds one class, and labels that are too few."""
     model = shortcut_sets.Net()
-    with pytest.raises(GradCamError, match="there is no folder"):
+    with pytest.raises(GradCamError, match="there is no"):
         grad_cam.study(model, tmp_path / "nothing")
-    (tmp_path / "one").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
     with pytest.raises(GradCamError, match="two classes"):
         grad_cam.study(model, tmp_path)
     with pytest.raises(GradCamError, match="one label"):
@@ -345,3 +348,65 @@ def test_as_dict_is_plain(studied: Study) -> None:
     """The findings are JSON."""
     found = json.loads(json.dumps(studied.as_dict()))
     assert len(found["tips"]) == 16 and found["recommended"] == studied.layer
+
+
+# ------------------------------------------------------------------------------------------------------------ classes
+
+
+def test_maps_are_laid_over_each_other_by_box() -> None:
+    """A spot in the middle of the box comes to the middle of the window, wherever box and spot are."""
+    from grad_cam.studies.summaries import SIDE, aligned
+
+    for x, y in ((0.25, 0.25), (0.6, 0.4)):
+        raw = torch.full((40, 40), -1.0)
+        raw[int(y * 40) - 1 : int(y * 40) + 2, int(x * 40) - 1 : int(x * 40) + 2] = 3.0
+        found = aligned(raw, (x - 0.2, y - 0.2, x + 0.2, y + 0.2))
+        row, column = divmod(int(found.argmax()), SIDE)
+        assert abs(row - SIDE / 2) <= 2 and abs(column - SIDE / 2) <= 2 and found.max() == pytest.approx(1.0)
+    assert aligned(torch.ones(4, 4), (0.0, 0.0, 0.5, 0.5))[0, 0] == 0  # outside the picture
+    assert aligned(torch.full((4, 4), -1.0), None).max() == 0
+
+
+def test_summaries_name_what_is_confused_and_what_is_odd() -> None:
+    """The mean map lies where the class is read, an odd picture is the least typical, and a confusion is explained."""
+    images, labels = _halves(40)
+    images[0] = 3 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(9))
+    images[0, :, :, 4:] -= 6.0
+    labels[2] = 1  # in the wrong folder: the model says the other class
+    model = Staged().eval()
+    model.class_names = ["left", "right"]  # type: ignore[assignment]
+    named = Pictures.of_tensors(images, [1 - k for k in labels], ["right", "left"], model)
+    found = grad_cam.study(model, named, shortcuts=False).summaries
+    assert found is not None and len(found.classes) == 2
+    (confusion,) = [c for c in found.confusions if 2 in c.pictures]
+    assert (confusion.label, confusion.answer) == ("right", "left") or (confusion.label, confusion.answer) == (
+        "left", "right"
+    )  # fmt: skip
+    assert set(found.contrasts) >= set(confusion.pictures)
+    assert any(0 in each.untypical for each in found.classes)
+    assert all(each.mean.shape == (28, 28) and not each.aligned for each in found.classes)
+
+
+def test_run_is_studied(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The folder of a run is studied as the folder it was made of."""
+    model = shortcut_sets.Net().eval()
+    grad_cam.run(model, folder, tmp_path / "out", progress=None)
+    again = Pictures.of_source(tmp_path / "out", model)
+    first = Pictures.of_source(folder, model)
+    assert again.names == first.names and again.labels == first.labels and again.classes == first.classes
+    assert torch.equal(again.images([3]), first.images([3]))
+
+
+def test_command_writes_the_page(folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`grad-cam study` prints the findings and writes the page."""
+    from typer.testing import CliRunner
+
+    from grad_cam.interfaces.cli import app
+
+    (tmp_path / "own_net.py").write_text("from tests.shortcut_sets import Net\n\n\ndef net():\n    return Net()\n")
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(app, ["study", str(folder), "-m", "own_net:net", "-o", "page.html"])
+    assert ran.exit_code == 0, ran.output
+    assert "Recommended layer" in ran.output and (tmp_path / "page.html").stat().st_size > 5000
+    again = CliRunner().invoke(app, ["study", str(folder), "-m", "own_net:net", "-o", "page.html"])
+    assert again.exit_code == 1 and "already" in again.output

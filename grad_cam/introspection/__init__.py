@@ -9,6 +9,7 @@ from .facts import (
     declared_class_count,
     declared_size,
     device_and_dtype,
+    frames_first,
     input_channels,
     input_channels_source,
     input_description,
@@ -23,7 +24,8 @@ from .published import is_torchvision, torchvision_weights
 
 __all__ = [
     "DEFAULT_CHANNELS", "DEFAULT_SIZE", "Declared", "as_size", "class_count", "declared_channels",
-    "declared_class_count", "declared_size", "device_and_dtype", "input_channels", "input_channels_source",
-    "input_description", "input_size", "input_size_source", "is_torchvision", "prefix_tokens", "processor_size",
-    "reductions", "run_processor", "timm_config", "torchvision_weights", "unwrap", "wrapped",
+    "declared_class_count", "declared_size", "device_and_dtype", "frames_first", "input_channels",
+    "input_channels_source", "input_description", "input_size", "input_size_source", "is_torchvision",
+    "prefix_tokens", "processor_size", "reductions", "run_processor", "timm_config", "torchvision_weights", "unwrap",
+    "wrapped",
 ]  # fmt: skip

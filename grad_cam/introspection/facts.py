@@ -8,7 +8,7 @@ so that an error message never claims that "the model says" what nothing says.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -223,6 +223,27 @@ def _is_convolution(layer: nn.Module) -> bool:
     """Whether a module is a convolution over images, also a quantised one."""
     kernel = getattr(layer, "kernel_size", None)
     return is_count(getattr(layer, "in_channels", None)) and isinstance(kernel, tuple) and len(kernel) == 2
+
+
+def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a video is given to a model as (B, T, C, H, W) rather than (B, C, T, H, W).
+
+    Args:
+        model: Any module.
+        shape: Shape of one input, (T, C, H, W) or (C, T, H, W); one of a picture (C, H, W) has no frames.
+
+    Note:
+        Hugging Face's models of videos declare a number of frames and take them first. Of others the channels of the
+        first convolution tell, where they fit one of the two axes alone.
+    """
+    if len(shape) != 4:
+        return False
+    model = unwrap(model)
+    if any(is_count(value) for value, _ in settings(getattr(model, "config", None), ("num_frames",), "config")):
+        return True
+    layers = (m for m in model.modules() if hasattr(m, "kernel_size") and is_count(getattr(m, "in_channels", None)))
+    channels = getattr(next(layers, None), "in_channels", None)
+    return channels is not None and shape[0] != channels == shape[1]
 
 
 def input_description(model: nn.Module) -> str:

@@ -127,6 +127,18 @@ class Method:
         return ""
 
     @property
+    def no_volumes(self) -> str:
+        """Why it makes no map of a video or volume, in a clause; "" if it does.
+
+        What counts positions of an activation one by one needs not know how they lie; what masks or resizes does.
+        """
+        if self.scope != "layer" or "images" in self.ingredients:
+            return "it masks, resizes or follows positions of one picture"
+        if self.gives != "map":
+            return "its concepts are drawn over one picture"
+        return "it covers neighbouring positions of one picture" if "window" in self.options else ""
+
+    @property
     def per_target(self) -> bool:
         """Whether it is called once for each target; else once for all."""
         return not PER_TARGET.keys().isdisjoint(self.ingredients)

@@ -51,6 +51,10 @@ class Bank:
             progress: Called after every chunk.
         """
         kept = coalitions(masks, cells, (_OWN_SEEDS + seed) % (1 << 32))
+        if images.ndim != 4:
+            raise GradCamError(
+                "a bank is of pictures, not of videos or volumes", f"{tuple(images.shape)}", "give (B, C, H, W)"
+            )
         run = ChunkedScores(score, len(images), masks, images[0], chunk, progress)
         scores = [scores_of_kept(run, b, image, filled(image, fill), kept) for b, image in enumerate(images)]
         return cls(kept, torch.stack(scores).double().cpu())

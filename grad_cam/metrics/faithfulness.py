@@ -212,6 +212,11 @@ def ranked(values: Tensor, seed: int) -> Tensor:
 def _runner(
     maps: Tensor, images: Tensor, score: Score, copies: int, chunk: int | None, progress: Progress | None
 ) -> ChunkedScores:
+    if images.ndim != 4:
+        raise GradCamError(
+            "regions of pictures are taken away here, not of videos or volumes", f"images {tuple(images.shape)}",
+            "give (B, C, H, W)",
+        )  # fmt: skip
     if len(maps) != len(images):
         raise GradCamError(f"{len(maps)} maps do not belong to {len(images)} images", remedy="give one for each")
     each = maps.shape[1] if maps.ndim == 4 else 1

@@ -13,9 +13,11 @@ from .files import data_uri, png_bytes, save
 from .heatmaps import Heat, View, default_smoothing, describe, heatmap
 from .originals import OriginalMap
 from .text import noted
+from .volumes import require_pictures
 
 __all__ = [
     "ALPHA", "COLORMAP", "COLORMAPS", "Display", "Heat", "OriginalMap", "SignedBars", "View", "animation", "captioned",
     "colorize", "comparison", "data_uri", "default_smoothing", "describe", "heatmap", "ledger_figure", "map_figure",
-    "noted", "opacity", "overlay", "overview", "palette", "panels", "png_bytes", "save", "sweep_figure",
+    "noted", "opacity", "overlay", "overview", "palette", "panels", "png_bytes", "require_pictures", "save",
+    "sweep_figure",
 ]  # fmt: skip

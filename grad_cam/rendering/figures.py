@@ -71,7 +71,7 @@ def panels(
     columns = len(shown) if aspect <= 3 else 2 if aspect <= 6 else 1
     note = _note(note, heat)
     return draw_grid(
-        shown, columns, 2.15, _headline(title, note and noted("map", note)), bar=Bar.of(display, scale),
+        shown, columns, 2.15, headline(title, note and noted("map", note)), bar=Bar.of(display, scale),
         remark=_with_note(remark, photo),
     )  # fmt: skip
 
@@ -219,7 +219,7 @@ def map_figure(
         bar = Bar(palette(display.colormap), labels)
     pixels = colorize(heat, display.colormap, display.view)
     panel = Panel(pixels, f"raw map, {raw.shape[0]} × {raw.shape[1]}", crisp=True)
-    return draw_grid([panel], 1, 3.0, _headline(title, note and noted("map", note)), bar=bar)
+    return draw_grid([panel], 1, 3.0, headline(title, note and noted("map", note)), bar=bar)
 
 
 # --- panels ----------------------------------------------------------------------------------------------------------
@@ -290,10 +290,10 @@ def _side_by_side(
     if sum(cell is not None for cell in cells) > 2:
         above = "; its largest value stands above it" if scales else ""
         bar, remark = Bar.of(display, None), f"Every panel has a scale of its own{above}."
-    return draw_grid(cells, columns, area, _headline(title), bar=bar, remark=_with_note(remark, photo), **how)
+    return draw_grid(cells, columns, area, headline(title), bar=bar, remark=_with_note(remark, photo), **how)
 
 
-def _headline(title: str, note: str | None = None) -> list[Line]:
+def headline(title: str, note: str | None = None) -> list[Line]:
     """Title, subtitle and note."""
     first, *rest = title.split("\n")
     lines = [(first, TITLE, INK), *((text, CAPTION, QUIET) for text in rest), (note or "", CAPTION, ALERT)]

@@ -70,7 +70,7 @@ def heatmap(
     """
     raw = as_maps(maps)
     heats = np.zeros((*raw.shape[:-2], *_size(size)), np.float32)  # (..., H, W)
-    resize = _resizer(raw.shape[-2:], size, smoothing)
+    resize = resizer(raw.shape[-2:], size, smoothing)
     threshold = check_fraction(threshold, "threshold", below_one=True)
     for index in np.ndindex(raw.shape[:-2]):
         heats[index] = _stretched(resize, raw[index], threshold, view).values
@@ -83,7 +83,7 @@ def heat(map: ArrayLike, size: tuple[int, int], threshold: float, smoothing: flo
     if raw.ndim != 2:
         raise GradCamError("a figure shows one map (h, w)", f"shape {raw.shape}", "draw them one by one")
     threshold = check_fraction(threshold, "threshold", below_one=True)
-    return _stretched(_resizer((raw.shape[0], raw.shape[1]), size, smoothing), raw, threshold, view)
+    return _stretched(resizer((raw.shape[0], raw.shape[1]), size, smoothing), raw, threshold, view)
 
 
 def describe(map: ArrayLike) -> str | None:
@@ -121,26 +121,38 @@ def _size(size: tuple[int, int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-class _Resizer(NamedTuple):
+class Resizer(NamedTuple):
     """Resizing and smoothing are linear and separable: both together are one small matrix on either side."""
 
     rows: NDArray[np.float64]  # (H, h)
     columns: NDArray[np.float64]  # (W, w)
 
 
-def _resizer(grid: tuple[int, ...], size: tuple[int, int], smoothing: float) -> _Resizer:
+def resizer(grid: tuple[int, ...], size: tuple[int, int], smoothing: float) -> Resizer:
+    """How maps of a grid are brought to a size and smoothed."""
     height, width = _size(size)
     smoothing = as_number(
         smoothing, "smoothing", 0, max(height, width), what=f"a sigma in pixels for a picture of {height}x{width}",
         remedy=f"give a number from 0 (none) to {max(height, width)}",
     )  # fmt: skip
-    return _Resizer(_blurred(_bilinear(grid[0], height), smoothing), _blurred(_bilinear(grid[1], width), smoothing))
+    return Resizer(_blurred(bilinear(grid[0], height), smoothing), _blurred(bilinear(grid[1], width), smoothing))
 
 
-def _stretched(resize: _Resizer, raw: NDArray[np.float64], threshold: float, view: View) -> Heat:
+def _stretched(resize: Resizer, raw: NDArray[np.float64], threshold: float, view: View) -> Heat:
     """Resizes one map (h, w), cuts what is under the floor, and scales the rest to 1."""
     scale = np.abs(raw).max() or 1.0
-    shown = resize.rows @ (raw / scale) @ resize.columns.T  # (H, W)
+    return scaled(resize.rows @ (raw / scale) @ resize.columns.T, float(scale), threshold, view)
+
+
+def scaled(shown: NDArray[np.float64], scale: float, threshold: float, view: View) -> Heat:
+    """Cuts what is under the floor of resized values (..., H, W), and scales the rest to 1.
+
+    Args:
+        shown: The values, divided by `scale`.
+        scale: What they were divided by.
+        threshold: As for `heatmap`.
+        view: As for `heatmap`.
+    """
     strength = np.abs(shown) if view == "signed" else shown
     top = strength.max()
     if top <= 0:
@@ -152,7 +164,7 @@ def _stretched(resize: _Resizer, raw: NDArray[np.float64], threshold: float, vie
     return Heat(values.astype(np.float32), float(floor * scale), float(top * scale))
 
 
-def _bilinear(source: int, target: int) -> NDArray[np.float64]:
+def bilinear(source: int, target: int) -> NDArray[np.float64]:
     """The matrix (target, source) of linear interpolation between pixel centres, constant beyond the outer ones."""
     place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     left = np.minimum(place.astype(int), max(source - 2, 0))

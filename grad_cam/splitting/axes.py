@@ -17,22 +17,25 @@ from .nested import leaves
 
 
 class Axis(NamedTuple):
-    """A label: "B" batch, "C" channels, "H" rows, "W" columns, "P" tokens with a number of others before them."""
+    """A label: "B" batch, "C" channels, "T" frames or slices, "H" rows, "W" columns, "P" tokens, others before them."""
 
     kind: str
-    grid: tuple[int, int] = (0, 0)
+    grid: tuple[int, ...] = (0, 0)
     prefix: int = 0
 
 
 Labels = tuple["Axis | None", ...]
 B, C = Axis("B"), Axis("C")
-H, W = Axis("H"), Axis("W")
+T, H, W = Axis("T"), Axis("H"), Axis("W")
+_INPUTS: tuple[Labels, ...] = ((B, C, H, W), (B, C, T, H, W))
 
 _SPATIAL = frozenset({
     "conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
     "batch_norm", "group_norm", "instance_norm", "interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle",
     "local_response_norm", "lp_pool2d", "max_pool2d_with_indices", "upsample_nearest", "upsample_bilinear",
-    "native_batch_norm", "boolean_dispatch", "fn", "channel_shuffle",
+    "conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d",
+    "lp_pool3d", "max_pool3d_with_indices", "upsample_trilinear", "dropout3d", "native_batch_norm",
+    "boolean_dispatch", "fn", "channel_shuffle",
 })  # fmt: skip
 _LAST = frozenset({"linear"})
 _POINTWISE = frozenset({
@@ -49,23 +52,25 @@ _POINTWISE = frozenset({
 })  # fmt: skip
 
 
-def labels_of(log: Log, spatial: Collection[str] = ()) -> dict[Ref, Labels]:
+def labels_of(log: Log, spatial: Collection[str] = (), frames_first: bool = False) -> dict[Ref, Labels]:
     """The labels of the values whose positions can be followed from the images.
 
     Args:
         log: The log.
         spatial: Parameters of convolutions whose results count as rows and columns whatever they are given: what such a
             layer declares, not what is known.
+        frames_first: Whether a video is given as (B, T, C, H, W).
     """
-    found: dict[Ref, Labels] = {Ref(0): (B, C, H, W) if len(log.shapes[0]) == 4 else (B,)}
+    whole = {4: (B, C, H, W), 5: (B, T, C, H, W) if frames_first else (B, C, T, H, W)}
+    found: dict[Ref, Labels] = {Ref(0): whole.get(len(log.shapes[0]), (B,))}
     for event in log.events:
         if type(event) is Step and event.depends:
             _follow(event, log, found)
             given = event.args[1] if len(event.args) > 1 else None
             out = event.outs[0] if event.outs else None
             if out is not None and out not in found and isinstance(given, Param) and given.path in spatial:
-                if len(log.shapes[out]) == 4 and log.shapes[out][0] == log.batch:
-                    found[out] = (B, C, H, W)
+                if len(log.shapes[out]) in (4, 5) and log.shapes[out][0] == log.batch:
+                    found[out] = _INPUTS[len(log.shapes[out]) - 4]
     return found
 
 
@@ -78,6 +83,10 @@ def layout_of(labels: Labels | None, shape: Sequence[int]) -> Layout | None:
         return Layout("NCHW", (shape[2], shape[3]), shape[1])
     if kinds in ("BHWC", "BHW?"):
         return Layout("NHWC", (shape[1], shape[2]), shape[3])
+    if kinds in ("BCTHW", "B?THW"):
+        return Layout("NCDHW", tuple(shape[2:]), shape[1])
+    if kinds in ("BTHWC", "BTHW?"):
+        return Layout("NDHWC", tuple(shape[1:4]), shape[4])
     for pattern, axis in (("BPC", 1), ("BP?", 1), ("BCP", 2), ("B?P", 2)):
         token = labels[axis] if kinds == pattern else None
         if token is not None and shape[axis] == token.prefix + math.prod(token.grid):
@@ -103,7 +112,7 @@ def _follow(step: Step, log: Log, found: dict[Ref, Labels]) -> None:
     shape, result = log.shapes[first], log.shapes[outs[0]]
     made: Labels | None = None
     if name in _SPATIAL:
-        made = (B, C, H, W) if labels == (B, C, H, W) and len(result) == 4 else None
+        made = labels if labels in _INPUTS and len(result) == len(labels) else None
     elif name == "pad":
         made = _padded(labels, shape, result)
     elif name in _LAST:
@@ -181,9 +190,12 @@ def _reshaped(labels: Labels | None, old: Sequence[int], new: Sequence[int]) -> 
     return tuple(out) if len(out) == len(new) else None
 
 
+_AXES = {2: (H, W), 3: (T, H, W)}
+
+
 def _group(labels: list[Axis | None], old: list[int], new: list[int]) -> list[Axis | None]:
     """Labels of the axes that one group of axes becomes."""
-    pairs = [(lab, n) for lab, n in zip(labels, old, strict=True) if n != 1 or lab in (H, W, B)]
+    pairs = [(lab, n) for lab, n in zip(labels, old, strict=True) if n != 1 or lab in (T, H, W, B)]
     kinds = [lab for lab, _ in pairs]
     wide = [k for k, n in enumerate(new) if n != 1]
     result: list[Axis | None] = [None] * len(new)
@@ -191,8 +203,8 @@ def _group(labels: list[Axis | None], old: list[int], new: list[int]) -> list[Ax
         return list(labels)
     if len(wide) <= 1:  # merged into one axis
         where = wide[0] if wide else 0
-        if kinds == [H, W]:
-            result[where] = Axis("P", (pairs[0][1], pairs[1][1]))
+        if kinds in ([H, W], [T, H, W]):
+            result[where] = Axis("P", tuple(n for _, n in pairs))
         elif len(kinds) == 1:
             result[where] = kinds[0]
         elif C in kinds and all(k in (C, None) for k in kinds):
@@ -201,13 +213,15 @@ def _group(labels: list[Axis | None], old: list[int], new: list[int]) -> list[Ax
     if len(kinds) == 1 and kinds[0] is not None:
         kind, major = kinds[0], new[wide[0]]
         if kind.kind == "P" and [new[k] for k in wide] == list(kind.grid) and kind.prefix == 0:
-            result[wide[0]], result[wide[1]] = H, W
-        elif kind in (H, W):
+            for k, axis in zip(wide, _AXES[len(wide)], strict=True):
+                result[k] = axis
+        elif kind in (T, H, W):
             result[wide[0]] = kind if major > 1 else None
         elif kind == B:
             result[wide[0]] = B if wide[0] == 0 and major == old[0] else None
-    elif len(kinds) == 2 and kinds == [H, W] and [new[k] for k in wide] == [n for _, n in pairs]:
-        result[wide[0]], result[wide[1]] = H, W
+    elif kinds in ([H, W], [T, H, W]) and [new[k] for k in wide] == [n for _, n in pairs]:
+        for k, axis in zip(wide, _AXES[len(wide)], strict=True):
+            result[k] = axis
     return result
 
 
@@ -237,13 +251,13 @@ def _sliced(name: str, step: Step, labels: Labels | None, old: Sequence[int], ne
         label, size = labels[axis], old[axis]
         axis += 1
         if type(i) is int:
-            if label in (B, H, W) or (label is not None and label.kind == "P"):
+            if label in (B, T, H, W) or (label is not None and label.kind == "P"):
                 return None
             continue
         start, stop, stride = i.indices(size)
         if (start, stop, stride) == (0, size, 1) or label in (C, None):
             out.append(label)
-        elif label in (H, W):
+        elif label in (T, H, W):
             edge = stride + (size >= 8)  # a row or column at the border may be cut off
             out.append(label if stop > size - edge and start < edge else None)
         elif label is not None and label.kind == "P" and stride == 1 and stop == size and start <= label.prefix:
@@ -257,9 +271,9 @@ def _padded(labels: Labels | None, old: Sequence[int], new: Sequence[int]) -> La
     """Padding for a convolution, which takes it off again, keeps the grid; padding to whole windows is another one."""
     if labels is None or len(old) != len(new):
         return None
-    least = 6 if labels == (B, C, H, W) else 2
+    least = 6 if labels in _INPUTS else 2
     small = all(
-        a == b or label in (C, None) or (label in (H, W) and b - a <= max(least, a // 8))
+        a == b or label in (C, None) or (label in (T, H, W) and b - a <= max(least, a // 8))
         for label, a, b in zip(labels, old, new, strict=True)
     )
     return labels if small else None

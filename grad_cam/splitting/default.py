@@ -111,7 +111,7 @@ class _Search:
 
     def _layout(self, cut: Cut) -> Layout | None:
         reading = self.cutter.reading(cut)
-        if reading.layout is None or min(reading.layout.grid) < 2:
+        if reading.layout is None or min(reading.layout.grid[-2:]) < 2:
             self.notes.append(f"{cut.name}: {reading.note or '1x1'}")
             return None
         if cut.position > self.last_parameter:
@@ -165,7 +165,7 @@ def inner_cuts(cutter: Cutter) -> list[Cut]:
         except LayerError:
             continue
         layout = cutter.reading(cut).layout
-        if layout is not None and min(layout.grid) > 1:
+        if layout is not None and min(layout.grid[-2:]) > 1:
             found.setdefault(cut.value, cut)
     return list(found.values())
 

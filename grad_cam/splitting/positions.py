@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 PATCHES = ((0.22, 0.34, 0.62, 0.74), (0.70, 0.82, 0.14, 0.26))
+FRAMES = ((0.62, 0.88), (0.12, 0.38))
+"""First and last frame of the patches in a video or volume, as fractions of its length."""
 """Top, bottom, left and right of the patches that are changed, as fractions of the image; off centre and diagonals."""
 
 NO_POSITIONS = "its axes are not positions of the picture"
@@ -51,15 +53,17 @@ class Reading(NamedTuple):
 class Positions:
     """The layouts of the values of one record."""
 
-    def __init__(self, plan: Plan, root: nn.Module, size: tuple[int, int]) -> None:
+    def __init__(self, plan: Plan, root: nn.Module, size: tuple[int, ...], frames_first: bool = False) -> None:
         self.plan = plan
         self.size = size
+        self.frames_first = frames_first
         self.prefix: int | None = introspection.prefix_tokens(root)
         self._orders = _token_orders(root, plan)
-        self._spatial = {n for n, p in root.named_parameters() if p.ndim == 4 and min(p.shape[2:]) > 1}
+        self._spatial = {n for n, p in root.named_parameters() if p.ndim == len(size) + 2 and min(p.shape[2:]) > 1}
         self._assumed: dict[Ref, Labels] | None = None
-        self._grids = {(-(-size[0] // r), -(-size[1] // r)) for r in introspection.reductions(root)}
-        self._grids |= {(size[0] // r, size[1] // r) for r in introspection.reductions(root)}
+        planes = {size[-2:]} if len(size) == 2 else set()  # frames are not declared in these terms
+        self._grids = {(-(-h // r), -(-w // r)) for r in introspection.reductions(root) for h, w in planes}
+        self._grids |= {(h // r, w // r) for r in introspection.reductions(root) for h, w in planes}
         self._labels: dict[Ref, Labels] | None = None
         self._known: dict[tuple[Ref, bool], Reading] = {}
         self._measured: dict[Ref, list[tuple[Layout, str, float]]] = {}
@@ -68,7 +72,7 @@ class Positions:
     def labels(self) -> dict[Ref, Labels]:
         """Labels of the axes of the values."""
         if self._labels is None:
-            self._labels = labels_of(self.plan.log)
+            self._labels = labels_of(self.plan.log, (), self.frames_first)
         return self._labels
 
     def of(
@@ -85,7 +89,7 @@ class Positions:
         if shape[:1] != (self.plan.log.batch,):
             return Reading(None, "not one row per image", "")
         followed = layout_of(self.labels.get(value), shape)
-        if followed is not None and followed.grid == (1, 1):
+        if followed is not None and followed.is_single:
             return Reading(None, "1x1", "")
         if followed is None:
             orders = self._orders.get(value, [])
@@ -100,9 +104,11 @@ class Positions:
         candidates = self.candidates(value)
         if not candidates:
             return Reading(
-                None, "no spatial axes" if len(shape) not in (3, 4) else "no grid with the picture's proportions", ""
+                None,
+                "no spatial axes" if len(shape) not in self._ndims else "no grid with the picture's proportions",
+                "",
             )
-        if all(c.grid == (1, 1) for c in candidates):
+        if all(c.is_single for c in candidates):
             return Reading(None, "1x1", "")
         if value not in self._measured:
             measure(self._open_questions(value, careful))
@@ -126,8 +132,8 @@ class Positions:
         followed = layout_of(self.labels.get(value), shape)
         if followed is not None:
             found.append(followed)
-        if shape[:1] == (self.plan.log.batch,) and len(shape) in (3, 4):
-            found += [c for c in layouts.candidates(shape, self.size, self.prefix) if len(shape) == 4 or c.channels > 1]
+        if shape[:1] == (self.plan.log.batch,) and len(shape) in self._ndims:
+            found += [c for c in layouts.candidates(shape, self.size, self.prefix) if len(shape) != 3 or c.channels > 1]
         return [c for i, c in enumerate(found) if c not in found[:i] or c.order is not None]
 
     def _decide(self, value: Ref, followed: Layout | None) -> Reading:
@@ -136,15 +142,22 @@ class Positions:
         if followed is not None:
             verdict = next((v for c, v, _ in measured if c == followed), "undecided")
             return Reading(followed, "", verdict)
+        if len(confirmed) > 1 and len(self.size) == 3:  # orders of tokens between which the patches do not decide
+            return Reading(None, "several orders of its tokens fit frames and places", "undecided")
         if confirmed:
             best = max(confirmed, key=lambda pair: pair[0])[1]
-            return Reading(best, "1x1" if best.grid == (1, 1) else "", "confirmed")
+            return Reading(best, "1x1" if best.is_single else "", "confirmed")
         if measured and all(verdict == "contradicted" for _, verdict, _ in measured):
             return Reading(None, NO_POSITIONS, "contradicted")
         declared = self._declared(value)
         if declared is not None:
             return Reading(declared, "", "undecided")
         return Reading(None, NO_POSITIONS + " as far as can be seen", "undecided")
+
+    @property
+    def _ndims(self) -> tuple[int, int]:
+        """The numbers of axes that an activation with positions has: tokens, or a grid."""
+        return 3, len(self.size) + 2
 
     def _declared_grid(self, value: Ref) -> Layout | None:
         """The only reading whose grid is one that the model itself declares, if there is just one."""
@@ -153,7 +166,7 @@ class Positions:
             return None  # some axis is known, and they are no grid
         found = [
             c for c in self.candidates(value)
-            if c.grid in self._grids and c.grid != (1, 1) and c.channels > 3
+            if c.grid in self._grids and not c.is_single and c.channels > 3
             and c.axis == 1 and c.prefix in (0, self.prefix)
         ]  # fmt: skip
         return found[0] if len(found) == 1 else None
@@ -169,7 +182,7 @@ class Positions:
         if declared is not None and verdicts.get(declared) != "contradicted":
             return declared
         if self._assumed is None:
-            self._assumed = labels_of(self.plan.log, self._spatial)
+            self._assumed = labels_of(self.plan.log, self._spatial, self.frames_first)
         assumed = layout_of(self._assumed.get(value), shape)
         if assumed is not None:
             return assumed
@@ -195,11 +208,11 @@ class Positions:
                     found = []
                     for layout in self.candidates(value):
                         with contextlib.suppress(RuntimeError, IndexError):
-                            found.append((layout, layout.to_map(change).mean(1)))  # (patches,h,w)
+                            found.append((layout, layout.unfolded(layout.to_map(change).mean(1))))  # (patches,h,w)
                     maps[value] = found
             return tensor
 
-        batch = changed_patches(session.images[:1])
+        batch = changed_patches(session.images[:1], self.frames_first)
         first = at(session.output, torch.zeros(len(batch), dtype=torch.long))
         try:
             observe(
@@ -212,18 +225,28 @@ class Positions:
             self._measured[value] = [(layout, *verdict_of(map_)) for layout, map_ in maps.get(value, [])]
 
 
-def changed_patches(image: Tensor) -> Tensor:
-    """An image (1, C, H, W), and copies of it with one patch changed in each: (1 + patches, C, H, W)."""
+def changed_patches(image: Tensor, frames_first: bool = False) -> Tensor:
+    """An image (1, C, H, W), and copies of it with one patch changed in each: (1 + patches, C, H, W).
+
+    Of a video or volume (1, C, T, H, W), or (1, T, C, H, W), a patch is changed in some frames.
+    """
+    if image.ndim == 5 and frames_first:
+        return changed_patches(image.transpose(1, 2)).transpose(1, 2)
     height, width = image.shape[-2:]
     generator = torch.Generator().manual_seed(0)
     spread = image.float().std().nan_to_num().clamp(min=1e-3).to(image.dtype)
     rows_ = [image]
-    for top, bottom, left, right in PATCHES:
+    for (top, bottom, left, right), (first, last) in zip(PATCHES, FRAMES, strict=True):
         copy = image.clone()
+        some = copy
+        if image.ndim == 5:
+            start, length = int(first * image.shape[2]), image.shape[2]
+            some = copy[:, :, start : max(start + 1, math.ceil(last * length))]
         y0, x0 = int(top * height), int(left * width)
         y1, x1 = max(y0 + 1, math.ceil(bottom * height)), max(x0 + 1, math.ceil(right * width))
-        noise = torch.randn((1, image.shape[1], y1 - y0, x1 - x0), generator=generator).to(image)
-        copy[..., y0:y1, x0:x1] = 2 * spread * noise - copy[..., y0:y1, x0:x1]
+        patch = some[..., y0:y1, x0:x1]
+        noise = torch.randn(patch.shape, generator=generator).to(image)
+        some[..., y0:y1, x0:x1] = 2 * spread * noise - patch
         rows_.append(copy)
     return torch.cat(rows_)
 
@@ -234,21 +257,20 @@ def verdict_of(maps: Tensor) -> tuple[str, float]:
     Confirmed: for every patch the largest change lies at the patch, and is larger there than on the average.
     Contradicted: it is sharply elsewhere. Undecided: neither.
     """
-    height, width = maps.shape[-2:]
-    if height * width < 4 or not bool(torch.isfinite(maps).all()):
+    grid = maps.shape[1:]
+    if math.prod(grid[-2:]) < 4 or not bool(torch.isfinite(maps).all()):
         return "undecided", 0.0
     near, sharp = [], []
-    for map_, (top, bottom, left, right) in zip(maps, PATCHES, strict=True):
+    for map_, (top, bottom, left, right), (first, last) in zip(maps, PATCHES, FRAMES, strict=True):
         mean = float(map_.mean())
         if mean == 0:
             return "undecided", 0.0
-        peak = int(map_.argmax())
-        y, x = peak // width + 0.5, peak % width + 0.5
-        cy, cx = (top + bottom) / 2 * height, (left + right) / 2 * width
-        near.append(abs(y - cy) <= _slack(height) and abs(x - cx) <= _slack(width))
+        peak = torch.unravel_index(map_.argmax(), grid)
+        centre = ((first + last) / 2, (top + bottom) / 2, (left + right) / 2)[-len(grid) :]
+        near.append(all(abs(int(p) + 0.5 - c * n) <= _slack(n) for p, c, n in zip(peak, centre, grid, strict=True)))
         sharp.append(float(map_.max()) / mean)
     score = min(sharp)
-    if all(near) and score > (1.2 if min(height, width) > 4 else 2.0):  # few cells are hit by chance
+    if all(near) and score > (1.2 if min(grid[-2:]) > 4 else 2.0):  # few cells are hit by chance
         return "confirmed", score
     if not any(near) and score > 2.5:
         return "contradicted", score

@@ -452,7 +452,7 @@ def example_images(model: nn.Module, example: Any) -> Tensor:
     """The batch to record a model on."""
     device, dtype = device_and_dtype(model)
     if isinstance(example, Tensor):
-        if example.ndim != 4 or 0 in example.shape:
+        if example.ndim not in (4, 5) or 0 in example.shape:
             raise InputError(f"example must be a batch (B, C, H, W), got a tensor of shape {tuple(example.shape)}")
         images = example.detach().to(device=device, dtype=dtype)
         return images.clone() if images.is_inference() else images

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..introspection import frames_first
 from .evalcopy import EvalCopy
 from .intercept import needs_mode
 from .log import Recording, Ref
@@ -42,7 +43,9 @@ class Record:
         self.kinds: dict[str, str] = {path: type(module).__name__ for path, module in copy.originals.items()}
         self.opened: dict[int, frozenset[str]] = {d: self.plan.opened_at(d, copy.modules) for d in (1,)}
         self.mode: bool = needs_mode(copy.root) or recording.log.wants_mode
-        self.positions: Positions = Positions(self.plan, copy.root, (self.images[-2], self.images[-1]))
+        first = frames_first(copy.root, self.images)
+        size = (self.images[0], *self.images[2:]) if first else self.images[1:]
+        self.positions: Positions = Positions(self.plan, copy.root, size, first)
         self.default: Cut | None = None
         self.saving = False
         self.dead: dict[Ref, bool] = {}

@@ -181,7 +181,7 @@ def _score(logits: Tensor) -> Tensor:
 def _check(cutter: Cutter, cut: Cut, hooked: _Hooked) -> CutReport:
     log = cutter.record.plan.log
     reading = cutter.reading(cut, careful=True)
-    layout = reading.layout if reading.layout is None or reading.layout.grid != (1, 1) else None
+    layout = None if reading.layout is None or reading.layout.is_single else reading.layout
     halves, gradient = _check_halves(cutter, cut), _check_gradient(cutter, cut, hooked)
     positions = reading.evidence if layout is not None else "no map"
     return CutReport(

@@ -6,5 +6,19 @@ from .regions import Region, Repetition
 from .results import Study
 from .shortcuts import Shortcut
 from .studying import study
+from .summaries import ClassSummary, Confusion, Summaries
 
-__all__ = ["Depth", "Knowledge", "Pictures", "Region", "Repetition", "Share", "Shortcut", "Study", "study"]
+__all__ = [
+    "ClassSummary",
+    "Confusion",
+    "Depth",
+    "Knowledge",
+    "Pictures",
+    "Region",
+    "Repetition",
+    "Share",
+    "Shortcut",
+    "Study",
+    "Summaries",
+    "study",
+]

@@ -141,7 +141,8 @@ def _cuts(cutter: Cutter) -> _Cuts:
         note = "" if carries else why.get(cut.name, "no map")
         found.cuts.append(cut)
         found.layouts.append(layout)
-        grid = layout.grid if layout is not None and carries else None
+        plane = layout is not None and carries and len(layout.grid) == 2
+        grid = (layout.grid[0], layout.grid[1]) if layout is not None and plane else None
         at = cut.position / max(1, len(plan.log.events))
         found.places.append(Place(cut.name, cut.layer_idx, grid, note, 0, at))
     if not found.cuts:

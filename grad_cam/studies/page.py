@@ -7,11 +7,15 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ..errors import refuse_existing
 from ..predictions import percentage
-from ..rendering import files
+from ..rendering import Display, files
+from ..rendering.colors import colorize
 from ..rendering.report import digest, environment, versions
 from .knowledge import Knowledge, Share
 
@@ -40,7 +44,8 @@ def page(study: Study) -> str:
     css = made.loader.get_source(made, "study.css")[0]
     text = made.get_template("study.html").render(
         study=study, css=css, chart=chart(study.knowledge), rows=_rows(study), tips=_tips(study),
-        findings=_findings(study), tried=_tried(study), versions=versions(),
+        findings=_findings(study), tried=_tried(study), classes=_classes(study), confusions=_confusions(study),
+        versions=versions(),
         policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; base-uri 'none'; form-action 'none'",
     )  # fmt: skip
     return text.encode("utf-8", "replace").decode()  # file names may carry bytes that are no text
@@ -144,8 +149,10 @@ def _card(study: Study, i: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _source(study: Study, i: int) -> str:
+def _source(study: Study, i: int, raw: Tensor | None = None, display: Display | None = None) -> str:
     image = Image.fromarray(study.pictures.shown(study.pictures.images([i]))[0])
+    if raw is not None:
+        image = (display or Display()).overlay(image, raw)
     image.thumbnail((THUMB, THUMB))
     return files.data_uri(image, "jpeg" if image.width >= THUMB else "png")
 
@@ -183,3 +190,46 @@ def _tried(study: Study) -> str:
         f"{text}. Of these the {best.region.place} of {best.label} carries the most of a decision, "
         f"{100 * (best.share or 0):.0f} %; a shortcut is reported from 25 % on."
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- classes
+
+CLASSES = 24
+"""Classes on the page at most: those the model is most often wrong about."""
+
+
+def _classes(study: Study) -> list[dict[str, Any]]:
+    if study.summaries is None:
+        return []
+    rows = sorted(study.summaries.classes, key=lambda each: 1.0 if each.right is None else each.right.value)
+    maps = study.summaries.maps
+    return [
+        {
+            "summary": each, "mean": _square(each.mean), "spread": _square(each.spread),
+            "right": None if each.right is None else _share(each.right),
+            "rows": [
+                (title, [{**_card(study, i), "source": _source(study, i, maps.get(i)), "tip": None} for i in which])
+                for title, which in (("Most typical", each.typical), ("Least typical", each.untypical))
+            ],
+        } for each in rows[:CLASSES]
+    ]  # fmt: skip
+
+
+def _square(values: NDArray[np.float32]) -> str:
+    """Numbers 0..1 as a small picture in the colours of maps."""
+    return files.data_uri(Image.fromarray(colorize(values.clip(0, 1))).resize((112, 112), Image.Resampling.BICUBIC))
+
+
+def _confusions(study: Study) -> list[dict[str, Any]]:
+    if study.summaries is None:
+        return []
+    signed, contrasts = Display(view="signed"), study.summaries.contrasts
+    return [
+        {
+            "confusion": each,
+            "pictures": [
+                {**_card(study, i), "source": _source(study, i, contrasts.get(i), signed), "tip": None,
+                 "answer": study.pictures.classes[study.pictures.labels[i]]} for i in each.pictures
+            ],
+        } for each in study.summaries.confusions
+    ]  # fmt: skip

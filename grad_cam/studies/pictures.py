@@ -1,4 +1,4 @@
-"""The pictures of a study: a folder with one folder per class, or tensors, with classes and boxes of objects."""
+"""The pictures of a study: of a folder, a table, a dataset or a run, or tensors, with classes and boxes of objects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import GradCamError
+from ..folders import Source, Stream, open_source, read
+from ..folders.kinds import Files, Indexed, listing
+from ..folders.sources import Anything
 from ..loading import ImageError, ImageWarning, Preprocessing, load_image, preprocessing
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1, as parts 0..1 of what the model sees."""
@@ -28,7 +30,7 @@ class Pictures:
     """Pictures with the class each belongs to; they are read when they are asked for, and not kept.
 
     Attributes:
-        names: What each is called: its path within the folder, with slashes.
+        names: What each is called: its path as the source lists it.
         labels: For each the number of its class in `classes`.
         classes: The names of the classes, in alphabetical order for a folder.
         boxes: For each the box of its object, where it is known.
@@ -64,53 +66,52 @@ class Pictures:
         return self.preprocessing.pictures(images.float().cpu())
 
     @classmethod
-    def of_folder(
-        cls, folder: str | os.PathLike[str], model: nn.Module, *, prepare: Preprocessing | None = None,
-        boxes: Mapping[str, Sequence[float]] | None = None, limit: int | None = None,
-    ) -> Pictures:  # fmt: skip
-        """Finds the pictures of a folder that holds one folder for each class.
+    def of_source(
+        cls, source: Anything, model: nn.Module, *, prepare: Preprocessing | None = None, limit: int | None = None
+    ) -> Pictures:
+        """Finds the pictures of a source that gives each a class.
 
         Args:
-            folder: The folder; below a class's folder there may be more.
+            source: What `folders.open_source` takes: a folder with one folder for each class, a table with the columns
+                path, class and box, a dataset; or the folder of a run.
             model: The model they are prepared for.
             prepare: How; by default as the model declares.
-            boxes: For names of pictures, as `Pictures.names` has them, the box of the object (x0, y0, x1, y1) in
-                pixels of the file.
-            limit: At most so many pictures of each class, evenly spread over their names.
+            limit: At most so many pictures of each class, evenly spread over the listing.
 
         Raises:
-            GradCamError: There is no such folder, or it does not hold two classes of two pictures.
+            GradCamError: There is no such source, or it does not hold two classes of two pictures.
         """
-        root = pathlib.Path(folder)
-        if not root.is_dir():
-            raise GradCamError(
-                f"there is no folder {str(root)!r}", remedy="give a folder that holds one folder for each class"
-            )
         prepare = preprocessing(model) if prepare is None else prepare
-        found = {each.name: _pictures_in(each, limit) for each in sorted(root.iterdir()) if each.is_dir()}
-        found = {name: paths for name, paths in found.items() if paths}
+        opened = _of_run(source) or open_source(source)
+        if isinstance(opened, Stream):
+            raise GradCamError(
+                "a study looks at a picture more than once", f"{opened.given} can only be read from its beginning",
+                "give a folder, a table or a dataset with a length",
+            )  # fmt: skip
+        members: dict[str, list[int]] = {}
+        for number in range(len(opened)):
+            label = opened.label(number) if isinstance(opened, Indexed) else opened[number].class_name
+            if label is not None:
+                members.setdefault(str(label), []).append(number)
         failed: dict[str, str] = {}
-        kept: list[tuple[pathlib.Path, str, Box | None]] = []
-        for name, paths in found.items():
-            for path in paths:
-                key = path.relative_to(root).as_posix()
+        kept: dict[str, list[tuple[int, Box | None]]] = {}
+        for name in sorted(members):
+            for number in _spread(members[name], limit):
                 try:
-                    image = _opened(path)
-                    kept.append((path, name, None if boxes is None or key not in boxes else _seen_box(
-                        boxes[key], image, prepare)))  # fmt: skip
-                except ImageError as error:
-                    failed[key] = str(error)
-        classes = tuple(name for name in found if sum(name == each for _, each, _ in kept) > 1)
-        kept = [each for each in kept if each[1] in classes]
+                    kept.setdefault(name, []).append((number, _box_of(opened, number, prepare)))
+                except (ImageError, OSError) as error:
+                    failed[opened[number].path] = str(error)
+        classes = tuple(name for name, each in kept.items() if len(each) > 1)
         if len(classes) < 2:
             raise GradCamError(
-                "a study needs two classes with two pictures each", f"{str(root)!r} holds {len(classes)}",
-                "give a folder that holds one folder for each class",
+                "a study needs two classes with two pictures each", f"{opened.given} holds {len(classes)}",
+                "give a folder that holds one folder for each class, or a table with a column class",
             )  # fmt: skip
-        paths_, labels = [path for path, _, _ in kept], [classes.index(name) for _, name, _ in kept]
-        names = tuple(path.relative_to(root).as_posix() for path in paths_)
-        read = _Files(tuple(paths_), prepare)
-        return cls(names, tuple(labels), classes, tuple(box for _, _, box in kept), read, prepare, failed)
+        numbers = [number for name in classes for number, _ in kept[name]]
+        labels = tuple(k for k, name in enumerate(classes) for _ in kept[name])
+        boxes = tuple(box for name in classes for _, box in kept[name])
+        names = tuple(opened[number].path for number in numbers)
+        return cls(names, labels, classes, boxes, _Files(opened, tuple(numbers), prepare), prepare, failed)
 
     @classmethod
     def of_tensors(
@@ -141,13 +142,15 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Files:
-    """Reads pictures from files."""
+    """Reads pictures from a source."""
 
-    paths: tuple[pathlib.Path, ...]
+    source: Source
+    numbers: tuple[int, ...]
     prepare: Preprocessing
 
     def __call__(self, i: int) -> Tensor:
-        return self.prepare(_opened(self.paths[i]))[0][0]
+        opened = _opened(self.source, self.numbers[i])
+        return opened if isinstance(opened, Tensor) else self.prepare(opened)[0][0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,20 +163,41 @@ class _Tensors:
         return self.images[i]
 
 
-def _pictures_in(folder: pathlib.Path, limit: int | None) -> list[pathlib.Path]:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if limit is None or len(paths) <= limit:
-        return paths
-    return [paths[i * len(paths) // limit] for i in range(limit)]
+def _of_run(source: Any) -> Source | None:
+    """The pictures that a run has maps of, if a source is the folder of a run."""
+    if not isinstance(source, (str, os.PathLike)) or not (pathlib.Path(source) / "run.json").is_file():
+        return None
+    rows = read(source)
+    if rows.about.get("root") is None:
+        raise GradCamError("the pictures of this run were no files", str(source), "study the source that it was run on")
+    table = rows.table(["input", "path", "class", "box", "error"]).to_pylist()
+    each = list({row["input"]: row for row in table if row["error"] is None}.values())
+    listed = listing(*([row[name] for row in each] for name in ("path", "class", "box")))
+    return Files(f"the run {source}", listed, pathlib.Path(rows.about["root"]))
 
 
-def _opened(path: pathlib.Path) -> Image.Image:
+def _spread(numbers: list[int], limit: int | None) -> list[int]:
+    if limit is None or len(numbers) <= limit:
+        return numbers
+    return [numbers[i * len(numbers) // limit] for i in range(limit)]
+
+
+def _opened(source: Source, number: int) -> Image.Image | Tensor:
+    opened = source.open(number)
+    if isinstance(opened, Tensor):
+        return opened.float()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImageWarning)
-        return load_image(path)
+        return load_image(opened)
 
 
-def _seen_box(box: Sequence[float], image: Image.Image, prepare: Preprocessing) -> Box | None:
+def _box_of(source: Source, number: int, prepare: Preprocessing) -> Box | None:
+    """The object's box as the model sees it; reads the picture, so that one that cannot be read is known now."""
+    image, box = _opened(source, number), source[number].box
+    if box is None:
+        return None
+    if isinstance(image, Tensor):
+        return _part(box, 0, 0, image.shape[-1], image.shape[-2])
     left, top, right, bottom = prepare.used_box(image)
     return _part(box, left, top, right - left, bottom - top)
 

@@ -11,6 +11,7 @@ from .classes import Classes
 from .knowledge import Knowledge
 from .pictures import Pictures
 from .shortcuts import Shortcut, Tested
+from .summaries import Summaries
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Study:
         knowledge: What each depth already knows, with the layer recommended for this data set.
         shortcuts: Regions that decide and repeat where the object is not; None if they were not looked for.
         tested: The regions that were tried.
+        summaries: The classes in summary, with what is confused; None if they were not made.
         notes: What the reader should know.
     """
 
@@ -35,6 +37,7 @@ class Study:
     knowledge: Knowledge
     shortcuts: tuple[Shortcut, ...] | None
     tested: tuple[Tested, ...]
+    summaries: Summaries | None
     notes: tuple[str, ...]
 
     @property
@@ -79,6 +82,10 @@ class Study:
         ]  # fmt: skip
         return {
             "model": self.model, "pictures": len(self.pictures), "classes": list(self.pictures.classes),
+            "confusions": [
+                {"class": c.label, "answer": c.answer, "count": c.count}
+                for c in (self.summaries.confusions if self.summaries is not None else ())
+            ],
             "recommended": self.layer, "reason": self.knowledge.reason, "depths": depths, "shortcuts": shortcuts,
             "tips": {name: self.tip(i) for i, name in enumerate(self.pictures.names)}, "notes": list(self.notes),
         }  # fmt: skip

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
+from ..folders.sources import Anything
 from ..introspection import unwrap
 from ..loading import Preprocessing
 from ..outputs import Output
@@ -21,26 +21,27 @@ from .knowledge import knowledge_of
 from .pictures import Pictures
 from .results import Study
 from .shortcuts import Forward, Shortcut, Tested, shortcuts_of
+from .summaries import summaries_of
 
 Progress = Callable[[str, int, int], None]
 """Called with what is under way, the steps done and their number."""
 
 
 def study(
-    model: nn.Module, source: str | os.PathLike[str] | Pictures, *, boxes: Mapping[str, Sequence[float]] | None = None,
-    limit: int | None = None, shortcuts: bool = True, batch_size: int = 16, seed: int = 0, name: str | None = None,
+    model: nn.Module, source: Anything | Pictures, *, limit: int | None = None, shortcuts: bool = True,
+    summaries: bool = True, batch_size: int = 16, seed: int = 0, name: str | None = None,
     prepare: Preprocessing | None = None, output: Output = None, progress: Progress | None = None,
 ) -> Study:  # fmt: skip
     """Says what a folder of pictures tells about a model: where it decides, and what it decides by.
 
     Args:
         model: Any image classifier, or a `Chain` of one; it is left exactly as found.
-        source: A folder that holds one folder for each class, or `Pictures`.
-        boxes: For names of pictures within the folder ("cat/1.jpg") the box of the object, x0, y0, x1, y1 in pixels of
-            the file. With boxes a shortcut is looked for wherever the object is not; without, at the rim, and inside
-            only what is the same from picture to picture.
+        source: A folder that holds one folder for each class, a table with the columns path, class and box, a dataset,
+            the folder of a run (`grad_cam.run`), or `Pictures`. With boxes of the objects a shortcut is looked for
+            wherever the object is not; without, at the rim, and inside only what is the same from picture to picture.
         limit: At most so many pictures of each class.
         shortcuts: Whether to look for shortcuts.
+        summaries: Whether to sum up the maps of every class.
         batch_size: Images at a time.
         seed: Of every choice at random.
         name: What to call the model; its class by default.
@@ -59,8 +60,8 @@ def study(
     inner = unwrap(model.model if isinstance(model, Chain) else model)
     if isinstance(model, Chain) and output is None:
         output = model.output
-    pictures = source if isinstance(source, Pictures) else Pictures.of_folder(
-        source, inner, prepare=prepare, boxes=boxes, limit=limit
+    pictures = source if isinstance(source, Pictures) else Pictures.of_source(
+        source, inner, prepare=prepare, limit=limit
     )  # fmt: skip
     found = features_of(
         inner, pictures, batch_size=batch_size, output=output, progress=_part(progress, "Reading the depths")
@@ -75,10 +76,16 @@ def study(
             pictures, found.small, logits, classes.indices, _forward(inner, output, pictures), seed=seed,
             progress=_part(progress, "Looking for shortcuts"),
         )  # fmt: skip
+    summed = None
+    if summaries:
+        summed = summaries_of(
+            inner, pictures, found.pooled[knowledge.recommended], classes, answers, knowledge.layer,
+            batch_size=batch_size, output=output, progress=_part(progress, "Taking the maps"),
+        )  # fmt: skip
     notes = [f"Which of the model's classes a folder is: {classes.note}."]
     notes += [f"{file} could not be read: {why}" for file, why in pictures.failed.items()]
     return Study(
-        name or type(inner).__name__, pictures, classes, tuple(answers.tolist()), knowledge, *made, tuple(notes)
+        name or type(inner).__name__, pictures, classes, tuple(answers.tolist()), knowledge, *made, summed, tuple(notes)
     )  # fmt: skip
 
 

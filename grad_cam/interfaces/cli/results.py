@@ -23,7 +23,7 @@ SHOWN = 3
 
 def raw_map(e: Explanation, b: int, k: int) -> Tensor:
     """The raw map (h, w) of target k of image b."""
-    return (e.map[b, k] if e.map.ndim == 4 else e.map[b]).float().cpu()
+    return e.raw(b, k)
 
 
 def described(e: Explanation, opened: Opened, b: int, k: int) -> dict[str, Any]:

@@ -17,7 +17,11 @@ from .parsing import check_folder, open_viewer
 
 @command("study")
 def study(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that holds one folder for each class.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="A folder with one folder for each class, a table (path, class, box), or \
+the folder of a run."),
+    ],
     model: ModelOptions,
     limit: Annotated[
         int | None, option("--limit", panel=WHAT, metavar="N", min=2, help="At most so many pictures of each class.")
@@ -44,8 +48,8 @@ not: marks, borders, tints, text.
       grad-cam study photos --model resnet50 -o study.html
     """
     model.check()
-    if not folder.is_dir():
-        raise NotADirectoryError(f"there is no folder {str(folder)!r}: give one that holds one folder for each class")
+    if not source.exists():
+        raise FileNotFoundError(f"there is no {str(source)!r}: give a folder that holds one folder for each class")
     if output.is_dir():
         raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as study.html")
     refuse_existing([output], force)
@@ -63,7 +67,7 @@ not: marks, borders, tints, text.
             steps[text](done, total)
 
         found = run(
-            opened.model, folder, limit=limit, shortcuts=shortcuts, name=model.model, prepare=opened.prepare,
+            opened.model, source, limit=limit, shortcuts=shortcuts, name=model.model, prepare=opened.prepare,
             progress=progress,
         )  # fmt: skip
     found.report(output, force=force)
