@@ -10,7 +10,7 @@ The way in is `grad_cam.loading` (images, models by name, checkpoints, names of 
 `grad_cam.rendering` (`Display`, figures, files).
 
 These two and the modules `callbacks`, `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`,
-`splitting` and `targets` are attributes, loaded when they are used.
+`splitting`, `studies` and `targets` are attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from . import results as results
     from . import rules as rules
     from . import splitting as splitting
+    from . import studies as studies
     from . import targets
     from .benching import bench
     from .engine import explain, sweep
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 _MODULES = (
     "callbacks", "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules",
-    "splitting", "targets",
+    "splitting", "studies", "targets",
 )  # fmt: skip
 _HOMES = {
     "benching": ("bench",),

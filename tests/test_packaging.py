@@ -175,7 +175,7 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
 
 SCREEN = {
     "public", "arguments", "benching", "errors", "evidencing", "folders", "loading", "methods", "metrics",
-    "predictions", "rendering", "targets",
+    "predictions", "rendering", "studies", "targets",
 }  # fmt: skip
 """What the interfaces may use of the package, besides each other."""
 
@@ -372,7 +372,7 @@ def test_listed_names_exist() -> None:
 
 def test_modules_are_attributes() -> None:
     """After `import grad_cam` alone the documented modules are attributes, and none is loaded before it is used."""
-    names = "callbacks errors layouts loading methods metrics rendering results rules splitting targets".split()
+    names = "callbacks errors layouts loading methods metrics rendering results rules splitting studies targets".split()
     code = f"import sys, grad_cam; print(*(n for n in {names} if f'grad_cam.{{n}}' in sys.modules), 'nothing'); "
     code += f"print(*(getattr(grad_cam, n).__name__ for n in {names}))"
     assert _fresh(code) == ["nothing", *(f"grad_cam.{name}" for name in names)]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import grad_cam
 from grad_cam.errors import GradCamError
-from grad_cam.studies import Pictures, Region, Study, probes, regions, shortcuts
+from grad_cam.studies import Pictures, Region, Study, compare, probes, regions, shortcuts
 from grad_cam.studies.knowledge import recommended
 from tests import shortcut_sets
 
@@ -408,5 +408,56 @@ def test_command_writes_the_page(folder: pathlib.Path, tmp_path: pathlib.Path, m
     ran = CliRunner().invoke(app, ["study", str(folder), "-m", "own_net:net", "-o", "page.html"])
     assert ran.exit_code == 0, ran.output
     assert "Recommended layer" in ran.output and (tmp_path / "page.html").stat().st_size > 5000
+    torch.save(shortcut_sets.Net().state_dict(), tmp_path / "later.pt")
+    call = ["study", str(folder), "-m", "own_net:net", "--no-shortcuts", "--against", "later.pt", "-o", "two.html"]
+    ran = CliRunner().invoke(app, call)
+    assert ran.exit_code == 0 and "later.pt beside own_net:net" in ran.output, ran.output
     again = CliRunner().invoke(app, ["study", str(folder), "-m", "own_net:net", "-o", "page.html"])
     assert again.exit_code == 1 and "already" in again.output
+
+
+# --------------------------------------------------------------------------------------------------------- comparison
+
+
+def _pair_of_studies() -> tuple[Study, Study]:
+    images, labels = _halves(60)
+    good, bad = Staged().eval(), Staged().eval()
+    with torch.no_grad():
+        bad.second.weight.copy_(torch.randn(bad.second.weight.shape, generator=torch.Generator().manual_seed(1)))
+        bad.second.weight[:] = bad.second.weight.mean((2, 3), keepdim=True)  # it no longer looks at halves
+    for model in (good, bad):
+        model.class_names = ["right", "left"]  # type: ignore[assignment]
+    pictures = Pictures.of_tensors(images, labels, ["right", "left"], good)
+    one, other = (grad_cam.study(m, pictures, shortcuts=False, name=n) for m, n in ((good, "good"), (bad, "bad")))
+    return one, other
+
+
+def test_comparison_says_where_two_models_part() -> None:
+    """Equal up to the stage that differs: the first depth, the answers and their balance are named."""
+    one, other = _pair_of_studies()
+    found = compare(one, other)
+    assert found.parts_at is not None and found.parts_at.first.place.name == "second"
+    first = found.depths[0]
+    assert first.same == 1.0 and first.gain == (0.0, 0.0, 0.0) and not first.differs
+    wrong = [i for i in range(60) if other.answers[i] != one.answers[i]]
+    assert [c.picture for c in found.changes] == wrong and {c.right for c in found.changes} == {"first"}
+    assert found.gain is not None and found.gain[0] == pytest.approx(-len(wrong) / 60) and found.gain[2] < 0
+    assert "first depth that differs is second" in str(found) and json.dumps(found.as_dict())
+
+
+def test_a_model_beside_itself_is_the_same(tmp_path: pathlib.Path) -> None:
+    """No change, no depth that differs, maps that agree; and the page says so."""
+    one, other = _pair_of_studies()
+    found = compare(one, one)
+    assert not found.changes and found.parts_at is None and found.gain == (0.0, 0.0, 0.0)
+    assert found.maps is not None and np.nanmin(found.maps) == pytest.approx(1.0)
+    text = found.report(tmp_path / "same.html").read_text(encoding="utf-8")
+    assert "At no depth" in text and "<script" not in text
+    text = compare(one, other).report(tmp_path / "compared.html").read_text(encoding="utf-8")
+    assert "the first is right" in text and text.count("<polyline") == 2
+
+
+def test_other_pictures_are_not_compared(studied: Study) -> None:
+    """Two studies of other pictures are refused."""
+    with pytest.raises(GradCamError, match="not of the same pictures"):
+        compare(studied, _pair_of_studies()[0])

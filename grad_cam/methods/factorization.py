@@ -276,6 +276,21 @@ def _nonnegative_factors(matrix: Tensor, rank: int, iterations: int) -> tuple[Te
     return amounts, vectors, math.sqrt(max(remains, 0.0))
 
 
+def amounts_of(matrix: Tensor, vectors: Tensor, iterations: int = 100) -> Tensor:
+    """How much of each given concept is where: the non-negative amounts (P, k) nearest to a matrix (P, C).
+
+    Args:
+        matrix: Activations without their offset, (P, C).
+        vectors: Concepts, (k, C).
+        iterations: Rounds of least squares.
+    """
+    products, overlaps = matrix @ vectors.T, vectors @ vectors.T  # (P,k), (k,k)
+    amounts: Tensor = (matrix @ torch.linalg.pinv(vectors)).clamp(min=0)
+    for _ in range(iterations):
+        _update(amounts, overlaps, products)
+    return amounts
+
+
 def _extremes(matrix: Tensor, count: int) -> list[int]:
     """Rows that span the others: the longest, then the longest of what is left beside those already chosen."""
     left, chosen = matrix.clone(), []

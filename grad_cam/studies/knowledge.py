@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..metrics.comparison import Interval
 from .features import Features, Place, mapped_places
 from .probes import folds, held_out, wilson
 
@@ -41,6 +42,12 @@ class Share:
         return f"{100 * self.value:.0f} % ({100 * low:.0f}..{100 * high:.0f})" if self.count else "-"
 
 
+def points(gain: Interval) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    mean, low, high = (100 * value for value in gain)
+    return f"{mean:+.0f} points ({low:+.0f}..{high:+.0f})"
+
+
 @dataclasses.dataclass(frozen=True)
 class Depth:
     """What the features at one cut tell of pictures that no classifier was fitted to.
@@ -50,12 +57,14 @@ class Depth:
         nearest_mean: Right by the nearest class mean.
         probe: Right by a linear probe.
         agreement: Where a probe fitted to the model's own answers says what the model says.
+        said: What the linear probe says of each picture, a number of a class.
     """
 
     place: Place
     nearest_mean: Share
     probe: Share
     agreement: Share
+    said: tuple[int, ...] = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +114,7 @@ def knowledge_of(found: Features, labels: Tensor, answers: Tensor, right: Tensor
         means, probe = held_out(pooled, labels, dealt)
         agreeing.append((held_out(pooled, own, dealt_own)[1] == own) & (own >= 0))
         by_mean, by_probe = (Share(int((said == labels).sum()), len(labels)) for said in (means, probe))
-        depths.append(Depth(place, by_mean, by_probe, Share(int(agreeing[-1].sum()), decided)))
+        depths.append(Depth(place, by_mean, by_probe, Share(int(agreeing[-1].sum()), decided), tuple(probe.tolist())))
     table = torch.stack(agreeing)  # (depths, N)
     which = mapped_places(found.places)
     chosen, best = recommended(table[:, own >= 0], which)

@@ -20,6 +20,7 @@ from ..rendering.report import digest, environment, versions
 from .knowledge import Knowledge, Share
 
 if TYPE_CHECKING:
+    from .pictures import Box
     from .results import Study
 
 WIDTH, HEIGHT, LEFT, TOP = 720, 250, 44, 12
@@ -45,6 +46,7 @@ def page(study: Study) -> str:
     text = made.get_template("study.html").render(
         study=study, css=css, chart=chart(study.knowledge), rows=_rows(study), tips=_tips(study),
         findings=_findings(study), tried=_tried(study), classes=_classes(study), confusions=_confusions(study),
+        concepts=_concepts(study),
         versions=versions(),
         policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; base-uri 'none'; form-action 'none'",
     )  # fmt: skip
@@ -143,13 +145,14 @@ def _tips(study: Study) -> list[dict[str, Any]]:
 def _card(study: Study, i: int) -> dict[str, Any]:
     """A picture with its name, its class, and what the model says."""
     return {
-        "source": _source(study, i), "name": study.pictures.names[i],
+        "source": source_of(study, i), "name": study.pictures.names[i],
         "label": study.pictures.classes[study.pictures.labels[i]],
         "answer": study.classes.label(study.answers[i]), "tip": study.tip(i),
     }  # fmt: skip
 
 
-def _source(study: Study, i: int, raw: Tensor | None = None, display: Display | None = None) -> str:
+def source_of(study: Study, i: int, raw: Tensor | None = None, display: Display | None = None) -> str:
+    """A picture of a study, small, as an address that holds it; with a map over it if one is given."""
     image = Image.fromarray(study.pictures.shown(study.pictures.images([i]))[0])
     if raw is not None:
         image = (display or Display()).overlay(image, raw)
@@ -208,7 +211,7 @@ def _classes(study: Study) -> list[dict[str, Any]]:
             "summary": each, "mean": _square(each.mean), "spread": _square(each.spread),
             "right": None if each.right is None else _share(each.right),
             "rows": [
-                (title, [{**_card(study, i), "source": _source(study, i, maps.get(i)), "tip": None} for i in which])
+                (title, [{**_card(study, i), "source": source_of(study, i, maps[i]), "tip": None} for i in which])
                 for title, which in (("Most typical", each.typical), ("Least typical", each.untypical))
             ],
         } for each in rows[:CLASSES]
@@ -220,6 +223,26 @@ def _square(values: NDArray[np.float32]) -> str:
     return files.data_uri(Image.fromarray(colorize(values.clip(0, 1))).resize((112, 112), Image.Resampling.BICUBIC))
 
 
+def _concepts(study: Study) -> list[dict[str, Any]]:
+    return [
+        {
+            "of": of,
+            "rows": [
+                {"concept": each, "crops": [_crop(study, i, box) for i, box in each.examples]} for each in of.concepts
+            ],
+        } for of in study.concepts[:CLASSES]
+    ]  # fmt: skip
+
+
+def _crop(study: Study, i: int, box: Box) -> str:
+    image = Image.fromarray(study.pictures.shown(study.pictures.images([i]))[0])
+    x0, y0, x1, y1 = box
+    image = image.crop((round(x0 * image.width), round(y0 * image.height), round(x1 * image.width),
+                        round(y1 * image.height)))  # fmt: skip
+    image.thumbnail((THUMB, THUMB))
+    return files.data_uri(image, "jpeg")
+
+
 def _confusions(study: Study) -> list[dict[str, Any]]:
     if study.summaries is None:
         return []
@@ -228,7 +251,7 @@ def _confusions(study: Study) -> list[dict[str, Any]]:
         {
             "confusion": each,
             "pictures": [
-                {**_card(study, i), "source": _source(study, i, contrasts.get(i), signed), "tip": None,
+                {**_card(study, i), "source": source_of(study, i, contrasts.get(i), signed), "tip": None,
                  "answer": study.pictures.classes[study.pictures.labels[i]]} for i in each.pictures
             ],
         } for each in study.summaries.confusions

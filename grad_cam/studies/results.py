@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from .classes import Classes
+from .concepts import Concepts
 from .knowledge import Knowledge
 from .pictures import Pictures
 from .shortcuts import Shortcut, Tested
@@ -27,6 +28,7 @@ class Study:
         shortcuts: Regions that decide and repeat where the object is not; None if they were not looked for.
         tested: The regions that were tried.
         summaries: The classes in summary, with what is confused; None if they were not made.
+        concepts: The concepts of each class; empty unless they were looked for.
         notes: What the reader should know.
     """
 
@@ -38,6 +40,7 @@ class Study:
     shortcuts: tuple[Shortcut, ...] | None
     tested: tuple[Tested, ...]
     summaries: Summaries | None
+    concepts: tuple[Concepts, ...]
     notes: tuple[str, ...]
 
     @property

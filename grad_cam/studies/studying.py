@@ -15,7 +15,8 @@ from ..loading import Preprocessing
 from ..outputs import Output
 from ..splitting import Chain
 from ..splitting.public import open_images
-from .classes import correct, matched
+from .classes import Classes, correct, matched
+from .concepts import Concepts, concepts_of
 from .features import features_of, like
 from .knowledge import knowledge_of
 from .pictures import Pictures
@@ -29,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 def study(
     model: nn.Module, source: Anything | Pictures, *, limit: int | None = None, shortcuts: bool = True,
-    summaries: bool = True, batch_size: int = 16, seed: int = 0, name: str | None = None,
+    summaries: bool = True, concepts: int = 0, batch_size: int = 16, seed: int = 0, name: str | None = None,
     prepare: Preprocessing | None = None, output: Output = None, progress: Progress | None = None,
 ) -> Study:  # fmt: skip
     """Says what a folder of pictures tells about a model: where it decides, and what it decides by.
@@ -42,6 +43,7 @@ def study(
         limit: At most so many pictures of each class.
         shortcuts: Whether to look for shortcuts.
         summaries: Whether to sum up the maps of every class.
+        concepts: Number of concepts to find of each class, at the recommended layer; 0 for none.
         batch_size: Images at a time.
         seed: Of every choice at random.
         name: What to call the model; its class by default.
@@ -85,8 +87,27 @@ def study(
     notes = [f"Which of the model's classes a folder is: {classes.note}."]
     notes += [f"{file} could not be read: {why}" for file, why in pictures.failed.items()]
     return Study(
-        name or type(inner).__name__, pictures, classes, tuple(answers.tolist()), knowledge, *made, summed, tuple(notes)
+        name or type(inner).__name__, pictures, classes, tuple(answers.tolist()), knowledge, *made, summed,
+        _concepts(inner, pictures, classes, answers, knowledge.layer, concepts, output, seed, progress), tuple(notes)
     )  # fmt: skip
+
+
+def _concepts(
+    model: nn.Module, pictures: Pictures, classes: Classes, answers: Tensor, layer: int | str, count: int,
+    output: Output, seed: int, progress: Progress | None,
+) -> tuple[Concepts, ...]:  # fmt: skip
+    """The concepts of every class, of the pictures that the model takes for it."""
+    found = []
+    for k, index in enumerate(classes.indices if count else ()):
+        members = [i for i, label in enumerate(pictures.labels) if label == k and int(answers[i]) == index]
+        if index is not None and len(members) > 1:
+            name = pictures.classes[k]
+            found.append(
+                concepts_of(model, pictures, name, index, members, layer, count=count, seed=seed, output=output)
+            )
+        if progress is not None:
+            progress("Finding concepts", k + 1, len(classes.indices))
+    return tuple(found)
 
 
 def _of_classes(logits: Tensor) -> Tensor:

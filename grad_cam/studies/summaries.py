@@ -76,7 +76,7 @@ class Summaries:
         layer: Where the maps were taken.
         classes: In the order of the folder's.
         confusions: The most frequent first.
-        maps: For numbers of pictures the raw map (h, w) of the picture's own class.
+        maps: For each picture the raw map (h, w) of its own class.
         contrasts: For numbers of confused pictures the raw map of the answer rather than the own class: positive where
             it speaks for the answer.
     """
@@ -84,7 +84,7 @@ class Summaries:
     layer: int | str
     classes: tuple[ClassSummary, ...]
     confusions: tuple[Confusion, ...]
-    maps: dict[int, Tensor]
+    maps: tuple[Tensor, ...]
     contrasts: dict[int, Tensor]
 
 
@@ -97,17 +97,14 @@ def summaries_of(
     own = [classes.indices[k] for k in pictures.labels]
     targets = [int(answers[i]) if index is None else index for i, index in enumerate(own)]
     orders = [_typical(pooled, labels == k) for k in range(len(pictures.classes))]
-    kept = {i for order in orders for i in (*order[:TYPICAL], *order[-TYPICAL:])}
-    maps: dict[int, Tensor] = {}
+    maps: list[Tensor] = []
     heats = np.zeros((len(pictures), SIDE, SIDE), np.float32)
     for some, images in pictures.batches(range(len(pictures)), batch_size):
         wanted = [targets[i] for i in some] + [targets[some[-1]]] * (len(images) - len(some))
         found = explain(model, like(model, images), layer=layer, target=wanted, output=output)
         for row, i in enumerate(some):
-            raw = found.raw(row)
-            heats[i] = aligned(raw, pictures.boxes[i])
-            if i in kept:
-                maps[i] = raw
+            maps.append(found.raw(row))
+            heats[i] = aligned(maps[i], pictures.boxes[i])
         if progress is not None:
             progress(some[-1] + 1, len(pictures))
     confusions = _confusions(pictures, classes, answers)
@@ -116,7 +113,7 @@ def summaries_of(
     ]  # fmt: skip
     shown = [i for each in confusions for i in each.pictures]
     contrasts = _contrasts(model, pictures, shown, [(int(answers[i]), targets[i]) for i in shown], layer, output)
-    return Summaries(layer, tuple(rows), confusions, maps, contrasts)
+    return Summaries(layer, tuple(rows), confusions, tuple(maps), contrasts)
 
 
 def aligned(raw: Tensor, box: Box | None) -> NDArray[np.float32]:

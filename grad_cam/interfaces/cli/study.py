@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..common import refuse_existing
+from ..common import Opened, open_model, refuse_existing
 from .console import bars, print_json, say
 from .edge import command
 from .options import FLAG, OUT, WHAT, Force, Json, ModelOptions, Show, option
 from .parsing import check_folder, open_viewer
+
+if TYPE_CHECKING:
+    from ...studies import Comparison, Study
 
 
 @command("study")
@@ -31,6 +35,14 @@ the folder of a run."),
         option("--shortcuts/--no-shortcuts", panel=WHAT, show_default=False, help="Look for shortcuts (default).",
                **FLAG),
     ] = True,
+    concepts: Annotated[
+        int, option("--concepts", panel=WHAT, metavar="N", min=0, help="Find so many concepts of each class.")
+    ] = 0,
+    against: Annotated[
+        str | None,
+        option("--against", panel=WHAT, metavar="FILE|MODEL",
+               help="Compare with another checkpoint of the model, or with another model, on the same pictures."),
+    ] = None,
     output: Annotated[Path, option("--output", "-o", panel=OUT, metavar="FILE", help="The page to write.")] = Path(
         "study.html"
     ),
@@ -46,6 +58,7 @@ not: marks, borders, tints, text.
 
     [bold]Example[/]
       grad-cam study photos --model resnet50 -o study.html
+      grad-cam study photos --model resnet50 --against epoch9.pth -o compared.html
     """
     model.check()
     if not source.exists():
@@ -55,6 +68,7 @@ not: marks, borders, tints, text.
     refuse_existing([output], force)
     check_folder(output.parent)
     opened = model.open()
+    other = None if against is None else _other(model, against)
     from ... import study as run
 
     with contextlib.ExitStack() as stack:
@@ -66,10 +80,18 @@ not: marks, borders, tints, text.
                 steps[text] = stack.enter_context(shown.steps(text))
             steps[text](done, total)
 
-        found = run(
-            opened.model, source, limit=limit, shortcuts=shortcuts, name=model.model, prepare=opened.prepare,
-            progress=progress,
-        )  # fmt: skip
+        def studied(one: Opened) -> Study:
+            return run(
+                one.model, source, limit=limit, shortcuts=shortcuts, concepts=concepts, name=one.name,
+                prepare=one.prepare, progress=progress,
+            )  # fmt: skip
+
+        first = studied(opened)
+        found: Study | Comparison = first
+        if other is not None:
+            from ...studies import compare
+
+            found = compare(first, studied(other))
     found.report(output, force=force)
     if as_json:
         print_json({**found.as_dict(), "file": str(output)})
@@ -79,3 +101,16 @@ not: marks, borders, tints, text.
     say((str(output), "green"))
     if show:
         open_viewer([output])
+
+
+def _other(model: ModelOptions, against: str) -> Opened:
+    """The model to compare with: another checkpoint of the same one if a file is named, else a model."""
+    path = Path(against)
+    names = model.class_names()
+    settings: dict[str, Any] = {
+        "input_size": model.input_size, "class_names": names, "device": model.device, "dtype": model.dtype
+    }  # fmt: skip
+    if not path.is_file():
+        return open_model(against, **settings)
+    opened = open_model(model.model, checkpoint=path, **settings)
+    return dataclasses.replace(opened, name=path.name)
