@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .configurations import Declared, as_size, is_count, processor_size, settings, timm_config
+from .detectors import detector_classes, detector_size, is_detector
 from .published import torchvision_weights
 
 DEFAULT_SIZE = (224, 224)
@@ -94,6 +95,8 @@ def declared_size(model: nn.Module) -> Declared[tuple[int, int]] | None:
         if (found := _set_size(outer, "model")) is not None:
             return found
     model = unwrap(model)
+    if (size := detector_size(model)) is not None:
+        return Declared(size, "model.transform")
     return _size_of(model, "model") or _built_size(model, "model") or _first_part(model)
 
 
@@ -336,6 +339,8 @@ def declared_class_count(model: nn.Module) -> int | None:
         The number; 0 if the model declares that it has no classifier; None if it declares nothing.
     """
     model = unwrap(model)
+    if is_detector(model):
+        return detector_classes(model)
     count = getattr(model, "num_classes", None)
     if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
         return count
