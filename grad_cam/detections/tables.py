@@ -170,8 +170,9 @@ def _edges(boxes: Tensor, form: Form) -> Tensor:
 
 
 def overlaps(one: Tensor, two: Tensor) -> Tensor:
-    """Intersection over union of boxes (..., 4) that broadcast."""
+    """Intersection over union of boxes (..., 4) that broadcast; 1 where they are the same."""
     low, high = torch.maximum(one[..., :2], two[..., :2]), torch.minimum(one[..., 2:], two[..., 2:])
     inside = (high - low).clamp(min=0).prod(-1)
     areas = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (one, two)]
-    return inside / (areas[0] + areas[1] - inside).clamp(min=1e-9)
+    found = inside / (areas[0] + areas[1] - inside).clamp(min=1e-9)
+    return found.where((one != two).any(-1), torch.ones_like(found))  # also of boxes without an area

@@ -24,6 +24,10 @@ _SHARD = re.compile(r"(\d{12})-(\d{12})\.parquet")
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
+LOCKS: set[int] = set()
+"""Descriptors of locks that this process holds; a process that it starts has to close them."""
+
+
 class Place:
     """The folder of a run.
 
@@ -103,7 +107,11 @@ class Place:
             except OSError:
                 raise RunError(f"another run is writing to {str(self.path)!r}", remedy="wait until it ends") from None
             self._remove_parts()
-            yield
+            LOCKS.add(file.fileno())
+            try:
+                yield
+            finally:
+                LOCKS.discard(file.fileno())
 
     def _remove_parts(self) -> None:
         """Removes what a process that was killed has left half-written."""
