@@ -13,6 +13,7 @@ from .splitting.default import default_cut, inner_cuts, mark_dead
 from .splitting.log import Ref
 from .splitting.plan import Cut
 from .splitting.public import stages_of
+from .splitting.scoremaps import NOTE, is_score_map
 
 WHOLE = ("auto", "stages", "blocks")
 
@@ -51,7 +52,7 @@ def depth_of(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[La
         inner = list(reversed(inner_cuts(cutter)))
         layouts = [(c, cutter.reading(c).layout) for c in inner]
         mark_dead(cutter, [(c, layout) for c, layout in layouts if layout is not None])
-        cuts = [c for c in inner if not cutter.record.dead.get(c.value, False)]
+        cuts = [c for c in inner if not (cutter.record.dead.get(c.value, False) or is_score_map(cutter, c))]
         if cuts:
             return depths[0], cuts, []
     inside = default_cut(cutter)  # a model of one stage, or whose borders carry none
@@ -75,6 +76,7 @@ def _with_maps(cutter: Cutter, depth: int) -> tuple[list[Cut], list[tuple[Layer,
         if before is not None and cutter.record.plan.is_unchanged(before, border):
             note = note or f"the same as after {values.get(border.value, before.name)}"
         values.setdefault(border.value, border.name)
+        note = note or (NOTE if is_score_map(cutter, cut) else "")
         if note or layout is None:
             skipped.append((Layer(cut.name, cut.layer_idx), note))
         else:

@@ -18,9 +18,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from . import targets
+from . import automatic, targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
 from .depths import WHOLE, depth_of, empty_cuts, table_at
+from .detections import seen_size
 from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
@@ -38,7 +39,7 @@ from .methods.factorization import Factorization
 from .outliers import outliers_at
 from .outputs import Output
 from .predictions import class_label
-from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target, check_volume
+from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target, check_volume, part_of
 from .results import Explanation, Layer, Sweep
 from .rules.ledger import warn_of_gaps
 from .seen import Seen
@@ -92,7 +93,7 @@ def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, 
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
     residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
     progress: Progress | None = None, **options: Any,
@@ -100,7 +101,7 @@ def explain(
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: Layers, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: Fusion, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
     residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
     progress: Progress | None = None, **options: Any,
@@ -108,14 +109,14 @@ def explain(
 @overload
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | None = None, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: None = None, aug_smooth: bool = False,
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
     residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
     progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
-    method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
+    method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: Fusion | None = None,
     aug_smooth: bool = False, eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None,
     rules: str | None = None, residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
     progress: Progress | None = None, **options: Any,
@@ -125,13 +126,15 @@ def explain(
     Args:
         model: Any image classifier, or a `Chain` of one. It is left exactly as found and explained in eval mode.
         images: (B, C, H, W), normalised as the model expects; moved to the model's device and dtype.
-        layer: Where to cut: layer_idx, module path or module (see `split`); a list gives one explanation each. None
-            takes the last cut with a spatial grid whose gradient reaches the grid. Methods that read the images alone
-            or the whole network have no layer.
+        layer: Where to cut: layer_idx, module path or module (see `split`); a list gives one explanation each. With a
+            method, None takes the last cut with a spatial grid whose gradient reaches the grid. Methods that read the
+            images alone or the whole network have no layer.
         target: What to explain: None (the predicted class), class index or name, a list with one per image (or one list
             per image), `targets.top(k)`, or a callable from logits (B, classes) to scores (B,).
         method: A name or title from `METHODS`, or a function whose positional parameters are named after ingredients
             (`methods.INGREDIENTS`), such as ``lambda activations, gradients: (activations * gradients).sum(1)``.
+            None is "auto", what measured best within `cost` ("tail", "pass" or "unlimited"; see `automatic`), or
+            "grad_cam" where a layer, rules or other settings of a method are given.
         reshape_transform: Layout of the activation if it is not found by itself: "NCHW", "NHWC", "tokens", or a
             callable from the activation to (B, C, H, W).
         fuse: With a list of layers: join their maps into one, "mean", "max" or "product".
@@ -164,9 +167,12 @@ def explain(
             does not fit the model or the cut.
         SplitError: The model cannot be cut exactly there.
     """
+    named = automatic.method_for(
+        method, layer, options, reshape_transform, fuse, eigen_smooth, rules, residual, differentiable
+    )
     model, target, output = with_tower(model, images, target, output)
     request = Request.of(
-        "explain", method, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
+        "explain", named, target, reshape_transform, fuse, aug_smooth, eigen_smooth, progress, output,
         rules, residual, inputs, **options,
     )  # fmt: skip
     several = isinstance(layer, (list, tuple))
@@ -185,6 +191,7 @@ def explain(
         cuts = _cuts(cutter, request.method, layer)
         cutter.images = images
         found = _explained(cutter, cuts, request)
+    automatic.announce(found[0], method, options)
     return found if several and fuse is None else found[0]
 
 
@@ -209,7 +216,7 @@ def score_function(
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output, inputs)
         names = class_names(cutter.model)
-        forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names))
+        forward = Forward(cutter, [], METHODS["occlusion"], lambda z: targets.resolve(target, z, names, _size(images)))
         score = Pass(forward).score
         forward.targets  # noqa: B018 (a target that does not fit is refused now)
 
@@ -246,12 +253,14 @@ _NO_LAYER = {"input": Layer("the input", None), "network": Layer("the whole netw
 
 def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Explanation]:
     """An explanation for each cut (one if the method has no layer), or the one they are fused into."""
+    if request.method.name == "auto":
+        return [automatic.explained(cutter, request, _explained)]
     found: dict[int, Explanation] = {}
     check_volume(request, cutter.images)
     seen = _seen(cutter.model, cutter.images, request.geometry)
     groups = _groups(cuts, request)
     for i, group in enumerate(groups):
-        each = dataclasses.replace(request, progress=_part_of(request.progress, i, len(groups)))
+        each = dataclasses.replace(request, progress=part_of(request.progress, i, len(groups)))
         results = cutter.retrying(functools.partial(_of_one_run, cutter, [cuts[n] for n in group], each, seen))
         found.update(zip(group or [0], results, strict=True))
     explanations = [found[n] for n in sorted(found)]
@@ -275,7 +284,12 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
     method, live = request.method, request.differentiable
     names = class_names(cutter.model)
     forward = (LiveForward if live else Forward)(
-        cutter, cuts, method, lambda z: targets.resolve(request.target, z, names), request.layout, request.rules
+        cutter,
+        cuts,
+        method,
+        lambda z: targets.resolve(request.target, z, names, _size(cutter.images)),
+        request.layout,
+        request.rules,
     )
     places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
 
@@ -289,6 +303,10 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
     logits = forward.graph if live else forward.graph.detach()
     resolved = forward.targets
     found: Sequence[Tensor | Factorization]
+    if request.aug_smooth and resolved.marks:
+        raise targets.TargetError(
+            "aug_smooth mirrors the pictures, and what is explained is a part of them", "", "leave aug_smooth out"
+        )
     if request.aug_smooth:
         found = _aug_smooth(lambda images: maps_of(forward.on(images)), cutter.images)  # type: ignore[arg-type, return-value]
     else:
@@ -307,7 +325,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
             (VolumeExplanation if cutter.images.ndim == 5 else Explanation)(
                 maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
-                outliers_at(Pass(forward, n)) if cuts else (),
+                outliers=outliers_at(Pass(forward, n)) if cuts else (), marks=resolved.marks, part=_part_seen(cutter),
             )
         )  # fmt: skip
     return made
@@ -326,16 +344,19 @@ def _fused(each: list[Explanation], how: Fusion) -> Explanation:
     return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None, outliers=())
 
 
-def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
-    """The progress of one of several runs as progress of all."""
-    if progress is None or parts == 1:
-        return progress
-    return lambda done, total: progress(part * total + done, parts * total)
-
-
 _PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list[Any], Preprocessing]]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+def _part_seen(cutter: Cutter) -> tuple[float, float] | None:
+    """The part of a map's height and width that the pictures lie on, where the model pads them; else None."""
+    whole, inside = seen_size(cutter.model, _size(cutter.images))
+    return None if whole == inside else (inside[0] / whole[0], inside[1] / whole[1])
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return int(images.shape[-2]), int(images.shape[-1])
 
 
 def _seen(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | None) -> Seen:

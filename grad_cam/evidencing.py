@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from .arguments import ArgumentTypeError
 from .engine import score_function
 from .errors import GradCamError
 from .inputs import Inputs
-from .loading.preprocess import IMAGENET_MEAN, Preprocessing
+from .loading.normalisation import mean_color as mean_color
 from .methods.chunks import ChunkedScores
 from .methods.regions import coalitions, filled, scores_of_kept
 from .outputs import Output
@@ -190,19 +190,6 @@ def _require_pictures(images: Tensor) -> None:
             "evidence is asked by taking regions of a picture away, and these are videos or volumes",
             f"images {tuple(images.shape)}", "compare scores of changed clips by a loop of your own",
         )  # fmt: skip
-
-
-def mean_color(preprocessing: Preprocessing) -> Sequence[float]:
-    """The mean colour of the data a model was trained on, in its input units, one number for each channel.
-
-    Subtracting the mean makes it 0. A mean of one half is no mean of data but a scaling to -1..1, of models trained on
-    ImageNet as a rule: then it is ImageNet's.
-    """
-    mean, std = preprocessing.mean, preprocessing.std
-    if mean != (0.5, 0.5, 0.5):
-        return [0.0] * preprocessing.channels
-    of_data = IMAGENET_MEAN[::-1] if preprocessing.bgr else IMAGENET_MEAN
-    return [(data - m) / s for data, m, s in zip(of_data, mean, std, strict=True)]
 
 
 def _target_of(explanation: Explanation, explained: Target) -> Target:

@@ -31,6 +31,7 @@ from .rules.ledger import Ledger, joined, ledger_at, stacked
 from .splitting.cuts import BLOCKS, Cutter, Taken
 from .splitting.default import default_cut
 from .splitting.plan import Cut
+from .splitting.scoremaps import require_no_score_map
 
 Resolver = Callable[[Tensor], targets.Resolved]
 """Fixes a target on the logits of a batch."""
@@ -153,7 +154,7 @@ class Forward:
         """Height and width of the grid of positions at a cut (of the default cut if there is none), or None."""
         cut = self.cuts[n] if self.cuts else default_cut(self.cutter)
         found = self.cutter.reading(cut).layout
-        return None if found is None else found.grid
+        return None if found is None or found.suffix else found.grid  # attention is read with tokens before alone
 
 
 class Pass:
@@ -229,6 +230,7 @@ class Pass:
     def layout(self) -> Layout:
         """How the activation is read."""
         forward, cut, raw = self.forward, self.forward.cuts[self.n], self._raw
+        require_no_score_map(self.cutter, cut)
         reading = self.cutter.reading(cut) if forward.layout is None or isinstance(forward.layout, str) else None
         if forward.layout is not None:
             prefix = reading.layout.prefix if reading is not None and reading.layout is not None else None

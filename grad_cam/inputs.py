@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from . import detections
 from .arguments import ArgumentTypeError
 from .errors import InputError
 from .outputs import Output, find_logits, key_of_function
@@ -59,8 +60,13 @@ class Wiring:
 
     def call(self, root: nn.Module, images: Tensor) -> Any:
         """What a model returns for images."""
-        put = functools.partial(_put, images)
-        return root(*mapped(self.args, put), **mapped(self.kwargs, put))
+        with torch._C.DisableTorchFunction():  # operations are counted from the model's own on
+            put = functools.partial(_put, images)
+            args, kwargs = mapped(self.args, put), mapped(self.kwargs, put)
+            size = int(images.shape[-2]), int(images.shape[-1])
+        if self.output is not None:
+            return root(*args, **kwargs)
+        return detections.detect(root, size, args, kwargs)
 
     def key(self) -> Any:
         """What tells these inputs from others for as long as a record lives: tensors by identity and version."""
@@ -74,7 +80,14 @@ Asked: TypeAlias = "Output | Wiring"
 
 def called(root: nn.Module, images: Tensor, asked: Asked = None) -> Any:
     """What a model returns for images."""
-    return bound(asked, len(images)).call(root, images) if isinstance(asked, Wiring) else root(images)
+    with torch._C.DisableTorchFunction():
+        wiring = wiring_of(asked, len(images))
+    return wiring.call(root, images)
+
+
+def wiring_of(asked: Asked, count: int) -> Wiring:
+    """How a model is called with a number of images."""
+    return bound(asked, count) if isinstance(asked, Wiring) else Wiring(asked, (...,), {}, count, False)
 
 
 def bound(wiring: Wiring, count: int) -> Wiring:

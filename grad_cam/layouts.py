@@ -35,6 +35,7 @@ class Layout:
         axis: For tokens, the axis of the positions: 1 for (B, N, C), 2 for (B, C, N).
         order: For tokens that do not lie row by row: the token at every grid position, (H*W,).
         transform: For "custom": the user's callable from the activation to (B, C, H, W).
+        suffix: Number of tokens after the grid's (the queries of a YOLOS).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Layout:
     axis: int = 1
     order: Tensor | None = dataclasses.field(default=None, compare=False)
     transform: Callable[[Tensor], Tensor] | None = None
+    suffix: int = 0
 
     @property
     def folded(self) -> tuple[int, int]:
@@ -60,7 +62,7 @@ class Layout:
         return maps if len(self.grid) == 2 else maps.reshape(*maps.shape[:-2], *self.grid)
 
     def to_map(self, activation: Tensor) -> Tensor:
-        """Reads an activation as (B, C, H, W); prefix tokens are left out."""
+        """Reads an activation as (B, C, H, W); tokens before and after the grid's are left out."""
         if self.name == "NCHW":
             return activation
         if self.name == "NHWC":
@@ -72,7 +74,7 @@ class Layout:
         if self.transform is not None:
             return self.transform(activation).flatten(2, -2)
         tokens = activation if self.axis == 1 else activation.transpose(1, 2)  # (B,N,C)
-        tokens = tokens[:, self.prefix :]
+        tokens = tokens[:, self.prefix : tokens.shape[1] - self.suffix]
         if self.order is not None:
             tokens = tokens[:, self.order.to(tokens.device)]
         return tokens.transpose(1, 2).reshape(len(tokens), self.channels, *self.folded)
@@ -82,7 +84,7 @@ class Layout:
 
         Args:
             maps: (N, C, H, W).
-            like: The activation (N or 1 rows) whose prefix tokens are kept.
+            like: The activation (N or 1 rows) whose other tokens are kept.
 
         Raises:
             LayoutError: The layout is a user's callable, which has no inverse.
@@ -105,11 +107,13 @@ class Layout:
             back[self.order] = torch.arange(len(self.order), device=self.order.device)
             tokens = tokens[:, back.to(tokens.device)]
         like = like if self.axis == 1 else like.transpose(1, 2)
-        tokens = torch.cat([like[:, : self.prefix].expand(len(tokens), -1, -1), tokens], dim=1)
+        before, after = like[:, : self.prefix], like[:, like.shape[1] - self.suffix :]
+        tokens = torch.cat([before.expand(len(tokens), -1, -1), tokens, after.expand(len(tokens), -1, -1)], dim=1)
         return tokens if self.axis == 1 else tokens.transpose(1, 2)
 
     def __str__(self) -> str:
-        extra = f"+{self.prefix}" if self.prefix else ""
+        others = self.prefix + self.suffix
+        extra = f"+{others}" if others else ""
         return f"{self.name}{extra}"
 
 

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, einsum
 
 from .errors import OutputError
 
@@ -22,7 +22,8 @@ def find_logits(returned: Any, output: Output = None) -> Tensor:
     Args:
         returned: A tensor, or a dict, tuple, list or object with tensors.
         output: Which part it is; None takes a tensor, an entry or attribute ``logits`` (Hugging Face) or ``out``
-            (torchvision's segmentation models), or the only tensor there is.
+            (torchvision's segmentation models), the classes at every position that the queries of a MaskFormer make,
+            or the only tensor there is.
 
     Raises:
         OutputError: There are several parts and none is known to be the logits, or `output` names none.
@@ -35,6 +36,8 @@ def find_logits(returned: Any, output: Output = None) -> Tensor:
         found = returned.get(name) if isinstance(returned, dict) else getattr(returned, name, None)
         if isinstance(found, Tensor):
             return found
+    if all(isinstance(getattr(returned, name, None), Tensor) for name in _OF_QUERIES):
+        return _of_queries(*(getattr(returned, name) for name in _OF_QUERIES))
     parts = list(_parts(returned))
     if len(parts) == 1 and ", in it" not in parts[0][0]:
         return parts[0][1]
@@ -49,6 +52,22 @@ def find_logits(returned: Any, output: Output = None) -> Tensor:
         f"the model returns a {type(returned).__name__} of several tensors, and which are the logits is unknown",
         listed, f"output={likely} or another part, or a callable that picks it",
     )  # fmt: skip
+
+
+_OF_QUERIES = ("class_queries_logits", "masks_queries_logits")
+
+
+def _of_queries(classes: Tensor, masks: Tensor) -> Tensor:
+    """What a MaskFormer's queries say of each position, as its semantic post-processing has it: (B, classes, h, w).
+
+    Args:
+        classes: The logits of each query's class, the last of which is "none": (B, queries, classes + 1).
+        masks: The logits of each query's mask: (B, queries, h, w).
+
+    Source:
+        Cheng et al., NeurIPS 2021 (MaskFormer), sec. 3.4, https://arxiv.org/abs/2107.06278
+    """
+    return einsum("bqc,bqhw->bchw", classes.softmax(-1)[..., :-1], masks.sigmoid())
 
 
 def _chosen(returned: Any, output: Output) -> Tensor:

@@ -140,3 +140,10 @@ def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeE
         return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
     takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
     return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
+
+
+def part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """The progress of one of several runs as progress of all."""
+    if progress is None or parts == 1:
+        return progress
+    return lambda done, total: progress(part * total + done, parts * total)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from .methods import METHODS
 from .outliers import Outlier, warning_of
 from .predictions import percentage, probabilities
 from .rendering import Display
+from .rendering.heatmaps import part_of
 from .rules.ledger import Ledger
 from .seen import Seen
 from .splitting import StageInfo
@@ -57,6 +59,8 @@ class Explanation:
         method: Name of the method.
         seen: What the model saw.
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
+        marks: What the scores are about in the pictures, boxes or masks, K for each image; empty if nothing in them.
+        part: The part of a map's height and width that the picture lies on, where the model pads it; else None.
         outliers: For each image the tokens whose norm is far above the others', at a cut of tokens.
     """
 
@@ -68,6 +72,8 @@ class Explanation:
     method: str
     seen: Seen
     balance: Ledger | None = None
+    marks: tuple[tuple[Any, ...], ...] = ()
+    part: tuple[float, float] | None = None
     outliers: tuple[tuple[Outlier, ...], ...] = ()
 
     @property
@@ -114,7 +120,9 @@ class Explanation:
         """
         display = Display.of(display, **changes)
         sigma = display.sigma(self._size)
-        return rendering.heatmap(self.map, self._size, display.threshold, sigma, display.view)
+        return rendering.heatmap(
+            part_of(self.map.detach().float().cpu(), self.part), self._size, display.threshold, sigma, display.view
+        )
 
     @property
     def is_of_classes(self) -> bool:
@@ -138,7 +146,11 @@ class Explanation:
         """The heatmap over the picture the model saw, as a PIL image of its size; settings as for `heatmap`."""
         display = Display.of(display, **changes)
         self._warn_of_nothing(image, target, display)
-        return display.overlay(self.pictures[image], self.raw(image, target))
+        return display.overlay(self.pictures[image], self.on_picture(image, target), self.mark(image, target))
+
+    def mark(self, image: int = 0, target: int = 0) -> Any:
+        """The box or the mask that a score is about, or None."""
+        return self.marks[image][target] if self.marks else None
 
     def figure(
         self, image: int | None = None, target: int | None = None, *, remark: str = "",
@@ -163,11 +175,12 @@ class Explanation:
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
             return self._panels(images[0], targets[0], display, remark, photo)
-        heats = [[display.heat(self.raw(b, k), self._size) for k in targets] for b in images]
+        heats = [[display.heat(self.on_picture(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
             [[f"{self.target[b][k]}{self.confidence(b, k)}" for k in targets] for b in images],
             title=f"{_title(self.method)} at {self.layer}", notes=[[self.note(b, k) for k in targets] for b in images],
+            marks=[[self.mark(b, k) for k in targets] for b in images],
             scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
         )  # fmt: skip
 
@@ -175,10 +188,10 @@ class Explanation:
         note, plain = self.note(image, target), rendering.describe(self.raw(image, target))
         if plain in ("all negative", "nowhere positive") and display.view == "positive":
             display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
-        heat = display.heat(self.raw(image, target), self._size)
+        heat = display.heat(self.on_picture(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
-            scale=(heat.low, heat.high), remark=remark, photo=photo, display=display,
+            scale=(heat.low, heat.high), remark=remark, photo=photo, mark=self.mark(image, target), display=display,
         )  # fmt: skip
 
     def to_original(self, image: int = 0, target: int = 0) -> rendering.OriginalMap:
@@ -187,7 +200,8 @@ class Explanation:
         Raises:
             GradCamError: Where the image lies in the original is not known.
         """
-        return self.seen.restored(image, self.raw(image, target), self.target[image][target])
+        shown = torch.from_numpy(self.on_picture(image, target)).float()
+        return self.seen.restored(image, shown, self.target[image][target])
 
     def map_figure(self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any) -> Figure:
         """The raw map at the layer's own size, with its signed values."""
@@ -247,6 +261,10 @@ class Explanation:
             raise IndexError(f"target={target}: this explanation holds {self._per_image} targets for every image")
         one = self.map[image, target] if self.map.ndim == 4 else self.map[image]
         return one.float().cpu()  # (h,w)
+
+    def on_picture(self, image: int = 0, target: int = 0) -> NDArray[np.float64]:
+        """The part of a raw map that lies on the picture, at the layer's own size."""
+        return part_of(self.raw(image, target), self.part)
 
     def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
         note = rendering.describe(self.raw(image, target))
@@ -350,7 +368,7 @@ class Sweep(Sequence[Explanation]):
         rendering.require_pictures(self.explanations[0].images)
         display = Display.of(display, **changes)
         first = self.explanations[0]
-        heats = [display.heat(e.raw(image, target), e._size) for e in self.explanations]
+        heats = [display.heat(e.on_picture(image, target), e._size) for e in self.explanations]
         curves = {  # where nothing is shown there is nothing to sum up
             f"{name}\n{_MEANING[name]}": [v if h.values.any() else math.nan for v, h in zip(values, heats, strict=True)]
             for name, values in self.curves(image, target).items()
@@ -359,7 +377,7 @@ class Sweep(Sequence[Explanation]):
             first.pictures[image], [heat.values for heat in heats], self._titles(), curves, photo=photo,
             title=f"{first.target[image][target]}, {_title(first.method)}",
             notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
-            display=display, bars=self._bars(image, target, mapped=True),
+            mark=first.mark(image, target), display=display, bars=self._bars(image, target, mapped=True),
         )  # fmt: skip
 
     def ledger_figure(self, image: int = 0, target: int = 0) -> Figure:
@@ -393,7 +411,10 @@ class Sweep(Sequence[Explanation]):
         path, display = pathlib.Path(path), Display.of(display, **changes)
         refuse_existing([path], force)
         frames = [
-            rendering.captioned(display.overlay(one.pictures[image], one.raw(image, target)), *title.split("\n"))
+            rendering.captioned(
+                one.overlay(image, target, display=display),
+                *title.split("\n"),
+            )
             for one, title in zip(self.explanations, self._titles(), strict=True)
         ]
         return rendering.animation(frames, path, duration_ms, force=force)

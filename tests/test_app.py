@@ -38,6 +38,8 @@ from grad_cam.interfaces.web.uploads import read
 from grad_cam.interfaces.web.views import Computed, Controls, Key, View, view_for
 from grad_cam.loading import ImageError
 
+from . import accessibility
+
 # ---------------------------------------------------------------------------------------------------- without a browser
 
 
@@ -104,7 +106,7 @@ def test_slider_holds_every_layer_with_a_map_and_no_other(kind: str, request: py
     assert [layer.name for layer in found.layers] == [one.layer.name for one in swept]
     assert [layer.grid for layer in found.layers] == [tuple(one.map.shape[-2:]) for one in swept]
     assert [name for name, _ in found.skipped] == [layer.name for layer, _ in swept.skipped]
-    usual = grad_cam.explain(model, example)
+    usual = grad_cam.explain(model, example, method="grad_cam")
     again = grad_cam.explain(model, example, layer=found.layers[found.start].name)
     torch.testing.assert_close(again.map, usual.map)
 
@@ -194,7 +196,7 @@ def test_options_of_a_method_are_its_own_numbers(view: View, opened: OpenedModel
 def test_every_option_of_every_method_has_a_field_or_is_the_pages_own_affair() -> None:
     """No option is lost: what is no number is how a method is run, not what it computes."""
     for name, method in METHODS.items():
-        assert set(method.options) - set(views.option_defaults(name)) <= {"chunk", "progress", "grid"}, name
+        assert set(method.options) - set(views.option_defaults(name)) <= {"chunk", "progress", "grid", "cost"}, name
 
 
 def test_the_layer_control_is_there_where_layers_matter(view: View, opened: OpenedModel) -> None:
@@ -285,6 +287,30 @@ def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
     assert cards.count("<img") == len(METHODS) - len(refused) - len(concepts)
     attention = {"attention_rollout", "gradient_rollout", "le_grad"}
     assert refused == (attention if kind == "cnn" else {"guided_backprop", "guided_grad_cam"})
+
+
+def test_the_model_is_asked_about_the_map_that_is_shown(view: View, opened: OpenedModel) -> None:
+    """The sentence is that of `evidence` for the map shown; it stands under no other layer, class or method."""
+    asked = views.with_evidence(view)
+    layer, target = view.layer.name, view.target
+    e = grad_cam.explain(opened.model, view.tensor, layer=layer, target=target)
+    sentence = grad_cam.evidence(opened.model, e).sentence
+    text = html.unescape(fragments.result(asked, Drawing()))
+    assert sentence in text and sentence not in html.unescape(fragments.result(view, Drawing()))
+    for change in ({"position": 1}, {"target": (target + 1) % 7}, {"method": "layer_cam"}):
+        other = view_for(asked.controls._replace(**change), opened, asked)
+        assert "gc-said" not in fragments.result(other, Drawing())
+        back = view_for(asked.controls, opened, other)
+        assert ("gc-said" in fragments.result(back, Drawing())) == ("target" not in change)
+
+
+def test_what_the_model_cannot_be_asked_is_said(view: View, opened: OpenedModel) -> None:
+    """Concepts explain no score: there is no button, and asking all the same gives a sentence."""
+    concepts = view_for(view.controls._replace(method="deep_feature_factorization"), opened, view)
+    assert "only be asked about one map" in updates.asked(concepts, {})["notice"]
+    shown = page_update(view, concepts.controls, {}, loaded(opened))
+    assert shown["evidence"] == {"visible": False}
+    assert page_update(None, view.controls, {}, loaded(opened))["evidence"] == {"visible": True}
 
 
 def test_concepts_are_shown_side_by_side_each_with_its_name(view: View, opened: OpenedModel) -> None:
@@ -421,6 +447,17 @@ def test_bad_files_become_a_message_that_hides_where_they_lie(
     assert str(tmp_path) not in str(error.value)
     found = page_update(None, controls._replace(photo=path), {}, lambda name: opened, limits=limits)
     assert list(found) == ["notice"] and 'role="alert"' in found["notice"] and str(tmp_path) not in found["notice"]
+
+
+def test_the_photo_says_how_much_of_it_was_used_and_how_it_was_read(
+    controls: Controls, opened: OpenedModel, tmp_path: Path
+) -> None:
+    """A wide animation: the frame that was read, the part that is used, and the whole with the rest dimmed."""
+    frames = [Image.new("RGB", (400, 50), colour) for colour in ("red", "green")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    text = fragments.photo(view_for(controls._replace(photo=tmp_path / "moving.gif"), opened))
+    assert "moving.gif has 2 frames: frame 1 was read" in text and str(tmp_path) not in text
+    assert "12 % of the photo was used" in text and "the unused part dimmed" in text
 
 
 def test_a_photo_that_is_gone_asks_for_another_upload(tmp_path: Path) -> None:
@@ -615,7 +652,7 @@ def browser() -> Iterator[Any]:
 class Visitor:
     """One open page, which remembers everything that went wrong in it."""
 
-    def __init__(self, browser: Any, url: str) -> None:
+    def __init__(self, browser: Any, url: str, method: str = "Grad-CAM") -> None:
         self.context = browser.new_context(viewport={"width": 1366, "height": 820}, accept_downloads=True)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
@@ -628,6 +665,10 @@ class Visitor:
         self.page.goto(url)
         self.page.wait_for_selector("#gc-overlay")
         self.settle()
+        if method:
+            self.choose("gc-method", method)
+            self.page.wait_for_selector("#gc-position", state="visible")
+            self.settle()
 
     def settle(self) -> None:
         """Waits until nothing is computed and the picture has stayed the same for a moment."""
@@ -682,6 +723,18 @@ def visitor(browser: Any, served: str) -> Iterator[Visitor]:
     assert one.errors == []
 
 
+def test_page_opens_with_auto(browser: Any, served: str) -> None:
+    """The first picture is that of auto, which says what it took; the slider of layers comes with Grad-CAM."""
+    one = Visitor(browser, served, method="")
+    assert one.page.locator("#gc-method input").input_value() == "Automatic"
+    assert re.match(r"Automatic: \S.* at ", one.text("#gc-headline p")) and not one.errors
+    assert one.page.locator("#gc-position").is_hidden()
+    one.choose("gc-method", "Grad-CAM")
+    one.page.wait_for_selector("#gc-position", state="visible")
+    assert one.text("#gc-headline p").startswith("Grad-CAM at ")
+    one.context.close()
+
+
 def test_page_shows_a_sample_at_once(visitor: Visitor) -> None:
     """It opens with an explained photo, predictions and the layer in words."""
     assert visitor.src().startswith("data:image/png") and visitor.src("#gc-photo").startswith("data:image/")
@@ -722,6 +775,21 @@ def test_layer_slider_class_and_method_change_the_picture(visitor: Visitor) -> N
     assert "Eigen-CAM" in visitor.text("#gc-headline p") and "whatever the class" in visitor.text("#gc-advice")
     visitor.choose("gc-method", "Grad-CAM")
     visitor.page.wait_for_function("other => document.querySelector('#gc-overlay').src === other", arg=other)
+
+
+def test_evidence_stands_under_the_map_that_was_asked_about(visitor: Visitor) -> None:
+    """A click asks the model; the sentence goes with the map when the slider moves, and comes back with it."""
+    assert visitor.page.locator("#gc-said").count() == 0
+    before = visitor.src()
+    visitor.page.locator("#gc-evidence").click()
+    visitor.page.wait_for_selector("#gc-said")
+    assert re.search(r"Removing the marked|Weak evidence", visitor.text("#gc-said")) and visitor.src() == before
+    count = float(visitor.page.locator("#gc-position input[type=range]").get_attribute("max"))
+    visitor.slide("gc-position", 0)
+    visitor.changed(before)
+    assert visitor.page.locator("#gc-said").count() == 0
+    visitor.slide("gc-position", count)
+    visitor.page.wait_for_selector("#gc-said")
 
 
 def test_slow_methods_arrive_by_way_of_their_own_queue(visitor: Visitor) -> None:
@@ -910,6 +978,7 @@ def test_two_visitors_do_not_mix(visitor: Visitor, browser: Any, served: str, ph
 
 def test_page_has_names_for_all_it_shows_and_fits_small_windows(visitor: Visitor) -> None:
     """Pictures have alternative texts, buttons have names, and nothing is wider than the window."""
+    assert accessibility.flaws(visitor.page, "#gc-upload") == []  # the field for files is gradio's
     assert visitor.page.locator("img:not([alt])").count() == 0
     assert visitor.page.locator("img[alt='']").count() == 0
     for width in (1366, 1024, 400):

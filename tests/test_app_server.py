@@ -527,7 +527,7 @@ def test_slow_methods_of_thirty_visitors_do_not_delay_a_quick_one(url: str, monk
         crowd = [Client(url, f"slow{i}") for i in range(30)]
         config = crowd[0].config()
         data = controls(config)
-        data[data.index("grad_cam")] = "score_cam"
+        data[data.index("auto")] = "score_cam"
         for one in crowd:
             for function in (refresher(config)["id"], slow_function(config)):
                 assert one.join(function, data)[0] == 200
@@ -557,7 +557,7 @@ def test_a_visitor_who_vanishes_is_not_computed_for(door: str, url: str, monkeyp
         one = Client(url, f"ghost{len(door)}")
         config = one.config()
         data = controls(config)
-        data[data.index("grad_cam")] = "score_cam"
+        data[data.index("auto")] = "score_cam"
         one.join(slow_function(config), data)
         with one.stream(door + one.visitor):
             while len(steps) < 5:
@@ -636,7 +636,7 @@ def test_ctrl_c_ends_a_computation(tmp_path: Path) -> None:
         visitors = [Client(address, f"visitor{i}") for i in range(3)]
         config = visitors[0].config()
         data = controls(config)
-        data[data.index("grad_cam")] = "score_cam"
+        data[data.index("auto")] = "score_cam"
         with contextlib.ExitStack() as stack:
             for one in visitors:
                 assert one.join(slow_function(config), data)[0] == 200

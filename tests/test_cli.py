@@ -153,7 +153,7 @@ def test_explain_names_files_after_image_and_class(run: Run) -> None:
     found = run("explain", "cat.png", *TINY)
     assert found.exit_code == 0, found.stderr
     (name,) = _files()
-    assert re.fullmatch(r"cat-(ant|bee|cat|dog|eel|fox|Gnu-Wildebeest)-layer2-grad_cam\.png", name)
+    assert re.fullmatch(r"cat-(ant|bee|cat|dog|eel|fox|Gnu-Wildebeest)-whole-network-auto\.png", name)
     assert f"grad-cam-output{os.sep}{name}" in found.stdout
     assert "cat.png" in found.stdout and " %" in found.stdout
     assert Image.open(f"grad-cam-output/{name}").width > 600
@@ -191,18 +191,35 @@ def test_json_is_the_explanation(run: Run) -> None:
     assert sum(each["probability"] for each in image["predictions"]) <= 1
 
 
+def test_default_is_auto(run: Run) -> None:
+    """Without method and layer, `explain` takes auto, and says what that was; with either of them what it says."""
+    model, made = run.model, []  # type: ignore[attr-defined]
+    tensor, _ = preprocessing(model, 64)(load_image("cat.png"))
+    for words in ([], ["--option", "cost=tail"], ["--eigen-smooth"], ["-l", "layer1"]):
+        found = run("explain", "cat.png", *TINY, "-c", "bee", *words, "--json", "--force")
+        assert found.exit_code == 0, found.stderr
+        ((one,),) = (image["explanations"] for image in json.loads(found.stdout)["images"])
+        made.append((one["method"], one["layer"]))
+    wanted = grad_cam.explain(model, tensor, target=1, method="auto")
+    assert made == [
+        (wanted.method, wanted.layer.name), ("grad_cam", "layer2"), ("grad_cam + eigen_smooth", "layer2"),
+        ("grad_cam", "layer1"),
+    ]  # fmt: skip
+    assert wanted.layer.layer_idx is None and " ... " in wanted.layer.name
+
+
 def test_explain_differences(run: Run) -> None:
     """`--why A --rather-than B` and `--counterfactual` ask other questions, and the files say which."""
     assert run("explain", "cat.png", *TINY, "--why", "bee", "--rather-than", "dog").exit_code == 0
     assert run("explain", "cat.png", *TINY, "--counterfactual", "-c", "fox").exit_code == 0
-    assert _files() == ["cat-against-fox-layer2-grad_cam.png", "cat-bee-rather-than-dog-layer2-grad_cam.png"]
+    assert _files() == ["cat-against-fox-whole-network-auto.png", "cat-bee-rather-than-dog-whole-network-auto.png"]
 
 
 def test_bad_images_do_not_stop_the_others(run: Run) -> None:
     """One image that fails is reported at the end by name, the others are done, and the exit code is 3."""
     found = run("explain", "damaged.jpg", "cat.png", "notes.txt", "missing.png", "tall.jpg", *TINY, "-c", "bee")
     assert found.exit_code == 3
-    assert _files() == ["cat-bee-layer2-grad_cam.png", "tall-bee-layer2-grad_cam.png"]
+    assert _files() == ["cat-bee-whole-network-auto.png", "tall-bee-whole-network-auto.png"]
     for name in ("damaged.jpg", "notes.txt", "missing.png", "3 of 5"):
         assert name in found.stderr
         assert name not in found.stdout
@@ -222,7 +239,7 @@ def test_same_names_do_not_collide(run: Run) -> None:
     pathlib.Path("b").mkdir()
     Image.open("tall.jpg").save("b/cat.jpg")
     assert run("explain", "cat.png", "b/cat.jpg", *TINY, "-c", "ant").exit_code == 0
-    assert _files() == ["cat-2-ant-layer2-grad_cam.png", "cat-ant-layer2-grad_cam.png"]
+    assert _files() == ["cat-2-ant-whole-network-auto.png", "cat-ant-whole-network-auto.png"]
 
 
 def test_markup_in_names_is_text(run: Run) -> None:
@@ -407,6 +424,29 @@ def test_the_part_that_is_used(run: Run) -> None:
     assert "12 % of the photo was used" in pathlib.Path("report.html").read_text(encoding="utf-8")
 
 
+def test_how_a_file_was_read(run: Run) -> None:
+    """Which of several frames was read, and how few bits were shown, is said by every command that takes a photo."""
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save("deep.png")
+    done = run("explain", "moving.gif", "deep.png", *TINY)
+    assert "Note: moving.gif has 3 frames: frame 1 was read" in done.stderr
+    assert "Note: deep.png has values from 0 to 4095 in 16 bits" in done.stderr
+    assert "3 frames" in run("sweep", "moving.gif", *TINY).stderr
+    pathlib.Path("folder").mkdir()
+    pathlib.Path("moving.gif").rename("folder/moving.gif")
+    assert "3 frames" in run("report", "folder/moving.gif", *TINY).stderr
+
+
+def test_a_sweep_into_a_file(run: Run) -> None:
+    """A name of a picture as -o is the figure, and nothing else is written; several classes need a folder."""
+    done = run("sweep", "cat.png", *TINY, "-o", "layers.png")
+    assert done.exit_code == 0 and Image.open("layers.png").width > 300
+    assert not pathlib.Path("grad-cam-output").exists()
+    assert run("sweep", "cat.png", *TINY, "-o", "layers.png").exit_code == 1
+    assert "give a folder" in run("sweep", "cat.png", *TINY, "--top", "2", "-o", "two.png").stderr
+
+
 def test_folders(run: Run) -> None:
     """A folder stands for the pictures in it, `--recursive` also for those in its folders."""
     pathlib.Path("in/deep").mkdir(parents=True)
@@ -500,13 +540,13 @@ def test_method_of_ones_own(run: Run) -> None:
 
 def test_save_raw(run: Run) -> None:
     """`--save-raw` writes the map as it is, with a description beside it."""
-    found = run("explain", "cat.png", *TINY, "-c", "bee", "--save-raw", "--json")
+    found = run("explain", "cat.png", *TINY, "-c", "bee", "-x", "grad_cam", "--save-raw", "--json")
     (one,) = json.loads(found.stdout)["images"][0]["explanations"]
     name = "grad-cam-output/cat-bee-layer2-grad_cam"
     np.testing.assert_allclose(np.load(f"{name}.npy"), one["map"], rtol=1e-4, atol=1e-9)
     about = json.loads(pathlib.Path(f"{name}.json").read_text())
     assert (about["image"], about["class"], about["layer"], about["method"]) == ("cat.png", "bee", "layer2", "grad_cam")
-    assert run("explain", "cat.png", *TINY, "-c", "bee", "--save-raw").exit_code == 1
+    assert run("explain", "cat.png", *TINY, "-c", "bee", "-x", "grad_cam", "--save-raw").exit_code == 1
 
 
 def test_names_of_the_classes(run: Run) -> None:
@@ -702,6 +742,22 @@ def test_report(run: Run) -> None:
     assert "cat.png" in page and "layer2" in page and "notes.txt" in found.stderr
     again = run("report", "cat.png", *TINY, "-o", "page.html")
     assert again.exit_code == 1 and "--force" in again.stderr
+
+
+def test_report_with_evidence(run: Run) -> None:
+    """`report --evidence` puts the sentence of `evidence` under the deepest map of each class that marks anything."""
+    found = run("report", "cat.png", *TINY, "--class", "bee", "--evidence", "-o", "page.html")
+    assert found.exit_code == 0, found.stderr
+    page = pathlib.Path("page.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    ((k, layer, text),) = data["images"][0]["evidence"]
+    assert k == 0 and data["layers"][layer]["grid"] and text.startswith(("Removing the marked", "Weak evidence"))
+    model = run.model  # type: ignore[attr-defined]
+    images = preprocessing(model, 64)(load_image("cat.png"))[0]
+    e = grad_cam.explain(model, images, layer=data["layers"][layer]["name"], target="bee", method="layer_cam")
+    assert text == str(grad_cam.evidence(model, e))
+    refused = run("report", "cat.png", *TINY, "-x", "deep_feature_factorization", "--evidence", "-o", "no.html")
+    assert refused.exit_code == 2 and "explain no score" in refused.stderr
 
 
 def test_app_without_gradio(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

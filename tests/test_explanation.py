@@ -41,7 +41,7 @@ def test_grad_cam_is_what_hooks_compute(cnn: nn.Module, batch: Tensor) -> None:
 
 def test_default_target_is_the_predicted_class(cnn: nn.Module, batch: Tensor) -> None:
     """Without a target every image's own most probable class is explained."""
-    result = grad_cam.explain(cnn, batch)
+    result = grad_cam.explain(cnn, batch, method="grad_cam")
     assert torch.equal(result.classes[:, 0], result.logits.argmax(1))
     assert result.map.shape == (3, 8, 8)
     assert result.layer == ("layer2", 3)
@@ -57,13 +57,13 @@ def test_batch_equals_one_by_one(cnn: nn.Module, vit: nn.Module, batch: Tensor) 
 
 def test_several_classes_are_several_calls(cnn: nn.Module, batch: Tensor) -> None:
     """K classes at once equal K calls, in any order."""
-    both = grad_cam.explain(cnn, batch, target=[[2, 5]] * 3)
+    both = grad_cam.explain(cnn, batch, target=[[2, 5]] * 3, method="grad_cam")
     assert both.map.shape == (3, 2, 8, 8)
     for k, c in enumerate((2, 5)):
-        assert torch.allclose(both.map[:, k], grad_cam.explain(cnn, batch, target=c).map, atol=1e-7)
-    swapped = grad_cam.explain(cnn, batch, target=[[5, 2]] * 3)
+        assert torch.allclose(both.map[:, k], grad_cam.explain(cnn, batch, target=c, method="grad_cam").map, atol=1e-7)
+    swapped = grad_cam.explain(cnn, batch, target=[[5, 2]] * 3, method="grad_cam")
     assert torch.equal(both.map.flip(1), swapped.map)
-    best = grad_cam.explain(cnn, batch, target=targets.top(3))
+    best = grad_cam.explain(cnn, batch, target=targets.top(3), method="grad_cam")
     assert torch.equal(best.classes, best.logits.topk(3).indices)
 
 
@@ -99,7 +99,7 @@ def test_prefix_tokens_are_no_part_of_the_map(vit: nn.Module, batch: Tensor) -> 
     (gradient,) = torch.autograd.grad(cut.classifier(leaf)[:, 3].sum(), leaf)
     a, g = (t[:, 1:].transpose(1, 2).reshape(3, 24, 4, 4) for t in (leaf, gradient))
     wanted = (g.mean((2, 3), keepdim=True) * a).sum(1)
-    assert torch.allclose(grad_cam.explain(vit, batch, target=3).map, wanted, atol=1e-6)
+    assert torch.allclose(grad_cam.explain(vit, batch, target=3, method="grad_cam").map, wanted, atol=1e-6)
 
 
 def test_reshape_transforms_of_other_tools_work_unchanged(vit: nn.Module, batch: Tensor) -> None:
@@ -296,7 +296,7 @@ def test_numpy_numbers_are_numbers(cnn: nn.Module, batch: Tensor) -> None:
     assert torch.equal(grad_cam.explain(cnn, batch, layer=3, target=np.array([3, 3, 3])).map, wanted)
     assert torch.equal(grad_cam.explain(cnn, batch, layer=3, target=[three] * 3).map, wanted)
     assert torch.equal(grad_cam.sweep(cnn, batch, layers=[three], target=targets.logit(three))[0].map, wanted)
-    assert grad_cam.explain(cnn, batch, target=targets.top(np.int64(2))).map.shape == (3, 2, 8, 8)
+    assert grad_cam.explain(cnn, batch, layer=3, target=targets.top(np.int64(2))).map.shape == (3, 2, 8, 8)
     for name, option in (("score_cam", {"channels": np.int64(4), "chunk": np.int64(2)}), ("rise", {"masks": three})):
         grad_cam.explain(cnn, batch[:1], method=name, **option)
 
@@ -319,7 +319,7 @@ def test_images_that_are_not_normalised_are_warned_of(batch: Tensor) -> None:
 
 def test_results_say_themselves_pickle_and_copy(cnn: nn.Module, batch: Tensor) -> None:
     """A repr is one line with shapes; copies hold the same; the words are tuples; images are the result's own."""
-    one = grad_cam.explain(cnn, batch, target=[[1, 2]] * 3)
+    one = grad_cam.explain(cnn, batch, target=[[1, 2]] * 3, method="grad_cam")
     assert repr(one) == (
         "Explanation(grad_cam of 'class 1' and 1 more at layer2 (layer_idx 3), map 3x2x8x8, logits 3x7)"
     )
@@ -347,9 +347,9 @@ def test_layers_and_fusion(cnn: nn.Module, batch: Tensor) -> None:
 
 def test_smoothing_combinators(cnn: nn.Module, batch: Tensor) -> None:
     """aug_smooth and eigen_smooth wrap the methods that allow them, and say so otherwise."""
-    plain = grad_cam.explain(cnn, batch, target=1).map
+    plain = grad_cam.explain(cnn, batch, target=1, method="grad_cam").map
     for name in ("aug_smooth", "eigen_smooth"):
-        assert grad_cam.explain(cnn, batch, target=1, **{name: True}).map.shape == plain.shape
+        assert grad_cam.explain(cnn, batch, target=1, method="grad_cam", **{name: True}).map.shape == plain.shape
     with pytest.raises(ValueError, match="cannot wrap eigen_cam"):
         grad_cam.explain(cnn, batch, method="eigen_cam", eigen_smooth=True)
 

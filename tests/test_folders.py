@@ -395,6 +395,26 @@ def test_only_one_run_writes(photos: Path, tmp_path: Path) -> None:
     _once(_run(_model(), photos, tmp_path / "out", progress=second), 12)
 
 
+def test_a_killed_run_leaves_neither_processes_nor_its_lock(photos: Path, tmp_path: Path) -> None:
+    """After SIGKILL the processes that decode end as well, and the next run can begin."""
+    out = tmp_path / "out"
+    seen: list[int] = []
+
+    def kill(process: Any) -> None:
+        _after_shards(out, 2, 0)(process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        seen.extend(map(int, children.read_text().split()))
+        os.kill(process.pid, signal.SIGKILL)
+
+    slow = {"workers": 1, "batch_size": 1, "shard": 1, "progress": lambda *_: time.sleep(0.1)}
+    assert _in_process(lambda: _run(_model(), photos, out, **slow), kill) is None
+    limit = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in seen) and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert seen and not any(Path(f"/proc/{pid}").exists() for pid in seen)
+    _once(_run(_model(), photos, out), 12)
+
+
 def test_short_memory_halves_the_batch(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch for which memory does not suffice is halved, once, and said; one picture that is too much is an error."""
     real, sizes = grad_cam.folders.explaining.explain, []

@@ -37,13 +37,13 @@ from tests.conftest import TinyNet
 torch.manual_seed(1)
 model = TinyNet().eval()
 model.class_names = ["tabby", "tiger cat", "dog", "fish", "bird", "catfish", "horse"]
-y, x = numpy.mgrid[0:64, 0:64]
+y, x = numpy.mgrid[0:64, 0:96]
 photo = Image.fromarray(numpy.stack([4 * x, 4 * y, 255 - 2 * (x + y)], -1).clip(0, 255).astype(numpy.uint8))
 explorer = grad_cam.explore(model, photo, input_size=64)
 explorer
 """
 PIXELS = """() => {
-    const img = document.querySelector('.gradcam-explorer img'), canvas = document.createElement('canvas');
+    const img = document.querySelector('.gradcam-picture img'), canvas = document.createElement('canvas');
     if (!img || !img.complete || !img.naturalWidth || document.querySelector('.gradcam-busy')) return '';
     [canvas.width, canvas.height] = [img.naturalWidth, img.naturalHeight];
     canvas.getContext('2d').drawImage(img, 0, 0);
@@ -108,7 +108,7 @@ def page(lab: str) -> Iterator[Any]:
         page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
         page.keyboard.press("Shift+Enter")
-        page.locator(".gradcam-explorer img").wait_for()
+        page.locator(".gradcam-picture img").wait_for()
         page.wait_for_function(PIXELS)
         yield page
         browser.close()
@@ -128,7 +128,9 @@ def test_renders(page: Any) -> None:
     assert "Grad-CAM" in explorer.inner_text() and "grad_cam.GradCAM(" in explorer.locator("pre").inner_text()
     assert "smoothing" not in explorer.locator("pre").inner_text()  # no slider has moved
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    image, select = explorer.locator("img").bounding_box(), explorer.locator("select").first.bounding_box()
+    assert "67 % of the photo was used" in explorer.inner_text() and explorer.locator(".gradcam-used img").is_visible()
+    image = explorer.locator(".gradcam-picture img").bounding_box()
+    select = explorer.locator("select").first.bounding_box()
     assert image["width"] > 200 and image["x"] + image["width"] <= select["x"]
 
 

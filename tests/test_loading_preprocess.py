@@ -412,6 +412,14 @@ def test_the_whole_photo_with_the_unused_part_dimmed() -> None:
     assert padded == (None, "the whole photo was used, padded to 224 x 224")
 
 
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000), (3, 1), (5000, 30)])
+def test_the_whole_of_a_thread_of_a_photo(size: tuple[int, int]) -> None:
+    """However thin a photo is, the part that is used has a pixel of its own."""
+    picture, note = Preprocessing((32, 32)).whole(Image.new("RGB", size, "white"))
+    assert note.endswith("% of the photo was used") and pixels(picture).max() == 255
+    assert max(picture.size) == min(max(size), 900) and min(picture.size) >= 1
+
+
 def test_what_is_kept_whole_anyway() -> None:
     """Where nothing is cut off, `crop=False` changes nothing, and a photo in the model's proportions needs no note."""
     squash = Preprocessing(crop_mode="squash")

@@ -84,7 +84,9 @@ def test_scopes() -> None:
     """The images alone, the whole network, or a layer; Guided Grad-CAM has the layer of its map."""
     scopes = {scope: {m.name for m in METHODS.values() if m.scope == scope} for scope in ("input", "network")}
     assert scopes["input"] == {"occlusion", "rise", "region_regression"}
-    assert scopes["network"] == {"attention_rollout", "gradient_rollout", "le_grad", "full_grad", "guided_backprop"}
+    assert scopes["network"] == {
+        "auto", "attention_rollout", "gradient_rollout", "le_grad", "full_grad", "guided_backprop",
+    }  # fmt: skip
 
 
 def test_every_ingredient_can_be_had(cnn: nn.Module, vit: nn.Module, batch: Tensor) -> None:

@@ -37,7 +37,7 @@ def photo():
 @pytest.fixture
 def explorer(cnn, photo):
     """The explorer of the tiny network, settled and closed afterwards."""
-    made = explore(cnn, photo, input_size=64)
+    made = explore(cnn, photo, input_size=64, method="grad_cam")
     assert made.wait(LIMIT)
     yield made
     made.close()
@@ -208,6 +208,24 @@ def test_every_method(method, model, photo, request):
 # --------------------------------------------------------------------------------------------------------- widgets
 
 
+def test_opens_with_auto(cnn, photo):
+    """The first map is that of auto, whose caption says what it is; with a layer it is Grad-CAM there."""
+    made = explore(cnn, photo, input_size=64)
+    assert made.wait(LIMIT) and made.method.value == "auto" and made.layer.disabled
+    expected = grad_cam.explain(cnn, made.explanation.images, method="auto")
+    assert made.explanation.layer == expected.layer and expected.layer.name in made._caption.value
+    torch.testing.assert_close(made.explanation.map, expected.map)
+    room = {"grad_cam": grad_cam, "model": cnn, "image": photo}
+    exec(made.call, room)
+    torch.testing.assert_close(room["cam"].explanation.map, expected.map)
+    made.method.value = "grad_cam"
+    assert made.wait(LIMIT) and not made.layer.disabled
+    made.close()
+    at = explore(cnn, photo, input_size=64, layer="layer1")
+    assert at.wait(LIMIT) and at.explanation.method == "grad_cam"
+    at.close()
+
+
 def test_opens_with_the_prediction(explorer, cnn):
     """The first picture is that of the default layer and the predicted class, over what the model sees."""
     one = explorer.explanation
@@ -221,7 +239,14 @@ def test_opens_with_the_prediction(explorer, cnn):
 
 @pytest.mark.parametrize(
     "control, value",
-    [("threshold", 0.6), ("smoothing", 0.0), ("alpha", 0.2), ("colormap", "viridis"), ("view", "heatmap")],
+    [
+        ("threshold", 0.6),
+        ("smoothing", 0.0),
+        ("alpha", 0.2),
+        ("colormap", "viridis"),
+        ("view", "heatmap"),
+        ("view", "signed"),
+    ],
 )
 def test_display_controls_redraw_at_once(explorer, monkeypatch, control, value):
     """A display control changes the picture before it returns, computes nothing, and changes back."""

@@ -64,13 +64,14 @@ def kinds(book: Any) -> list[list[str]]:
 
 
 def test_all_are_there():
-    """The five notebooks exist under their names."""
+    """The six notebooks exist under their names."""
     assert [path.stem for path in NOTEBOOKS] == [
         "01_quickstart",
         "02_layer_by_layer",
         "03_transformers",
         "04_methods_and_targets",
         "05_medical_images",
+        "06_beyond_classifiers",
     ]
 
 

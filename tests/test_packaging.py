@@ -29,18 +29,20 @@ ALLOWED: dict[str, set[str]] = {
     "batchnorm": set(),
     "arguments": {"errors"},
     "outputs": {"errors"},
-    "inputs": {"arguments", "errors", "outputs"},
+    "inputs": {"arguments", "detections", "errors", "outputs"},
+    "detections": {"arguments", "errors", "introspection"},
     "tracing": {"errors", "introspection", "outputs", "splitting"},  # an old name, for one release
     "layouts": {"errors"},
     "predictions": set(),
-    "targets": {"arguments", "errors", "predictions"},
+    "resampling": set(),
+    "targets": {"arguments", "detections", "errors", "predictions"},
     "loading": {"arguments", "errors", "introspection"},
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
-    "rendering": {"arguments", "errors", "predictions"},
-    "metrics": {"arguments", "errors", "methods"},
+    "rendering": {"arguments", "errors", "predictions", "resampling"},
+    "metrics": {"arguments", "errors", "methods", "resampling"},
     "methods": {"arguments", "batchnorm", "errors"},
-    "splitting": {"arguments", "batchnorm", "errors", "inputs", "introspection", "layouts", "outputs"},
+    "splitting": {"arguments", "batchnorm", "detections", "errors", "inputs", "introspection", "layouts", "outputs"},
     "seen": {"errors", "loading", "rendering"},
     "outliers": {"ingredients"},
     "volumes": {"errors", "loading", "rendering", "results"},
@@ -55,10 +57,12 @@ ALLOWED: dict[str, set[str]] = {
     },
     "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
+    "automatic": {"errors", "loading", "methods", "requests", "results", "rules", "splitting"},
     "engine": {
-        "arguments", "depths", "differentiable", "errors", "ingredients", "inputs", "introspection", "layouts",
-        "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen", "splitting",
-        "targets", "towers", "volumes",
+        "arguments", "automatic", "depths", "detections", "differentiable", "errors", "ingredients", "inputs",
+        "introspection",
+        "layouts", "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen",
+        "splitting", "targets", "towers", "volumes",
     },
     "evidencing": {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "requests", "results",
@@ -196,7 +200,9 @@ TESTED_BY = {
     "methods.gradient": "test_gradient_methods", "methods.capture": "test_attention", "methods.chunks":
     "test_perturbation", "methods.combinators": "test_explanation", "rendering.report": "test_report",
     "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
-    "interfaces.web.guards": "test_app_server", "interfaces.notebook": "test_notebook",
+    "interfaces.web.guards": "test_app_server", "splitting.scoremaps": "test_segmentation",
+    "targets.regions": "test_segmentation", "targets.boxes": "test_detections", "rendering.marks": "test_segmentation",
+    "interfaces.notebook": "test_notebook",
 }  # fmt: skip
 """The test modules that are not named after what they test."""
 

@@ -66,7 +66,6 @@ def test_examples_run(folder: pathlib.Path) -> None:
         "cat-cam.png",
         "cat-cam-overlapped.png",
         "second-class.png",
-        "why.png",
         "cat-layers.gif",
         "cat.html",
     } <= made

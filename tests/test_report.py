@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from grad_cam import sweep
 from grad_cam.errors import GradCamError
@@ -31,6 +32,8 @@ from grad_cam.rendering.report import (
     report_of,
     write_report,
 )
+
+from . import accessibility
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{js}}'
 FLAGS = (
@@ -318,6 +321,24 @@ def test_canvas_is_the_python_picture(open_report: Any) -> None:
     _same(page.pixels(), np.full((H, W, 3), 40))
 
 
+def test_evidence_stands_under_its_own_map(open_report: Any) -> None:
+    """The sentence is shown for the class, layer and picture that it is about, as text, and for no other."""
+    said = "Removing the marked 20 % lowers the score. <b>Weak</b>"
+    image = dataclasses.replace(_report().images[0], evidence={(0, 2): said})
+    page = open_report(_report(images=[image, _report().images[1]]))
+    assert page.text("here-evidence") == said and page.page.locator("#here-evidence").is_visible()
+    page.set("layer", 1)
+    page.pixels()
+    assert page.page.locator("#here-evidence").is_hidden()
+    page.set("layer", 2)
+    page.page.locator("#classes button").nth(1).click()
+    assert page.text("here-evidence") == "" and page.page.locator("#here-evidence").is_hidden()
+    page.page.locator("#classes button").nth(0).click()
+    assert page.text("here-evidence") == said
+    page.page.locator("#pictures button").nth(1).click()
+    assert page.text("here-evidence") == ""
+
+
 def test_signed_view(open_report: Any) -> None:
     """The signed view gives the pixels of `Display(view="signed")`, and a map that is all negative is shown there."""
     negative = -np.random.default_rng(3).uniform(0.1, 1, (3, 4))
@@ -479,6 +500,27 @@ def test_alternative_text(open_report: Any) -> None:
         " !e.hasAttribute('alt')).length"
     )
     assert unnamed == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_accessible(open_report: Any, scheme: str, width: int) -> None:
+    """Readers who do not see the page get all of it: ten photos, light and dark, on a phone and on a screen."""
+    images = [dataclasses.replace(_report().images[0], name=f"{i}.jpg") for i in range(10)]
+    size = {"width": width, "height": 844}
+    page = open_report(_report(images=images), color_scheme=scheme, viewport=size, bypass_csp=True)
+    assert accessibility.flaws(page.page) == []
+
+
+def test_printed(open_report: Any) -> None:
+    """Paper shows the picture, its scale, the predictions and the name of every layer, and no controls."""
+    photo = Image.new("RGB", (80, 20)), "12 % of the photo was used"
+    page = open_report(_report(images=[dataclasses.replace(_report().images[0], photo=photo)]))
+    page.page.emulate_media(media="print")
+    for shown in ("#view", "#scale", "#predictions", "#used", "#whole img", "#strip button:last-child .named"):
+        assert page.page.locator(shown).is_visible(), shown
+    for hidden in ("#threshold", "#colormaps", "#layer", ".copy >> nth=0", "#theme"):
+        assert not page.page.locator(hidden).is_visible(), hidden
 
 
 def test_names_are_inert(open_report: Any) -> None:

@@ -37,7 +37,7 @@ MADE = ("_made", "_tables", "cards", "tutorials", "__pycache__")  # what the bui
 PAGES = sorted(
     path for path in DOCS.rglob("*.md") if not set(path.relative_to(DOCS).parts) & set(MADE) and path.name[0] != "_"
 )
-MODULES = ("folders", "loading", "targets", "methods", "splitting", "rules", "metrics", "rendering")
+MODULES = ("callbacks", "folders", "loading", "targets", "methods", "splitting", "rules", "metrics", "rendering")
 
 
 @pytest.fixture(scope="module")

@@ -352,9 +352,9 @@ def test_bad_outputs_are_named() -> None:
     """Outputs that are no (B, classes) point to the target that fits; so do names that are unknown or not unique."""
     pictures = torch.randn(2, 3, 4, 5)
     with pytest.raises(TargetError, match="segmentation"):
-        resolve(None, pictures)
+        resolve(targets.probability(1), pictures)
     with pytest.raises(TargetError, match="segmentation"):
-        resolve([1, 2], pictures)
+        resolve(targets.difference(1, 2), pictures)
     with pytest.raises(TargetError, match="resize"):
         resolve(targets.segmentation(1, torch.ones(8, 8)), pictures)
     with pytest.raises(TargetError, match="empty in image 0"):

@@ -343,6 +343,33 @@ def test_wrong_use_is_refused() -> None:
         grad_cam.explain(model, clip[0, 0], target=1)
 
 
+class _Frames(nn.Module):
+    """A network of pictures that is run on every frame, and its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        frames = self.conv(clip.transpose(1, 2).flatten(0, 1)).relu()  # (B*T, C, H, W)
+        found: Tensor = self.head(frames.mean((2, 3))).unflatten(0, (len(clip), -1)).mean(1)
+        return found
+
+
+def test_frames_run_as_pictures() -> None:
+    """Rows that are frames of all videos are refused with the function that sorts them, and right with it."""
+    torch.manual_seed(0)
+    model, clips = _Frames().eval(), torch.randn(2, 3, 5, 8, 8)
+    with pytest.raises(GradCamError, match=r"unflatten\(0, \(-1, T\)\)"):
+        grad_cam.explain(model, clips, layer="conv", target=1)
+    found = grad_cam.explain(
+        model, clips, layer="conv", target=1, method="hires_cam",
+        reshape_transform=lambda a: a.unflatten(0, (-1, 5)).transpose(1, 2),
+    )  # fmt: skip
+    activation, gradient = _hooked(model, clips, "conv", 1)
+    torch.testing.assert_close(found.map, (activation * gradient).sum(1).unflatten(0, (2, 5)))
+
+
 @pytest.mark.slow
 def test_s3d_and_medical_networks() -> None:
     """S3D at its own size, and a DenseNet and a UNet of MONAI."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import textwrap
 import traceback
 from typing import Any, ClassVar
 
@@ -55,13 +56,19 @@ class Example(SphinxDirective):
     def _shown(self, output: examples.Output, stem: str) -> list[nodes.Node]:
         found: list[nodes.Node] = []
         if output.text:
-            text = nodes.literal_block(output.text, output.text, language="text", classes=["output"])
-            found.append(text)
+            lines = (textwrap.fill(line, 96) if _is_prose(line) else line for line in output.text.splitlines())
+            text = "\n".join(lines)
+            found.append(nodes.literal_block(text, text, language="text", classes=["output"]))
         for number, (suffix, data) in enumerate(output.pictures):
             address = write_picture(pathlib.Path(self.env.srcdir), f"{stem}-{number}", suffix, data)
             alt = self.options.get("alt", "What the code above draws")
             found.append(nodes.image(uri=address, alt=alt, loading="lazy"))
         return found
+
+
+def _is_prose(line: str) -> bool:
+    """Whether a long line may be broken: no row of a table."""
+    return len(line) > 100 and "  " not in line.strip() and not line.startswith(("[", "{"))
 
 
 def write_picture(source: pathlib.Path, stem: str, suffix: str, data: bytes) -> str:
@@ -84,5 +91,10 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 
 def note_page(app: Sphinx, name: str, source: list[str]) -> None:
-    """Remembers that a page was read in this build."""
+    """Remembers that a page was read in this build; a page that no menu names is put at the end of the front page's."""
     _read_now.add(name)
+    if name == "index":
+        others = sorted(page for page in app.env.found_docs if "/" not in page and page != name)
+        lines = set(source[0].splitlines())
+        if missing := [page for page in others if page not in lines]:
+            source[0] += "\n".join(["", "```{toctree}", ":hidden:", ":caption: More", "", *missing, "```", ""])

@@ -60,17 +60,18 @@ def blocks(page: str) -> list[Block]:
 
 
 @contextlib.contextmanager
-def folder() -> Iterator[pathlib.Path]:
-    """A folder with the packaged photos as the working directory."""
+def folder(path: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
+    """A folder with the packaged photos as the working directory: this one, or a new one that is removed afterwards."""
     from grad_cam import loading
 
     before = pathlib.Path.cwd()
-    with tempfile.TemporaryDirectory() as name:
+    with contextlib.ExitStack() as stack:
+        here = path or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for photo in loading.samples().values():
-            (pathlib.Path(name) / photo.name).write_bytes(photo.read_bytes())
-        os.chdir(name)
+            (here / photo.name).write_bytes(photo.read_bytes())
+        os.chdir(here)
         try:
-            yield pathlib.Path(name)
+            yield here
         finally:
             os.chdir(before)
 
@@ -159,6 +160,7 @@ class Page:
         self.name, self.mode = name, mode
         self._codes: list[str] = []
         self._room: Room | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # what one example writes, the next may read
         self._done = 0
 
     def output(self, code: str) -> Output:
@@ -172,7 +174,8 @@ class Page:
         if self.mode == "stored":
             return Output()
         result = Output()
-        with folder():
+        self._folder = self._folder or tempfile.TemporaryDirectory()
+        with folder(pathlib.Path(self._folder.name)):
             self._room = self._room or Room()
             for number in range(self._done, len(self._codes)):
                 result = self._room.run(self._codes[number], f"{self.name}, example {number + 1}")

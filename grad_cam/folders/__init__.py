@@ -7,14 +7,16 @@ A run is a folder: what was asked (`run.json`), the listing of its inputs (`inpu
 from __future__ import annotations
 
 from .decoding import Decoder
+from .exports import export
 from .kinds import Input, Source, Stream
 from .local import Interrupted
 from .needs import RunError, SourceError
 from .reading import Rows, read
 from .running import RunWarning, run
+from .sheet import contact_sheet
 from .sources import open_source
 
 __all__ = [
     "Decoder", "Input", "Interrupted", "Rows", "RunError", "RunWarning", "Source", "SourceError", "Stream",
-    "open_source", "read", "run",
+    "contact_sheet", "export", "open_source", "read", "run",
 ]  # fmt: skip

@@ -29,8 +29,8 @@ class Facts:
     Attributes:
         input: The input.
         class_index: The index of its class among the model's, or None.
-        size: Height and width of the picture; None of a tensor.
-        frame: Left, top, right and bottom of what the model sees, in pixels of the picture; None of a tensor.
+        size: Height and width of the picture or tensor; None if it failed.
+        frame: Left, top, right and bottom of what the model sees, in pixels of the picture; None if it failed.
         digest: Of the bytes of its file, or None.
         picture: What the model sees, small, as JPEG.
         remark: What its owner should know of how it was read.
@@ -133,7 +133,8 @@ class Decoder:
         image = opened.detach().cpu()[None]
         image = image if image.is_floating_point() else image.float()
         view = Image.fromarray(self.prepare.pictures(image)[0])
-        return Ready(image, Facts(one, index, picture=_small(view)))
+        height, width = int(image.shape[-2]), int(image.shape[-1])
+        return Ready(image, Facts(one, index, (height, width), (0, 0, width, height), picture=_small(view)))
 
     def _index(self, label: Any) -> int | None:
         """The class of a label: an index, or a name that the model knows."""

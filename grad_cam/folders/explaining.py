@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +14,15 @@ from ..engine import explain
 from ..errors import GradCamError
 from ..evidencing import evidence
 from ..loading import class_names
+from ..rendering import Display
 from ..results import Explanation
 from .decoding import Batch, Facts, Failed, reason
 from .kinds import Input
 from .needs import RunError
 from .rows import Row, failed_row, rows_of
+
+OVERLAY = "overlay"
+"""The key of a row under which its overlay is, as JPEG; it is no column."""
 
 Notify = Callable[[str], None]
 """Called with what the owner of a run should know, in one sentence."""
@@ -64,11 +69,15 @@ class Explainer:
         model: The model.
         question: What is asked.
         notify: Called with what the owner should know.
+        overlays: How overlays are drawn that every row gets as `OVERLAY`; None for none.
     """
 
-    def __init__(self, model: nn.Module, question: Question, notify: Notify) -> None:
-        self.model, self.question, self.notify = model, question, notify
+    def __init__(self, model: nn.Module, question: Question, notify: Notify, overlays: Display | None = None) -> None:
+        self.model, self.question, self.notify, self.overlays = model, question, notify, overlays
         self.labels = class_names(model)
+        self.asked: nn.Module = model
+        self.asked_as: Callable[[Question], Question] = lambda question: question
+        self.named: Callable[[list[Explanation]], list[Explanation]] = lambda found: found
         self.most: int | None = None
 
     def __call__(self, batch: Batch) -> list[Row]:
@@ -109,7 +118,7 @@ class Explainer:
     def _explained(self, images: Tensor, facts: Sequence[Facts]) -> list[list[Row]]:
         q = self.question
         target = q.target_of(facts)
-        found = explained(self.model, images, q, target)
+        found = self.named(explained(self.asked, images, self.asked_as(q), target))
         judged = {}
         if q.evidence:
             judged = {
@@ -118,7 +127,19 @@ class Explainer:
                 for b in range(len(images))
                 for k in range(len(e.target[b]))
             }
-        return rows_of(found, facts, self.labels, judged)
+        rows = rows_of(found, facts, self.labels, judged)
+        if self.overlays is not None:
+            self._draw(found, rows, self.overlays)
+        return rows
+
+    @staticmethod
+    def _draw(found: Sequence[Explanation], rows: list[list[Row]], display: Display) -> None:
+        for b, of_image in enumerate(rows):
+            maps = [(e, k) for e in found for k in range(len(e.target[b]))]
+            for row, (e, k) in zip(of_image, maps, strict=True):
+                buffer = io.BytesIO()
+                display.overlay(e.pictures[b], e.raw(b, k)).save(buffer, "JPEG", quality=90)
+                row[OVERLAY] = buffer.getvalue()
 
 
 def explained(model: nn.Module, images: Tensor, question: Question, target: Any) -> list[Explanation]:

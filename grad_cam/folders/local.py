@@ -43,7 +43,7 @@ class Settings:
         shard: Inputs in a shard, at most.
         progress: Called after every batch.
         notify: Called with what the owner should know.
-        drawn: Called with the rows of every shard before it is written.
+        draw: Called with the rows of every shard before it is written.
     """
 
     batch_size: int
@@ -51,7 +51,7 @@ class Settings:
     shard: int
     progress: Progress | None
     notify: Notify
-    drawn: Callable[[list[Row]], None]
+    draw: Callable[[list[Row]], None]
 
 
 class Writer:
@@ -81,7 +81,7 @@ class Writer:
         """Writes what there is."""
         if self.rows:
             try:
-                self.settings.drawn(self.rows)
+                self.settings.draw(self.rows)
                 self.place.write(self.start, self.stop, self.rows)
             except OSError as error:
                 raise _as_run_error(error, self.place) from error

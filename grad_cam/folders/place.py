@@ -24,6 +24,10 @@ _SHARD = re.compile(r"(\d{12})-(\d{12})\.parquet")
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
+LOCKS: set[int] = set()
+"""Descriptors of locks that this process holds; a process that it starts has to close them."""
+
+
 class Place:
     """The folder of a run.
 
@@ -77,13 +81,14 @@ class Place:
 
     def begin(self, about: Mapping[str, Any]) -> None:
         """Writes down what is asked; from here on there is a run."""
-        self._note({**about, "format": FORMAT})
+        self.note({**about, "format": FORMAT})
 
     def finish(self, total: int) -> None:
         """Writes down the number of inputs of a stream that was read to its end."""
-        self._note({**self.about(), "total": total})
+        self.note({**self.about(), "total": total})
 
-    def _note(self, about: Mapping[str, Any]) -> None:
+    def note(self, about: Mapping[str, Any]) -> None:
+        """Replaces what is written down of the run."""
         text = json.dumps(about, ensure_ascii=False, indent=1)
         write(self.path / "run.json", text + "\n", force=True, durable=True)
 
@@ -102,7 +107,11 @@ class Place:
             except OSError:
                 raise RunError(f"another run is writing to {str(self.path)!r}", remedy="wait until it ends") from None
             self._remove_parts()
-            yield
+            LOCKS.add(file.fileno())
+            try:
+                yield
+            finally:
+                LOCKS.discard(file.fileno())
 
     def _remove_parts(self) -> None:
         """Removes what a process that was killed has left half-written."""
@@ -179,7 +188,11 @@ class Place:
         Raises:
             OSError: The disk is full, or the like; nothing is left of the shard.
         """
-        return write(self.rows / _name(start, stop), _parquet(as_table(rows)), durable=True)
+        return self.write_table(start, stop, as_table(rows))
+
+    def write_table(self, start: int, stop: int, table: Any) -> Path:
+        """The same for rows that are an Arrow table."""
+        return write(self.rows / _name(start, stop), _parquet(table), durable=True)
 
     def remove_damaged(self) -> list[str]:
         """Removes shards that cannot be read, such as after a power cut; returns their names."""

@@ -63,7 +63,14 @@ class Rows(Sequence[Row]):
         return self._cache[1][row - (self._ends[shard - 1] if shard else 0)]
 
     def __iter__(self) -> Iterator[Row]:
-        return (row for shard in self._shards for row in _table(shard).to_pylist())
+        return itertools.chain.from_iterable(self.shards())
+
+    def shards(self, most: int | None = None) -> Iterator[list[Row]]:
+        """The rows shard by shard, until there are at least `most`."""
+        for shard, end in zip(self._shards, [0, *self._ends], strict=False):
+            if most is not None and end >= most:
+                return
+            yield _table(shard).to_pylist()
 
     @property
     def done(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,19 +13,27 @@ import torch
 from torch import nn
 
 from ..arguments import check_model
+from ..errors import GradCamError
 from ..introspection import class_count, unwrap
 from ..loading import Preprocessing, class_names, load
 from ..loading import preprocessing as preprocessing_of
-from ..methods import find
+from ..methods import METHODS, find
+from ..rendering import Display
+from ..rendering.files import write
 from ..requests import AnyLayer, AnyMethod, Layers, OneTarget
 from ..splitting import Chain
 from . import local
 from .decoding import Decoder, Ready
-from .explaining import Explainer, Notify, Question, probed
+from .explaining import OVERLAY, Explainer, Notify, Question, probed
+from .exports import file_name
+from .fast import accelerated
 from .kinds import Files, Source, Stream
+from .needs import SourceError, ray_data
 from .place import Place
 from .reading import Rows, read
 from .request import described, model_digest, refuse_changed
+from .rows import Row
+from .sheet import MOST, contact_sheet, draw
 from .sources import Anything, open_source
 from .workers import default_workers
 
@@ -38,6 +47,8 @@ def run(
     target: OneTarget | Sequence[OneTarget] = None, method: AnyMethod = "grad_cam", of_class: bool = False,
     evidence: bool = False, preprocessing: Preprocessing | None = None, class_folders: bool | None = None,
     columns: Mapping[str, str] | None = None, batch_size: int = 16, workers: int | None = None, shard: int = 1000,
+    overlays: bool = False, sheet: bool = True, display: Display | None = None,
+    fast: bool = False, engine: str = "local", address: str | None = None, actors: int | None = None,
     progress: local.Progress | None = None, notify: Notify | None = None, **options: Any,
 ) -> Rows:  # fmt: skip
     """Explains every picture of a source and keeps the results in a folder.
@@ -63,6 +74,14 @@ def run(
         batch_size: Images explained at a time; halved where memory does not suffice.
         workers: Processes that read pictures; None takes the number of cores less one, 0 reads in this process.
         shard: Inputs in one Parquet file at most.
+        overlays: Write every map over its picture, in the folder `overlays`.
+        sheet: Write the contact sheet `index.html` (see `folders.contact_sheet`).
+        display: How overlays and the sheet are drawn; nothing else depends on it.
+        fast: Make what comes before the layer quicker (memory layout, folded batch norms, bfloat16 where the processor
+            has it). A step is kept only if the maps of a batch stay the same: rank correlation of .99, same classes.
+        engine: "local", or "ray" for Ray Data (extra ``[ray]``), on this machine or a cluster.
+        address: Of a Ray cluster; None starts Ray on this machine.
+        actors: Processes that explain under Ray; None takes the GPUs, or else the cores, that Ray has.
         progress: Called as (done, total or None, failed) after every batch.
         notify: Called with one sentence about what the owner should know; by default it is a `RunWarning`.
         **options: The other arguments of `explain`.
@@ -80,16 +99,77 @@ def run(
     say = notify or (lambda text: warnings.warn(text, RunWarning, stacklevel=3))
     place = Place(out)
     question = Question(layer, target, method, of_class, evidence, options)
+    _check_engine(engine, address, actors, overlays, fast)
     opened = open_source(source, class_folders=class_folders, columns=columns, without=place.path)
     prepare = preprocessing or preprocessing_of(model)
     decoder = Decoder(opened if isinstance(opened, Source) else None, prepare, class_names(model), class_count(model))
+    shown = Display.of(display)
     settings = local.Settings(
-        batch_size, default_workers() if workers is None else workers, shard, progress, say, lambda rows: None
-    )
+        batch_size, default_workers() if workers is None else workers, shard, progress, say,
+        functools.partial(_draw, place, shown if sheet else None),
+    )  # fmt: skip
     with place.locked():
-        question = _begun(place, opened, model, question, decoder, say)
-        local.compute(place, opened, decoder, Explainer(model, question, say), settings)
+        question = _begun(place, opened, model, question, decoder, say, fast)
+        explainer = Explainer(model, question, say, shown if overlays else None)
+        if fast:
+            _accelerate(place, explainer, opened, decoder, batch_size)
+        if engine == "ray":
+            _on_ray(place, opened, explainer, decoder, settings, address, actors)
+        else:
+            local.compute(place, opened, decoder, explainer, settings)
+        if sheet:
+            contact_sheet(place.path, display=shown)
     return read(place.path)
+
+
+def _check_engine(engine: str, address: str | None, actors: int | None, overlays: bool, fast: bool) -> None:
+    if engine not in ("local", "ray"):
+        raise GradCamError(f"there is no engine {engine!r}", remedy="the engines are local and ray")
+    if engine == "local" and (address is not None or actors is not None):
+        raise GradCamError("address and actors are of the engine ray", remedy='give engine="ray"')
+    if engine == "ray":
+        ray_data()
+        if overlays or fast:
+            raise GradCamError(
+                f"{'overlays' if overlays else 'fast'}=True works with the engine local alone", remedy="leave it out"
+            )
+
+
+def _accelerate(place: Place, explainer: Explainer, source: Source | Stream, decoder: Decoder, batch_size: int) -> None:
+    """Puts the explainer on the fast path; a run that is gone on with takes the steps it was begun with."""
+    about = place.about()
+    images = _examples(source, decoder, min(8, batch_size))
+    found = accelerated(explainer.model, images, explainer.question, explainer.notify, about.get("steps"))
+    if about.get("steps") is None:
+        place.note({**about, "steps": list(found.steps) if found else []})
+    if found is not None:
+        explainer.asked, explainer.asked_as, explainer.named = found.model, found.ask, found.named
+
+
+def _on_ray(
+    place: Place, source: Source | Stream, explainer: Explainer, decoder: Decoder, settings: local.Settings,
+    address: str | None, actors: int | None,
+) -> None:  # fmt: skip
+    from . import cluster
+
+    if not isinstance(source, Source):
+        raise SourceError("an iterable cannot be divided among actors", source.given, 'give engine="local"')
+    root = source.root if isinstance(source, Files) else None
+    sent = Decoder(None if root is not None else source, decoder.prepare, decoder.names, decoder.count)
+    job = cluster.Job(explainer.model, sent, explainer.question, root)
+    cluster.compute(place, source, job, settings.batch_size, settings.shard, address, actors)
+
+
+def _draw(place: Place, sheet: Display | None, rows: list[Row]) -> None:
+    """Writes the overlays of a shard, and the small pictures of the contact sheet."""
+    number, before = 0, None
+    for row in rows:
+        number = number + 1 if row["input"] == before else 0
+        before = row["input"]
+        if OVERLAY in row:
+            write(place.path / "overlays" / file_name(row, number, ".jpg"), row.pop(OVERLAY), force=True)
+    if sheet is not None and rows[0]["input"] < MOST:
+        draw(place.path, rows, sheet)
 
 
 def _opened(model: Any) -> nn.Module:
@@ -100,10 +180,11 @@ def _opened(model: Any) -> nn.Module:
 
 
 def _begun(
-    place: Place, source: Source | Stream, model: nn.Module, question: Question, decoder: Decoder, say: Notify
-) -> Question:
+    place: Place, source: Source | Stream, model: nn.Module, question: Question, decoder: Decoder, say: Notify,
+    fast: bool,
+) -> Question:  # fmt: skip
     """Begins a run, or makes sure that the one in the folder is the same; returns the question with its layers."""
-    about = _about(source, model, question, decoder)
+    about = {**_about(source, model, question, decoder), "fast": fast}
     if place.exists:
         before = place.about()
         refuse_changed(before, about, str(place.path))
@@ -114,7 +195,7 @@ def _begun(
         layers = before["layers"]
     else:
         place.check_new()
-        question = probed(model, _example(source, decoder), question)
+        question = probed(model, _examples(source, decoder), question)
         layers = question.layer if isinstance(question.layer, str) else None
         if isinstance(source, Source):
             place.enlist(source)
@@ -132,7 +213,7 @@ def _about(source: Source | Stream, model: nn.Module, question: Question, decode
     return {
         "model": {"type": type(model).__name__, "weights": model_digest(model), "dtype": str(weight.dtype)},
         "layer": described(question.layer, model),
-        "method": described(find(question.method).name if isinstance(question.method, str) else question.method),
+        "method": _method(question.method),
         "target": described(question.target),
         "of_class": question.of_class,
         "evidence": question.evidence,
@@ -142,6 +223,14 @@ def _about(source: Source | Stream, model: nn.Module, question: Question, decode
     }
 
 
+def _method(given: AnyMethod) -> str:
+    """The name of a method; of one that is not in the table also a digest of what it does."""
+    found = find(given)
+    known = METHODS.get(found.name)
+    same = known is not None and known.function is found.function
+    return found.name if same else f"{found.name}: {described(found.function)}"
+
+
 def _fields(prepare: Preprocessing) -> dict[str, Any] | None:
     """The settings of a preprocessing; None where a processor of its own does it."""
     if prepare.processor is not None:
@@ -149,11 +238,17 @@ def _fields(prepare: Preprocessing) -> dict[str, Any] | None:
     return {f.name: getattr(prepare, f.name) for f in dataclasses.fields(prepare) if f.name != "processor"}
 
 
-def _example(source: Source | Stream, decoder: Decoder, tries: int = 8) -> torch.Tensor:
-    """An image (1, C, H, W) to try the question on: the first that can be read, else grey."""
+def _examples(source: Source | Stream, decoder: Decoder, count: int = 1, tries: int = 32) -> torch.Tensor:
+    """Images (B, C, H, W) to try the question on: the first that can be read, else grey."""
+    found: list[torch.Tensor] = []
     if isinstance(source, Source):
         for number in range(min(tries, len(source))):
-            if isinstance(one := decoder(number), Ready):
-                return one.image
+            one = decoder(number)
+            if isinstance(one, Ready) and (not found or one.image.shape == found[0].shape):
+                found.append(one.image)
+            if len(found) == count:
+                break
+    if found:
+        return torch.cat(found)
     height, width = decoder.prepare.size
     return torch.zeros(1, decoder.prepare.channels, height, width)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from .decoding import Batch, Decoder, Failed, together
 from .explaining import Notify
 from .needs import RunError
+from .place import LOCKS
 
 AHEAD = 2
 """Batches that each process makes ahead."""
@@ -143,11 +147,17 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             yield batch
     finally:
+        del batches  # ends the processes, before anyone else hears of it
         if main:
             signal.signal(signal.SIGCHLD, before)
 
 
 def _quiet(worker: int) -> None:
-    """Leaves Ctrl-C to the process that writes."""
+    """Leaves Ctrl-C and the lock to the process that writes, and ends when that does, however it ends."""
+    for descriptor in LOCKS:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; one that waits to hand over would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """The only place that reads facts off a model: wrappers, input size and channels, tokens, classes, device and dtype."""
 
 from .configurations import Declared, as_size, processor_size, run_processor, timm_config
+from .detectors import detector_names, is_detector
 from .facts import (
     DEFAULT_CHANNELS,
     DEFAULT_SIZE,
@@ -8,6 +9,7 @@ from .facts import (
     declared_channels,
     declared_class_count,
     declared_size,
+    declares_frames,
     device_and_dtype,
     frames_first,
     input_channels,
@@ -24,8 +26,9 @@ from .published import is_torchvision, torchvision_weights
 
 __all__ = [
     "DEFAULT_CHANNELS", "DEFAULT_SIZE", "Declared", "as_size", "class_count", "declared_channels",
-    "declared_class_count", "declared_size", "device_and_dtype", "frames_first", "input_channels",
-    "input_channels_source", "input_description", "input_size", "input_size_source", "is_torchvision",
+    "declared_class_count", "declared_size", "declares_frames", "detector_names", "device_and_dtype", "frames_first",
+    "input_channels", "input_channels_source", "input_description", "input_size", "input_size_source", "is_detector",
+    "is_torchvision",
     "prefix_tokens", "processor_size", "reductions", "run_processor", "timm_config", "torchvision_weights", "unwrap",
     "wrapped",
 ]  # fmt: skip

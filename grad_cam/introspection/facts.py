@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .configurations import Declared, as_size, is_count, processor_size, settings, timm_config
+from .detectors import detector_classes, detector_size, is_detector
 from .published import torchvision_weights
 
 DEFAULT_SIZE = (224, 224)
@@ -94,6 +95,8 @@ def declared_size(model: nn.Module) -> Declared[tuple[int, int]] | None:
         if (found := _set_size(outer, "model")) is not None:
             return found
     model = unwrap(model)
+    if (size := detector_size(model)) is not None:
+        return Declared(size, "model.transform")
     return _size_of(model, "model") or _built_size(model, "model") or _first_part(model)
 
 
@@ -225,6 +228,12 @@ def _is_convolution(layer: nn.Module) -> bool:
     return is_count(getattr(layer, "in_channels", None)) and isinstance(kernel, tuple) and len(kernel) == 2
 
 
+def declares_frames(model: nn.Module) -> bool:
+    """Whether a model is one of Hugging Face's of videos, which declare a number of frames and take them first."""
+    config = getattr(unwrap(model), "config", None)
+    return any(is_count(value) for value, _ in settings(config, ("num_frames",), "config"))
+
+
 def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
     """Whether a video is given to a model as (B, T, C, H, W) rather than (B, C, T, H, W).
 
@@ -238,9 +247,9 @@ def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
     """
     if len(shape) != 4:
         return False
-    model = unwrap(model)
-    if any(is_count(value) for value, _ in settings(getattr(model, "config", None), ("num_frames",), "config")):
+    if declares_frames(model):
         return True
+    model = unwrap(model)
     layers = (m for m in model.modules() if hasattr(m, "kernel_size") and is_count(getattr(m, "in_channels", None)))
     channels = getattr(next(layers, None), "in_channels", None)
     return channels is not None and shape[0] != channels == shape[1]
@@ -330,6 +339,8 @@ def declared_class_count(model: nn.Module) -> int | None:
         The number; 0 if the model declares that it has no classifier; None if it declares nothing.
     """
     model = unwrap(model)
+    if is_detector(model):
+        return detector_classes(model)
     count = getattr(model, "num_classes", None)
     if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
         return count

@@ -176,6 +176,9 @@ def _entries_of(model: nn.Module) -> tuple[Entry, ...] | None:
             given = f"{len(own)} names" if hasattr(own, "__len__") else type(own).__name__
             raise ModelError(f"model.class_names must be a list of {count or 'all'} class names", given)
         return _entries(tuple(names))
+    if introspection.is_detector(model):
+        names = introspection.detector_names(model)
+        return None if names is None else _entries(tuple(names))
     config = getattr(model, "config", None)
     names = _in_order(getattr(config, "id2label", None) or ())
     if names and not all(re.fullmatch(r"LABEL_\d+", each) for each in names) and count in (None, len(names)):

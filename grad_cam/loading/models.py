@@ -176,16 +176,27 @@ def _hugging_face(name: str, pretrained: bool, num_classes: int | None = None) -
 
     where = name.removeprefix("hf:")
     settings: dict[str, Any] = {} if num_classes is None else {"num_labels": num_classes}
-    auto = transformers.AutoModelForImageClassification
     with _fetching(name):
         model: nn.Module
+        config = transformers.AutoConfig.from_pretrained(where, **settings)
+        kind = _architecture(config, transformers)
         if pretrained:
-            model = auto.from_pretrained(where, ignore_mismatched_sizes=bool(settings), **settings)
+            model = kind.from_pretrained(where, ignore_mismatched_sizes=bool(settings), **settings)
         else:
-            model = auto.from_config(transformers.AutoConfig.from_pretrained(where, **settings))
+            model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     with contextlib.suppress(Exception), _reachable():  # a model without a processor still has its configuration
         model.image_processor = transformers.AutoImageProcessor.from_pretrained(where)
     return model
+
+
+def _architecture(config: Any, transformers: Any) -> Any:
+    """The class that a configuration names, if it finds boxes or segments pictures; else that of image classifiers."""
+    for name in getattr(config, "architectures", None) or ():
+        if name.endswith(("ForObjectDetection", "ForSemanticSegmentation", "ForUniversalSegmentation")):
+            found = getattr(transformers, name, None)
+            if found is not None:
+                return found
+    return transformers.AutoModelForImageClassification
 
 
 def _own(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import introspection
-from .preprocess import declared_preprocessing, for_channels, preprocessing_set_by_user
+from .preprocess import IMAGENET_MEAN, Preprocessing, declared_preprocessing, for_channels, preprocessing_set_by_user
 
 
 def normalisation_note(model: nn.Module, images: Tensor) -> str | None:
@@ -89,3 +89,16 @@ def _is_as_published(model: nn.Module) -> bool:
     known = introspection.torchvision_weights(model)
     count = sum(parameter.numel() for parameter in model.parameters())
     return len(known) == 1 and known[0].meta["num_params"] == count
+
+
+def mean_color(preprocessing: Preprocessing) -> Sequence[float]:
+    """The mean colour of the data a model was trained on, in its input units, one number for each channel.
+
+    Subtracting the mean makes it 0. A mean of one half is no mean of data but a scaling to -1..1, of models trained on
+    ImageNet as a rule: then it is ImageNet's.
+    """
+    mean, std = preprocessing.mean, preprocessing.std
+    if mean != (0.5, 0.5, 0.5):
+        return [0.0] * preprocessing.channels
+    of_data = IMAGENET_MEAN[::-1] if preprocessing.bgr else IMAGENET_MEAN
+    return [(data - m) / s for data, m, s in zip(of_data, mean, std, strict=True)]

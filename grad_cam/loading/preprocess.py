@@ -23,7 +23,7 @@ from ..errors import GradCamError
 from . import processors
 from .geometry import Geometry, file_name
 from .images import MAX_PIXELS, ImageError, Source, load_image
-from .whole import WholePhoto, whole_photo
+from .whole import WholePhoto, note_on, whole_photo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -231,14 +231,7 @@ class Preprocessing:
 
     def used_note(self, image: Image.Image) -> str | None:
         """States how much of an image the model sees, where that is not the whole of it in its own proportions."""
-        fraction, (height, width) = self.used_fraction(image), self.size
-        if fraction < 0.995:
-            return f"{max(1, round(100 * fraction))} % of the photo was used"
-        stretch = (width / image.width) / (height / image.height)
-        if 0.98 < stretch < 1.02:
-            return None
-        how = "padded" if self.crop_mode == "border" else "resized without keeping its proportions"
-        return f"the whole photo was used, {how} to {width} x {height}"
+        return note_on(self, image.size, self.used_box(image))
 
     def whole(self, source: Source) -> WholePhoto:
         """What of an image the model sees, to show beside a map (see `Explanation.figure`)."""
@@ -375,6 +368,10 @@ def preprocessing_set_by_user(model: nn.Module) -> tuple[Preprocessing | None, n
 
 def declared_preprocessing(model: nn.Module) -> Preprocessing | None:
     """What timm, Hugging Face or torchvision declare of a model, whatever its own size and channels; else None."""
+    if introspection.is_detector(model):  # it normalises its images itself
+        return Preprocessing(
+            mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="border"
+        )
     config = getattr(model, "config", None)
     timm_config = introspection.timm_config(model)
     if timm_config is not None:

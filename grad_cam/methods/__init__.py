@@ -7,7 +7,7 @@ the tests and the documentation read this table; nothing else lists methods.
 
 from __future__ import annotations
 
-from . import gradient, factorization, perturbation, regions, attention, network
+from . import auto, gradient, factorization, perturbation, regions, attention, network
 from .combinators import aug_smooth, eigen_smooth, fuse
 from .common import MethodError
 from .registry import INGREDIENTS, METHODS, Method, find, method

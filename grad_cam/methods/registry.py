@@ -114,6 +114,11 @@ class Method:
         return {"activations"} <= set(self.ingredients) <= {"activations", "gradients", "progress"}
 
     @property
+    def quick(self) -> bool:
+        """Whether it takes about as long as a forward and a backward pass, as the default does."""
+        return self.one_pass or self.name == "auto"
+
+    @property
     def no_rules(self) -> str:
         """Why the rules of `grad_cam.rules` mean nothing to it, in a clause; "" if they do."""
         if self.own_backward:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import as_maps
+from ..resampling import interpolation
 
 Numbers = NDArray[np.float64]
 
@@ -129,10 +130,8 @@ def _cells(source: int, target: int) -> Numbers:
     """The matrix (target, source) from a line of `source` values to one of `target` values."""
     if source == target:
         return np.eye(source)
-    if target > source:  # bilinear, half-pixel centres
-        place = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)[:, None]
-        interpolating: Numbers = np.clip(1 - np.abs(place - np.arange(source)), 0, 1)
-        return interpolating
+    if target > source:
+        return interpolation(source, target)
     start = np.arange(target)[:, None] * source / target
     end = start + source / target
     share = np.clip(np.minimum(end, np.arange(1, source + 1)) - np.maximum(start, np.arange(source)), 0, 1)

@@ -6,12 +6,15 @@ import dataclasses
 import difflib
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
 from ..arguments import ArgumentTypeError, as_number, check_fraction
 from ..errors import GradCamError
 from . import colors, heatmaps
+from .marks import outlined
+from .text import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +88,17 @@ class Display:
         """
         return heatmaps.heat(map, size, self.threshold, self.sigma(size), self.view)
 
-    def overlay(self, picture: Image.Image | ArrayLike, map: ArrayLike) -> Image.Image:
-        """Lays the colours of one raw map (h, w) over a picture (H, W): PIL, or bytes (H, W, 3)."""
+    def ends(self, map: ArrayLike, size: tuple[int, int]) -> tuple[str, str]:
+        """Returns what the ends of the colours stand for, in units of the score, as texts for a colour bar."""
+        heat = self.heat(map, size)
+        low, high = number(heat.low), number(heat.high)
+        if self.view == "signed":
+            return f"against {low}", f"{high} for"
+        return f"≤ {low}" if heat.high else "0", high
+
+    def overlay(self, picture: Image.Image | ArrayLike, map: ArrayLike, mark: Any = None) -> Image.Image:
+        """Lays the colours of one raw map (h, w) over a picture (H, W), PIL or bytes (H, W, 3), and outlines a mark."""
         pixels = colors.as_pixels(picture)
         values = self.heat(map, (pixels.shape[0], pixels.shape[1])).values
-        return colors.overlay(pixels, values, alpha=self.alpha, colormap=self.colormap, view=self.view)
+        made = colors.overlay(pixels, values, alpha=self.alpha, colormap=self.colormap, view=self.view)
+        return made if mark is None else Image.fromarray(outlined(np.asarray(made), mark))

@@ -20,6 +20,7 @@ from .colors import as_heat, as_pixels, colorize, overlay, palette
 from .display import Display
 from .grid import ALERT, CAPTION, INK, QUIET, TITLE, Bar, Line, Panel, Scale, draw_grid
 from .heatmaps import describe
+from .marks import outlined
 from .text import noted, number
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def panels(
     note: str | None = None,
     scale: Scale | None = None,
     remark: str = "",
+    mark: Any = None,
     photo: Photo | None = None,
     display: Display | None = None,
     **changes: Any,
@@ -53,6 +55,7 @@ def panels(
         note: What to warn of, from `describe`; without one, an empty heatmap is reported as such.
         scale: What the lowest and highest colour stand for, in units of the score; "low" and "high" by default.
         remark: A quiet line under all.
+        mark: A box or a mask to outline in image and overlay, see `marks.outlined`.
         photo: The whole photo that takes the place of the image, and what to say of it (see `loading.WholePhoto`).
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
@@ -63,7 +66,8 @@ def panels(
     display = Display.of(display, **changes)
     pixels = as_pixels(picture)
     heat = as_heat(heatmap, display.view, pixels.shape[:2])
-    shown = [_image_panel(pixels, photo), Panel(_over(pixels, heat, display), "overlay")]
+    over = Panel(outlined(_over(pixels, heat, display), mark), "overlay")
+    shown = [_image_panel(pixels, photo, mark=mark), over]
     if display.view == "positive":
         shown.append(Panel(np.repeat(np.rint(heat * 255).astype(np.uint8)[..., None], 3, axis=2), "heatmap"))
     shown.append(Panel(colorize(heat, display.colormap, display.view), "colormap"))
@@ -85,6 +89,7 @@ def comparison(
     title: str = "",
     notes: Sequence[str | None] | None = None,
     scales: Sequence[Scale] | None = None,
+    marks: Sequence[Any] | None = None,
     photo: Photo | None = None,
     display: Display | None = None,
     **changes: Any,
@@ -99,12 +104,13 @@ def comparison(
         title: Of the whole figure.
         notes: One for each heatmap, from `describe`, or None.
         scales: One for each heatmap: what its lowest and highest colour stand for, in units of the score.
+        marks: One for each heatmap: a box or a mask to outline, or None.
         photo: As for `panels`.
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
     """
     display = Display.of(display, **changes)
-    cells = _overlays(picture, heatmaps, titles, notes, scales, display, photo)
+    cells = _overlays(picture, heatmaps, titles, notes, scales, display, marks=marks, photo=photo)
     return _side_by_side(cells, scales, display, title, columns, 1.75, photo=photo)
 
 
@@ -116,6 +122,7 @@ def overview(
     title: str = "",
     notes: Sequence[Sequence[str | None]] | None = None,
     scales: Sequence[Sequence[Scale]] | None = None,
+    marks: Sequence[Sequence[Any]] | None = None,
     display: Display | None = None,
     **changes: Any,
 ) -> Figure:
@@ -128,6 +135,7 @@ def overview(
         title: Of the whole figure.
         notes: For each picture one a heatmap, from `describe`, or None.
         scales: For each picture one a heatmap, as for `comparison`.
+        marks: For each picture one a heatmap: a box or a mask to outline, or None.
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
     """
@@ -135,7 +143,10 @@ def overview(
     columns = min(1 + max(len(heats) for heats in heatmaps), 8)
     cells: list[Panel | None] = []
     for i, (picture, heats, names) in enumerate(zip(pictures, heatmaps, titles, strict=True)):
-        cells += _overlays(picture, heats, names, notes[i] if notes else None, scales[i] if scales else None, display)
+        cells += _overlays(
+            picture, heats, names, notes[i] if notes else None, scales[i] if scales else None, display,
+            marks=marks[i] if marks else None,
+        )  # fmt: skip
         cells += [None] * (-len(cells) % columns)
     flat = [scale for row in scales for scale in row] if scales else None
     return _side_by_side(cells, flat, display, title, columns, 1.75)
@@ -152,6 +163,7 @@ def sweep_figure(
     title: str = "",
     notes: Sequence[str | None] | None = None,
     scales: Sequence[Scale] | None = None,
+    mark: Any = None,
     photo: Photo | None = None,
     display: Display | None = None,
     **changes: Any,
@@ -170,12 +182,13 @@ def sweep_figure(
         title: Of the whole figure.
         notes: One for each heatmap, from `describe`, or None.
         scales: One for each heatmap: what its lowest and highest colour stand for, in units of the score.
+        mark: A box or a mask to outline in every panel.
         photo: As for `panels`.
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
         **changes: Single settings.
     """
     display = Display.of(display, **changes)
-    cells = _overlays(picture, heatmaps, titles, notes, scales, display, photo)
+    cells = _overlays(picture, heatmaps, titles, notes, scales, display, marks=[mark] * len(titles), photo=photo)
     for name, values in (curves or {}).items():
         if len(values) != len(cells) - 1:
             raise GradCamError(
@@ -225,10 +238,10 @@ def map_figure(
 # --- panels ----------------------------------------------------------------------------------------------------------
 
 
-def _image_panel(pixels: NDArray[np.uint8], photo: Photo | None, detail: str = "") -> Panel:
+def _image_panel(pixels: NDArray[np.uint8], photo: Photo | None, detail: str = "", mark: Any = None) -> Panel:
     """What the model saw; or the whole photo in a panel of the same shape, on white."""
     if photo is None or photo[0] is None:
-        return Panel(pixels, "image" + detail)
+        return Panel(outlined(pixels, mark), "image" + detail)
     whole, (height, width) = photo[0], pixels.shape[:2]
     scale = max(whole.width / width, whole.height / height)
     canvas = Image.new("RGB", (round(width * scale), round(height * scale)), "white")
@@ -259,10 +272,12 @@ def _overlays(
     notes: Sequence[str | None] | None,
     scales: Sequence[Scale] | None,
     display: Display,
+    *,
+    marks: Sequence[Any] | None = None,
     photo: Photo | None = None,
 ) -> list[Panel]:
     """The picture and one overlay a heatmap, its largest value above it where scales differ."""
-    pixels = as_pixels(picture)
+    pixels = plain = as_pixels(picture)
     heats = [as_heat(heat, display.view, pixels.shape[:2]) for heat in heatmaps]  # type: ignore[union-attr]
     notes = [None] * len(heats) if notes is None else list(notes)
     if not heats:
@@ -273,9 +288,12 @@ def _overlays(
     sign = "±" if display.view == "signed" else "max "
     tops = [""] * len(heats) if scales is None or len(heats) == 1 else [f"\n{sign}{number(s[1])}" for s in scales]
     detail = f"\n{pixels.shape[0]} × {pixels.shape[1]}" if any("\n" in title for title in titles) else ""
-    return [_image_panel(pixels, photo, detail)] + [
-        Panel(_over(pixels, heat, display), title + (top if heat.any() else ""), _note(note, heat))
-        for heat, title, top, note in zip(heats, titles, tops, notes, strict=True)
+    marks = [None] * len(heats) if marks is None else marks
+    for mark in marks:
+        plain = outlined(plain, mark)
+    return [_image_panel(plain, photo, detail)] + [
+        Panel(outlined(_over(pixels, heat, display), mark), title + (top if heat.any() else ""), _note(note, heat))
+        for heat, title, top, note, mark in zip(heats, titles, tops, notes, marks, strict=True)
     ]
 
 

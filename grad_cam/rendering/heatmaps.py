@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import as_maps, as_number, check_fraction
 from ..errors import GradCamError
+from ..resampling import interpolation
 
 View = Literal["positive", "signed"]
 
@@ -135,7 +136,8 @@ def resizer(grid: tuple[int, ...], size: tuple[int, int], smoothing: float) -> R
         smoothing, "smoothing", 0, max(height, width), what=f"a sigma in pixels for a picture of {height}x{width}",
         remedy=f"give a number from 0 (none) to {max(height, width)}",
     )  # fmt: skip
-    return Resizer(_blurred(bilinear(grid[0], height), smoothing), _blurred(bilinear(grid[1], width), smoothing))
+    rows, columns = interpolation(grid[0], height), interpolation(grid[1], width)
+    return Resizer(_blurred(rows, smoothing), _blurred(columns, smoothing))
 
 
 def _stretched(resize: Resizer, raw: NDArray[np.float64], threshold: float, view: View) -> Heat:
@@ -164,14 +166,19 @@ def scaled(shown: NDArray[np.float64], scale: float, threshold: float, view: Vie
     return Heat(values.astype(np.float32), float(floor * scale), float(top * scale))
 
 
-def bilinear(source: int, target: int) -> NDArray[np.float64]:
-    """The matrix (target, source) of linear interpolation between pixel centres, constant beyond the outer ones."""
-    place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    left = np.minimum(place.astype(int), max(source - 2, 0))
-    matrix = np.zeros((target, source))
-    matrix[np.arange(target), left] = 1 - (place - left)
-    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += place - left
-    return matrix
+def part_of(maps: ArrayLike, part: tuple[float, float] | None) -> NDArray[np.float64]:
+    """Reads the upper left part of maps, at their own size.
+
+    Args:
+        maps: (..., h, w).
+        part: The part of the height and of the width, 0 to 1; None is the whole.
+    """
+    values = np.asarray(maps, dtype=np.float64)
+    if part is None:
+        return values
+    down, right = (interpolation(n, n, share) for n, share in zip(values.shape[-2:], part, strict=True))
+    made: NDArray[np.float64] = down @ values @ right.T
+    return made
 
 
 def _blurred(matrix: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -83,6 +83,7 @@ class ReportImage:
         classes: labels of the classes (or other targets) explained, one a tab.
         maps: `maps[class][layer]`: raw signed map (h, w), or None where the layer carries no map; shallow layers first.
         photo: the whole photo, with what the model does not see of it dimmed, and what to say of it.
+        evidence: what the model says of a map (`grad_cam.evidence`), by number of the class and of the layer.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ReportImage:
     classes: Sequence[str]
     maps: Sequence[Sequence[Any]]
     photo: Photo = (None, "")
+    evidence: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,7 @@ def report_of(
     *sweeps: Any,
     names: Sequence[str] | None = None,
     photos: Sequence[Photo] | None = None,
+    evidence: Sequence[Mapping[tuple[int, str], str]] | None = None,
     model: str | None = None,
     call: str | None = None,
     display: Display | None = None,
@@ -142,6 +145,7 @@ def report_of(
         *sweeps: One or more `Sweep`s, each of one or more images, at the same layers.
         names: What to call the images, in order; their numbers by default. Of a path only the file's name is kept.
         photos: What the model sees of each whole photo, as `Preprocessing.whole` says.
+        evidence: For each image what the model says of its maps, by number of the target and name of the layer.
         model: Name of the model; by default its class.
         call: The code that makes the maps again; the folders of absolute paths are left out.
         display: Settings the page opens with; `Display()` by default.
@@ -151,18 +155,23 @@ def report_of(
         What `write_report` takes.
 
     Raises:
-        ReportError: Another number of names or photos than of images.
+        ReportError: Another number of names, photos or evidence than of images, or evidence at a layer without a map.
     """
     display, first = Display.of(display, **changes), sweeps[0]
     layers = _layer_rows(first)
     count = sum(len(sweep[0].map) for sweep in sweeps)
     names = [f"image {i + 1}" for i in range(count)] if names is None else [file_name(name) for name in names]
     photos = [(None, "")] * count if photos is None else photos
-    for what, given in (("names", names), ("photos", photos)):
+    evidence = [{}] * count if evidence is None else evidence
+    for what, given in (("names", names), ("photos", photos), ("evidence", evidence)):
         if len(given) != count:
             raise ReportError(f"{len(given)} {what} for {count} images", remedy="give one for each")
     images = [image for sweep in sweeps for image in _images_of(sweep, layers)]
-    images = [replace(image, name=n, photo=p) for image, n, p in zip(images, names, photos, strict=True)]
+    numbers = {layer.name: i for i, layer in enumerate(layers)}
+    images = [
+        replace(image, name=n, photo=p, evidence={(k, numbers[at]): text for (k, at), text in said.items()})
+        for image, n, p, said in zip(images, names, photos, evidence, strict=True)
+    ]
     call = without_folders(call or f"grad_cam.sweep(model, images, method={first[0].method!r})")
     method = first[0].title().partition("\n")[2].rpartition(" at ")[0]
     return Report(model or first.model, method, layers, images, call, versions(), display)
@@ -360,6 +369,7 @@ def _image(image: ReportImage, bits: int, side: int | None) -> dict[str, Any]:
         "source": files.data_uri(Image.fromarray(np.ascontiguousarray(image.picture)), "jpeg"),
         "predictions": [asdict(p) | {"percentage": percentage(p.probability)} for p in image.predictions],
         "classes": [str(label) for label in image.classes],
+        "evidence": [[k, layer, text] for (k, layer), text in image.evidence.items()],
         "maps": [[_map(values, bits, side) for values in maps] for maps in image.maps],
         "whole": image.photo[0] and files.data_uri(image.photo[0], "jpeg"), "used": image.photo[1],
     }  # fmt: skip

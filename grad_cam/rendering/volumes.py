@@ -10,11 +10,12 @@ from PIL import Image
 
 from ..arguments import as_maps, check_fraction
 from ..errors import GradCamError
+from ..resampling import interpolation
 from .colors import overlay
 from .display import Display
 from .figures import headline
 from .grid import Bar, Panel, draw_grid
-from .heatmaps import Heat, bilinear, resizer, scaled
+from .heatmaps import Heat, resizer, scaled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def volume_heat(map: ArrayLike, size: tuple[int, int, int], display: Display) ->
     threshold = check_fraction(display.threshold, "threshold", below_one=True)
     rows, columns = resizer(raw.shape[1:], size[1:], display.sigma(size[1:]))
     scale = np.abs(raw).max() or 1.0
-    frames = np.tensordot(bilinear(raw.shape[0], size[0]), raw / scale, (1, 0))  # (T, h, w)
+    frames = np.tensordot(interpolation(raw.shape[0], size[0]), raw / scale, (1, 0))  # (T, h, w)
     return scaled(rows @ frames @ columns.T, float(scale), threshold, display.view)
 
 

@@ -127,6 +127,13 @@ def joined(ledgers: list[Ledger]) -> Ledger:
     return Ledger(*(torch.cat([getattr(one, f.name) for one in ledgers]) for f in dataclasses.fields(Ledger)))
 
 
+def averaged(ledgers: Sequence[Ledger], weights: Sequence[float]) -> Ledger:
+    """The weighted mean of ledgers of the same score at several cuts: that of the mean of their maps."""
+    share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    parts = [torch.stack([getattr(one, f.name) for one in ledgers], -1) for f in dataclasses.fields(Ledger)]
+    return Ledger(*((part * share).sum(-1) for part in parts))
+
+
 def warn_of_gaps(ledgers: Sequence[tuple[str, Ledger]], dtype: torch.dtype) -> None:
     """Warns of the layer whose ledger misses most, if one does not close."""
     off = [(name, one) for name, one in ledgers if not one.closes(dtype)]

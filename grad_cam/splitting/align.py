@@ -128,7 +128,11 @@ class _Pairs:
     def of(self, one: Any, two: Any) -> Any:
         if isinstance(one, (tuple, list)) and type(one) is type(two) and len(one) == len(two):
             parts = [self.of(a, b) for a, b in zip(one, two, strict=True)]
-            return (type(one)(*parts) if hasattr(one, "_fields") else tuple(parts)) if isinstance(one, tuple) else parts
+            return (
+                (tuple.__new__(type(one), parts) if hasattr(one, "_fields") else tuple(parts))
+                if isinstance(one, tuple)
+                else parts
+            )
         if isinstance(one, dict) and isinstance(two, dict) and list(one) == list(two):
             pairs = iter([self.of(a, b) for a, b in zip(one.values(), two.values(), strict=True)])
             return map_leaves({k: None for k in one}, lambda _: next(pairs)) if type(one) is dict else one

@@ -17,11 +17,12 @@ from .nested import leaves
 
 
 class Axis(NamedTuple):
-    """A label: "B" batch, "C" channels, "T" frames or slices, "H" rows, "W" columns, "P" tokens, others before them."""
+    """A label: "B" batch, "C" channels, "T" frames or slices, "H" rows, "W" columns, "P" tokens and others."""
 
     kind: str
     grid: tuple[int, ...] = (0, 0)
     prefix: int = 0
+    suffix: int = 0
 
 
 Labels = tuple["Axis | None", ...]
@@ -38,7 +39,7 @@ _SPATIAL = frozenset({
     "boolean_dispatch", "fn", "channel_shuffle",
 })  # fmt: skip
 _LAST = frozenset({"linear"})
-_POINTWISE = frozenset({
+POINTWISE = frozenset({
     "add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "neg", "negative", "pow", "square",
     "sqrt", "rsqrt", "exp", "log", "log1p", "abs", "sign", "sin", "cos", "tanh", "sigmoid", "relu", "relu6",
     "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "softplus",
@@ -89,9 +90,11 @@ def layout_of(labels: Labels | None, shape: Sequence[int]) -> Layout | None:
         return Layout("NDHWC", tuple(shape[1:4]), shape[4])
     for pattern, axis in (("BPC", 1), ("BP?", 1), ("BCP", 2), ("B?P", 2)):
         token = labels[axis] if kinds == pattern else None
-        if token is not None and shape[axis] == token.prefix + math.prod(token.grid):
-            if axis == 1 or token.prefix == 0:
-                return Layout("tokens", token.grid, shape[3 - axis], prefix=token.prefix, axis=axis)
+        if token is not None and shape[axis] == token.prefix + math.prod(token.grid) + token.suffix:
+            if axis == 1 or token.prefix == token.suffix == 0:
+                return Layout(
+                    "tokens", token.grid, shape[3 - axis], prefix=token.prefix, axis=axis, suffix=token.suffix
+                )
     return None
 
 
@@ -132,7 +135,7 @@ def _follow(step: Step, log: Log, found: dict[Ref, Labels]) -> None:
         return
     elif plain in ("cat", "concat", "concatenate"):
         made = _joined(step, log, found, result)
-    elif plain in _POINTWISE:
+    elif plain in POINTWISE:
         same = [lab for r, lab in given if lab is not None and log.shapes[r] == result]
         made = same[0] if same and all(lab == same[0] for lab in same) else None
     if made is not None:
@@ -260,8 +263,11 @@ def _sliced(name: str, step: Step, labels: Labels | None, old: Sequence[int], ne
         elif label in (T, H, W):
             edge = stride + (size >= 8)  # a row or column at the border may be cut off
             out.append(label if stop > size - edge and start < edge else None)
-        elif label is not None and label.kind == "P" and stride == 1 and stop == size and start <= label.prefix:
-            out.append(label._replace(prefix=label.prefix - start))
+        elif (
+            label is not None and label.kind == "P" and stride == 1 and size - stop <= label.suffix
+            and start <= label.prefix
+        ):  # fmt: skip
+            out.append(label._replace(prefix=label.prefix - start, suffix=label.suffix - (size - stop)))
         else:
             out.append(None)
     return tuple(out)
@@ -292,8 +298,11 @@ def _joined(step: Step, log: Log, found: dict[Ref, Labels], result: Sequence[int
     label = labels[axis]
     if label in (C, None):
         return labels if len(known) == len(parts) and all(lab == labels for _, lab in known) else None
-    if label.kind != "P" or len(with_grid) != 1 or which != len(parts) - 1:
+    if label.kind != "P" or len(with_grid) != 1:
         return None
-    assert type(parts[which]) is Ref
-    before = result[axis] - log.shapes[parts[which]][axis]
-    return (*labels[:axis], label._replace(prefix=label.prefix + before), *labels[axis + 1 :])
+    after = sum(log.shapes[part][axis] if type(part) is Ref else 0 for part in parts[which + 1 :])
+    if any(type(part) is not Ref for part in parts[which:]):
+        return None
+    before = result[axis] - log.shapes[parts[which]][axis] - after
+    moved = label._replace(prefix=label.prefix + before, suffix=label.suffix + after)
+    return (*labels[:axis], moved, *labels[axis + 1 :])

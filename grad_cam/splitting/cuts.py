@@ -331,9 +331,11 @@ class Cutter(Halves):
         self.copy.require_unwritten()
         for cut, tensor in zip(cuts, found.tensors, strict=True):
             if by_image and (tensor.ndim == 0 or len(tensor) != len(self.images)):
+                frames = self.images.ndim == 5 and "reshape_transform=lambda a: a.unflatten(0, (-1, T)).transpose(1, 2)"
                 raise LayerError(
                     f"'{cut.name}' gives no row for each image", f"{tuple(tensor.shape)} for {len(self.images)} images",
-                    "explain fewer images at a time, or choose another layer (see print(grad_cam.chain(model)))",
+                    f"{frames or 'explain fewer images at a time'}, or choose another layer "
+                    "(see print(grad_cam.chain(model)))",
                 )  # fmt: skip
         with torch.enable_grad():
             correct_gradients(found.logits)

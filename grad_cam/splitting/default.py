@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..detections import default_layer
 from ..errors import LayerError
 from ..inputs import at
 from ..layouts import Layout
@@ -20,6 +21,7 @@ from .intercept import intercept
 from .log import Param, Ref, Step
 from .nested import leaves
 from .plan import Cut
+from .scoremaps import NOTE, is_score_map, operations_behind, scores_positions
 
 DEEPEST = 6
 """Depth down to which stages are opened in the search."""
@@ -48,6 +50,9 @@ class _Search:
         self.last_parameter = _last_parameter(cutter)
 
     def run(self) -> Cut:
+        name = default_layer(self.cutter.copy.root, lambda path: bool(self.plan.calls_of(path)))
+        if name is not None:
+            return self.cutter.cut(name)
         borders = self.cutter.borders_at(1)
         dead = False
         for cut in [self.cutter.at_border(b) for b in reversed(borders[:-1])]:
@@ -72,6 +77,9 @@ class _Search:
             found = self._inside(start, stop)
             if found is not None:
                 return found
+        found = self._deepest() if scores_positions(self.cutter) else None
+        if found is not None:
+            return found
         self.cutter.require_gradients()
         offered = next((c for c in inner_cuts(self.cutter) if self._is_alive(c, self._layout(c))), None)
         remedy = (
@@ -81,6 +89,14 @@ class _Search:
             f"no single cut of {type(self.cutter.model).__name__} carries a spatial map with a gradient",
             "; ".join(dict.fromkeys(self.notes)) or "it has one stage", remedy,
         )  # fmt: skip
+
+    def _deepest(self) -> Cut | None:
+        """The last module whose output, of the tensors alive with it, has most operations behind it: no skip path."""
+        behind = operations_behind(self.plan.log)
+        for cut in inner_cuts(self.cutter):
+            if all(behind[cut.value] >= behind[r] for r in cut.context) and self._is_alive(cut, self._layout(cut)):
+                return cut
+        return None
 
     def _deeper(self, after: int) -> Cut | None:
         """The last usable border after a position when stages are opened, as shallow as possible."""
@@ -116,6 +132,9 @@ class _Search:
             return None
         if cut.position > self.last_parameter:
             self.notes.append(f"{cut.name}: the scores themselves")
+            return None
+        if is_score_map(self.cutter, cut):
+            self.notes.append(f"{cut.name}: {NOTE}")
             return None
         return reading.layout
 

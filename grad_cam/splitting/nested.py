@@ -28,7 +28,8 @@ def map_leaves(value: Any, fn: Callable[[Any], Any]) -> Any:
         return tuple([fn(v) for v in value])
     if isinstance(value, tuple):
         items = [map_leaves(v, fn) for v in value]
-        return kind(*items) if hasattr(value, "_fields") else kind(items)
+        # past a constructor of its own, such as a packed sequence's, which asks its parts for more than they are here
+        return tuple.__new__(kind, items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, list):
         return kind(map_leaves(v, fn) for v in value)
     if isinstance(value, dict):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -15,12 +13,14 @@ from torch import Tensor, nn
 from ..arguments import as_index, as_layer, check_model
 from ..errors import GradCamError, InputError, SplitError
 from ..inputs import Inputs, Wiring, output_of, wired
-from ..introspection import device_and_dtype, input_channels, input_description, input_size, unwrap
+from ..introspection import input_description, unwrap
 from ..layouts import Layout
 from ..outputs import Output
 from .cuts import Cutter
 from .default import default_cut, inner_cuts, mark_dead
+from .example import example_images
 from .plan import Border, Cut
+from .scoremaps import NOTE, is_score_map
 from .stages import Stages
 
 
@@ -351,6 +351,7 @@ def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
         reading = readings[i]
         dead = reading.layout is not None and cutter.record.dead.get(border.value, False)
         note = reading.note or ("gradient at the patches is zero" if dead else "")
+        note = note or (NOTE if is_score_map(cutter, cuts[i]) else "")
         kind = _kind(cutter, border)
         found.append(StageInfo(layer_idx, border.name, kind, shape, reading.layout, note, reading.evidence))
     return tuple(found)
@@ -391,7 +392,7 @@ def layer_table(
     known = {row.name for row in rows}
     inner = []
     for cut, reading in found:
-        if cut.name not in known and not cutter.record.dead.get(cut.value, False):
+        if cut.name not in known and not cutter.record.dead.get(cut.value, False) and not is_score_map(cutter, cut):
             shape = cutter.record.plan.log.shapes[cut.value][1:]
             kind = cutter.record.kinds.get(cut.name.partition("@")[0], "operations")
             inner.append(StageInfo(cut.layer_idx, cut.name, kind, shape, reading.layout, "", reading.evidence))
@@ -446,31 +447,3 @@ def differs(got: Tensor, wanted: Tensor) -> str:
         return ""
     off = (got.double() - wanted.double()).abs()[~same].nan_to_num(nan=float("inf"))
     return f"it differs by up to {float(off.max()):.3g}"
-
-
-def example_images(model: nn.Module, example: Any) -> Tensor:
-    """The batch to record a model on."""
-    device, dtype = device_and_dtype(model)
-    if isinstance(example, Tensor):
-        if example.ndim not in (4, 5) or 0 in example.shape:
-            raise InputError(f"example must be a batch (B, C, H, W), got a tensor of shape {tuple(example.shape)}")
-        images = example.detach().to(device=device, dtype=dtype)
-        return images.clone() if images.is_inference() else images
-    if example is None:
-        size: Any = input_size(model)
-    elif isinstance(example, (tuple, list)):
-        size = example
-    else:
-        size = (example, example)
-    try:
-        sizes = tuple(operator.index(n) for n in size)
-        if isinstance(example, bool) or len(sizes) not in (2, 3):
-            raise TypeError
-    except TypeError:
-        raise TypeError(f"example must be a batch (B, C, H, W), a size (H, W) or None, got {example!r}") from None
-    if min(sizes) < 1:
-        raise ValueError(f"example={example!r} is not a size; give (height, width) in pixels")
-    shape = (2, *(sizes if len(sizes) == 3 else (input_channels(model), *sizes)))
-    if math.prod(shape) > 2**29:
-        raise InputError(f"example={example!r} is too large a size", f"{math.prod(shape):.1e} numbers", "example=224")
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=dtype)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import SplitError
-from ..inputs import Asked, Wiring, bound, logits_in
+from ..inputs import Asked, logits_in, wiring_of
 from .evalcopy import EvalCopy
 from .log import Call, Const, Context, Enter, Exit, Log, Param, Recording, Ref, Step, Unknown, under_inference_mode
 from .nested import leaves, map_leaves
@@ -385,9 +385,7 @@ def record(copy: EvalCopy, images: Tensor, output: Asked = None) -> Recording:
     recorder.log.made[ref] = -1
     with torch.enable_grad():
         recorder.log.ambient = recorder._context()
-        wiring = (
-            bound(output, len(images)) if isinstance(output, Wiring) else Wiring(output, (...,), {}, len(images), False)
-        )
+        wiring = wiring_of(output, len(images))
         recorder.given(wiring.tensors())
         with kept_random_state(images.device) as used, spans(copy, recorder), recorder:
             recorder.active = True

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..detections import seen_size
 from ..introspection import frames_first
 from .evalcopy import EvalCopy
 from .intercept import needs_mode
@@ -45,6 +46,8 @@ class Record:
         self.mode: bool = needs_mode(copy.root) or recording.log.wants_mode
         first = frames_first(copy.root, self.images)
         size = (self.images[0], *self.images[2:]) if first else self.images[1:]
+        if len(size) == 2:
+            size = seen_size(copy.root, (size[0], size[1]))[0]
         self.positions: Positions = Positions(self.plan, copy.root, size, first)
         self.default: Cut | None = None
         self.saving = False

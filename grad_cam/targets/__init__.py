@@ -5,6 +5,7 @@ what they explain, and keep their choice: `resolve` fixes the classes on the log
 score keeps its meaning on the logits of masked, noisy or chunked versions of them.
 """
 
+from .boxes import box, boxes
 from .embeddings import similarity, text
 from .kinds import (
     binary,
@@ -15,14 +16,14 @@ from .kinds import (
     predicted,
     probability,
     regression,
-    segmentation,
     top,
 )
+from .regions import segmentation
 from .resolving import resolve
-from .score import Class, Names, Resolved, Resolver, Score, Target, TargetError
+from .score import Class, Mark, Names, Resolved, Resolver, Score, Target, TargetError
 
 __all__ = [
-    "Class", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "difference", "finer",
-    "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation", "similarity", "text",
-    "top",
+    "Class", "Mark", "Names", "Resolved", "Resolver", "Score", "Target", "TargetError", "binary", "box", "boxes",
+    "difference", "finer", "logit", "negative", "predicted", "probability", "regression", "resolve", "segmentation",
+    "similarity", "text", "top",
 ]  # fmt: skip

@@ -64,7 +64,9 @@ def text(prompts: str | Sequence[str], *, tokenizer: Tokenizer | None = None) ->
     if not listed or not all(isinstance(one, str) and one.strip() for one in listed):
         raise TargetError("a text target is a text, or several", repr(prompts)[:60], 'targets.text("a red cup")')
     name = f"text({list(listed) if several else listed[0]!r})"
-    return Encoded(name, partial(_unencoded, name), several, partial(_encoded_texts, name, listed, several, tokenizer))
+    return Encoded(
+        name, partial(_unencoded, name), several, encode=partial(_encoded_texts, name, listed, several, tokenizer)
+    )
 
 
 def _encoded_texts(
@@ -104,7 +106,7 @@ def similarity(embedding: Tensor | None = None, *, to: Tensor | None = None) -> 
     if to.ndim not in (4, 5):
         raise ArgumentTypeError("to= is an image (1, C, H, W)", f"shape {tuple(to.shape)}", "to=image[None]")
     name = f"similarity(to=image {tuple(to.shape)})"
-    return Encoded(name, partial(_unencoded, name), False, partial(_encoded_image, name, to.detach()))
+    return Encoded(name, partial(_unencoded, name), encode=partial(_encoded_image, name, to.detach()))
 
 
 def _encoded_image(name: str, image: Tensor, encoder: Encoder) -> Target:

@@ -10,8 +10,9 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from ..arguments import ArgumentTypeError, as_number, is_index
-from .classes import PerRow, class_index, class_score, columns, indices, labels, pick, plain, require_classes
+from ..arguments import as_number, is_index
+from .classes import PerRow, class_score, columns, indices, labels, pick, plain, require_classes
+from .regions import top_classes
 from .score import Class, Names, Score, Target, TargetError
 
 # Each target is a function of this module with its settings (functools.partial), so that it can be pickled.
@@ -110,6 +111,8 @@ def top(k: SupportsIndex = 5) -> Target:
 
 
 def _bind_top(k: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
+    if logits.ndim == 4:
+        return top_classes(k, logits, names)
     require_classes(logits)
     if not is_index(k) or not 1 <= k <= logits.shape[1]:
         raise TargetError(f"top({k!r}) of a model with {logits.shape[1]} classes", remedy=f"use 1..{logits.shape[1]}")
@@ -197,50 +200,3 @@ def _bind_regression(i: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
 
 def _column(i: int, sign: float, logits: Tensor, rows: Tensor) -> Tensor:
     return sign * columns(logits)[:, i]
-
-
-def segmentation(k: SupportsIndex | str, mask: Any = None) -> Target:
-    """The logits of class k inside a region of a segmentation model's output, summed.
-
-    Args:
-        k: Index or name of the class.
-        mask: Region, (H, W) or (B, H, W) at the size of the model's output, bool or weights 0..1, tensor or array.
-            None takes the pixels where k is the predicted class.
-
-    Source:
-        Vinogradova et al., AAAI 2020 (Seg-Grad-CAM), eq. 2, https://arxiv.org/abs/2002.11434
-    """
-    try:
-        region = None if mask is None else torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentTypeError(
-            "a mask is an array or tensor of bool or weights 0..1", type(mask).__name__, "give (H, W) or (B, H, W)"
-        ) from error
-    return Target(f"segmentation({plain(k)!r})", partial(_bind_segmentation, plain(k), region))
-
-
-def _bind_segmentation(k: int | str, region: Tensor | None, logits: Tensor, names: Names) -> tuple[Score, ...]:
-    if logits.ndim != 4:
-        raise TargetError(
-            "segmentation() needs an output (B, classes, H, W)", f"this one is {tuple(logits.shape)}", "use logit(k)"
-        )
-    batch, count, height, width = logits.shape
-    index = class_index(k, count, names)
-    inside = logits.argmax(1) == index if region is None else region  # (B,H,W) or (H,W)
-    if inside.shape not in ((height, width), (1, height, width), (batch, height, width)):
-        raise TargetError(
-            "the mask does not fit the output",
-            f"{tuple(inside.shape)} for {height} x {width} pixels and {batch} images",
-            f"resize it to ({height}, {width}) or ({batch}, {height}, {width})",
-        )
-    inside = inside.expand(batch, -1, -1)
-    empty = next((b for b in range(batch) if not bool(inside[b].any())), None)
-    if empty is not None:
-        why = "the class is predicted nowhere" if region is None else "the mask is empty"
-        raise TargetError(f"segmentation({k!r}): {why} in image {empty}", remedy="give a mask that covers some pixels")
-    chosen = torch.full((batch,), index, device=logits.device)
-    return (Score(partial(_region, index, inside), tuple(labels(chosen, names)), chosen),)
-
-
-def _region(index: int, inside: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-    return (logits[:, index] * inside.to(logits)[rows]).sum((1, 2))

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ..arguments import ArgumentTypeError
+from .boxes import box, is_table
 from .classes import class_index, class_score, is_class, require_classes
 from .kinds import logit
+from .regions import Size, segmentation
 from .score import Names, Resolved, Score, Target, TargetError
 
 
-def resolve(target: Any, logits: Tensor, names: Names = None) -> Resolved:
+def resolve(target: Any, logits: Tensor, names: Names = None, size: Size | None = None) -> Resolved:
     """Fixes a target on a batch.
 
     Args:
@@ -24,6 +26,7 @@ def resolve(target: Any, logits: Tensor, names: Names = None) -> Resolved:
         logits: The model's output for the batch, (B, classes), or (B, classes, H, W) for `segmentation`.
         names: What knows the names of the classes: a resolver such as `grad_cam.loading.class_names(model)`, the names
             in order (a plain list finds only exact names), or a function from a name to an index.
+        size: Height and width of the pictures, in whose pixels points and boxes are; by default those of the output.
 
     Returns:
         K scores per image with their classes and names.
@@ -37,12 +40,12 @@ def resolve(target: Any, logits: Tensor, names: Names = None) -> Resolved:
         target = target.tolist()
     logits = logits.detach()
     if isinstance(target, (list, tuple)):
-        return _resolve_list(list(target), logits, names)
-    scores, several = _bind(target, logits, names)
+        return _resolve_list(list(target), logits, names, size)
+    scores, several = _bind(target, logits, names, size)
     return _collect(scores, several)
 
 
-def _resolve_list(target: list[Any], logits: Tensor, names: Names) -> Resolved:
+def _resolve_list(target: list[Any], logits: Tensor, names: Names, size: Size | None) -> Resolved:
     batch = len(logits)
     if len(target) != batch:
         hint = f"; for {len(target)} classes of each image, write one list per image: [[...]]" if target else ""
@@ -58,20 +61,20 @@ def _resolve_list(target: list[Any], logits: Tensor, names: Names) -> Resolved:
         columns = [[row[k] for row in rows] for k in range(lengths[0])]
     else:
         columns = [rows]
-    scores = tuple(_per_image(column, logits, names) for column in columns)
+    scores = tuple(_per_image(column, logits, names, size) for column in columns)
     return _collect(scores, any(nested))
 
 
-def _per_image(column: list[Any], logits: Tensor, names: Names) -> Score:
+def _per_image(column: list[Any], logits: Tensor, names: Names, size: Size | None) -> Score:
     """One score whose meaning differs from image to image."""
-    if all(each is None or is_class(each) for each in column):
+    if logits.ndim == 2 and all(each is None or is_class(each) for each in column):
         require_classes(logits)
         best, count = logits.argmax(1), logits.shape[1]
         index = [best[b] if each is None else class_index(each, count, names) for b, each in enumerate(column)]
         return class_score(torch.as_tensor(index, device=logits.device), names)
     parts = []
     for b, each in enumerate(column):
-        bound, several = _bind(each, logits[b : b + 1], names)
+        bound, several = _bind(each, logits[b : b + 1], names, size)
         if several:
             raise TargetError(
                 f"{each!r} gives several scores and cannot stand in a list", remedy="use it for the whole batch"
@@ -79,7 +82,9 @@ def _per_image(column: list[Any], logits: Tensor, names: Names) -> Score:
         parts.append(bound[0])
     known = [part.classes for part in parts if part.classes is not None]
     classes = torch.cat(known) if len(known) == len(parts) else None
-    return Score(partial(_mixed, parts), tuple(part.names[0] for part in parts), classes)
+    marks = tuple(part.marks[0] for part in parts if part.marks is not None)
+    words = tuple(part.names[0] for part in parts)
+    return Score(partial(_mixed, parts), words, classes, marks if len(marks) == len(parts) else None)
 
 
 def _mixed(parts: list[Score], logits: Tensor, rows: Tensor) -> Tensor:
@@ -92,11 +97,12 @@ def _mixed(parts: list[Score], logits: Tensor, rows: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-def _bind(target: Any, logits: Tensor, names: Names) -> tuple[tuple[Score, ...], bool]:
+def _bind(target: Any, logits: Tensor, names: Names, size: Size | None) -> tuple[tuple[Score, ...], bool]:
     if target is None or is_class(target):
-        target = logit(target)
+        target = _default(target, logits)
     if isinstance(target, Target):
-        return target.bind(logits, names), target.several
+        bound = target.bind(logits, names, size) if target.sized else target.bind(logits, names)
+        return bound, target.several
     if not callable(target) or isinstance(target, type):
         raise ArgumentTypeError(
             f"target={target!r} is not a target",
@@ -111,6 +117,17 @@ def _bind(target: Any, logits: Tensor, names: Names) -> tuple[tuple[Score, ...],
     return (score,), False
 
 
+def _default(target: Any, logits: Tensor) -> Target:
+    """What a class means, or nothing: of a segmenter where it is predicted, of a detector the likeliest box."""
+    if logits.ndim == 4:
+        return segmentation(target)
+    if is_table(logits):
+        if target is None:
+            return box(0)
+        raise TargetError("a detector is explained box by box", f"target={target!r}", "target=targets.box(number)")
+    return logit(target)
+
+
 def _custom(function: Callable[[Tensor], Tensor], logits: Tensor, rows: Tensor) -> Tensor:
     return function(logits)
 
@@ -119,4 +136,6 @@ def _collect(scores: tuple[Score, ...], several: bool) -> Resolved:
     columns = [score.classes for score in scores if score.classes is not None]
     classes = torch.stack(columns, 1) if len(columns) == len(scores) else None
     names = [list(row) for row in zip(*(score.names for score in scores), strict=True)]
-    return Resolved(scores, classes, names, several)
+    marks = [score.marks for score in scores if score.marks is not None]
+    drawn = tuple(zip(*marks, strict=True)) if len(marks) == len(scores) else ()
+    return Resolved(scores, classes, names, several, drawn)

@@ -29,6 +29,10 @@ Names: TypeAlias = "Sequence[str] | Resolver | Callable[[str], int] | None"
 resolver, a function from a name to its index, or None where they are unknown."""
 
 
+Mark: TypeAlias = "tuple[float, float, float, float] | Tensor"
+"""Part of a picture: a box (left, top, right, bottom) in pixels, or a mask (h, w)."""
+
+
 class TargetError(GradCamError):
     """A target does not fit the model's output; the message says what would."""
 
@@ -41,11 +45,13 @@ class Score:
         function: Logits (N, classes) and the image of every row (N,) to scores (N,).
         names: What is explained, as a phrase, one per image of the batch it was made for.
         classes: Class indices (B,), or None if it is not about a class.
+        marks: What it is about in each picture, to be drawn, or None.
     """
 
     function: Callable[[Tensor, Tensor], Tensor] = dataclasses.field(repr=False)
     names: tuple[str, ...]
     classes: Tensor | None = None
+    marks: tuple[Mark, ...] | None = dataclasses.field(default=None, repr=False)
 
     def __call__(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """Scores logits.
@@ -85,12 +91,14 @@ class Resolved:
         classes: Class indices (B, K), or None if a score is not about a class.
         names: What is explained, as phrases: one list of K names per image.
         several: Whether the target gives a list of scores per image, so that maps are (B, K, h, w).
+        marks: What the scores are about in the pictures: for each image K of them; empty where nothing is to be drawn.
     """
 
     scores: tuple[Score, ...]
     classes: Tensor | None
     names: list[list[str]]
     several: bool
+    marks: tuple[tuple[Mark, ...], ...] = dataclasses.field(default=(), repr=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,13 +109,15 @@ class Target:
 
     Attributes:
         name: How it is written.
-        bind: Logits and class names to K scores.
+        bind: Logits and class names to K scores; if `sized`, the height and width of the pictures come third.
         several: Whether it gives a list of scores per image.
+        sized: Whether it has to know the size of the pictures.
     """
 
     name: str
-    bind: Callable[[Tensor, Names], tuple[Score, ...]] = dataclasses.field(repr=False)
+    bind: Callable[..., tuple[Score, ...]] = dataclasses.field(repr=False)
     several: bool = False
+    sized: bool = False
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Scores a batch on its own logits: (B, classes) to (B,), or (B, K) for `top`."""

@@ -33,6 +33,12 @@ def print_error(message: str) -> None:
     say((f"Error: {message}", "bold red"), err=True)
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """Prints yellow lines on stderr."""
+    for note in notes:
+        say((f"  Note: {note}", "yellow"), err=True)
+
+
 def print_json(value: Any) -> None:
     """Prints a value for programs."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")

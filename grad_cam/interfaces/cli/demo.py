@@ -49,10 +49,10 @@ In its own folder, demo-output, it replaces them each time.
         photos = {name: load_image(path) for name, path in samples().items()}
         whole = {name: opened.prepare.whole(photo) for name, photo in photos.items()}
         inputs = {name: opened.prepare(photo)[0] for name, photo in photos.items()}
-        found = {name: explain(opened.model, inputs[name]) for name in ("espresso", "cat")}
+        found = {name: explain(opened.model, inputs[name], method="auto") for name in ("espresso", "cat")}
         for name, result in found.items():
             rendering.save(result.figure(photo=whole[name]), paths[f"{name}.png"])
-        three = explain(opened.model, inputs["cat"], target=targets.top(3))
+        three = explain(opened.model, inputs["cat"], target=targets.top(3), method="auto")
         rendering.save(
             side_by_side([three], opened.name, rendering.Display(), targets=range(3), photo=whole["cat"]),
             paths["cat-classes.png"],

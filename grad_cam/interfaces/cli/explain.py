@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 import typer
 
 from ..common import Opened, refuse_existing, slug, unique_slugs
-from .console import Bars, collected_warnings, print_json, say
+from .console import Bars, collected_warnings, print_json, print_notes, say
 from .edge import command
 from .options import (
+    DRAWINGS,
     FLAG,
     MODEL,
     OUT,
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
     from ...rendering import Display
 
 
-DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
-"""Suffixes that make the argument of -o a file."""
-
-
 @dataclass(frozen=True)
 class ExplainOptions(MethodOptions):
     """How the map is made, at which layers, and what it is compared with."""
@@ -57,13 +54,15 @@ class ExplainOptions(MethodOptions):
         str,
         method_option(
             "METHOD[,...]",
-            "See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours.",
+            "See [cyan]grad-cam methods[/]; several are compared. Or module:function, a function of yours. Default: "
+            "auto, what measures best; with a layer or --eigen-smooth grad_cam.",
         ),
-    ] = "grad_cam"
+    ] = ""
     layer: Annotated[
         list[str] | None,
         option("--layer", "-l", panel=WHAT, metavar="LAYER",
-               help="Module path or layer_idx, repeat for several; default: the last layer with a map."),
+               help="Module path or layer_idx, repeat for several; default: what auto takes, or the last layer with a "
+               "map."),
     ] = None  # fmt: skip
     fuse: Annotated[
         str | None,
@@ -81,6 +80,11 @@ class ExplainOptions(MethodOptions):
                help="Ask the model whether the score depends on what the map marks: one sentence, 40 forward passes.",
                **FLAG),
     ] = False  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """The methods named, or the one that is taken where none is."""
+        return super().names if self.method else ["grad_cam" if self.layer or self.eigen_smooth else "auto"]
 
     def check(self) -> None:
         """Refuses what contradicts itself."""
@@ -150,6 +154,7 @@ A photo that fails does not stop the others.
       grad-cam explain photos/ -m resnet50 --layer layer3 --top 3
       grad-cam explain cat.jpg --method grad_cam,hires_cam,eigen_cam
       grad-cam explain cat.jpg -x layer_cam -l blocks.1 -l blocks.3 -l blocks.6 --fuse max
+      grad-cam explain street.jpg -m torchvision/fasterrcnn_resnet50_fpn --boxes top:5
       grad-cam explain cat.jpg --why tabby --rather-than "tiger cat"
       grad-cam explain x.png -m my.models:build --checkpoint best.pth --classes names.txt
     """
@@ -206,10 +211,11 @@ class _Job:
         images = torch.cat([photo.tensor for photo in photos])
         target, first = self.target(images), self.methods[0]
         control = METHODS["random_cam"]
+        quick = first.quick and self.how.arguments.get("cost") != "unlimited"
         with collected_warnings() as warnings:
-            found = self._maps(first, photos, target, bars) if first.one_pass else self._maps(control, photos, target)
+            found = self._maps(first, photos, target, bars) if quick else self._maps(control, photos, target)
             self._refuse_existing(photos, found)
-            results = found if first.one_pass else self._maps(first, photos, target, bars)
+            results = found if quick else self._maps(first, photos, target, bars)
             for method in self.methods[1:]:
                 results = results + self._maps(method, photos, target, bars)
             if self.how.control:
@@ -344,7 +350,7 @@ class _Job:
             "note": photo.whole.note,
             "predictions": guesses(results[0], self.opened, b),
             "explanations": explanations,
-            "warnings": warnings,
+            "warnings": [*photo.notes, *warnings],
             "files": files,
         }
 
@@ -363,5 +369,4 @@ def _print_result(result: dict[str, Any]) -> None:
             say(f"  {e['target']}, {e['method']} at {e['layer']}: {e['evidence']['sentence']}")
     for path in result["files"]:
         say("  ", (path, "green"))
-    for warning in result["warnings"]:
-        say((f"  Note: {warning}", "yellow"), err=True)
+    print_notes(result["warnings"])

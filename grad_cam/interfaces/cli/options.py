@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WHAT, LOOK, MODEL, OUT = "What to explain", "How it looks", "The model", "Output"
 FLAG: dict[str, Any] = {"metavar": " "}  # nothing, where some versions of typer say <bool>
 NAMES = "timm name, torchvision/NAME, hf:ID, demo or module:function."
+DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
+"""Suffixes that make the argument of -o a file."""
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -143,6 +145,17 @@ class TargetOptions:
         option("--text", panel=WHAT, metavar="TEXT",
                help="For models of image and text: what the photo is compared with, repeat for several."),
     ] = None  # fmt: skip
+    boxes: Annotated[
+        list[str] | None,
+        option("--boxes", panel=WHAT, metavar="top:K|N|L,T,R,B",
+               help="For detectors: the K likeliest boxes, or one by number or place in pixels, repeat for several."),
+    ] = None  # fmt: skip
+    score: Annotated[
+        str | None,
+        option("--score", panel=WHAT, metavar="class|objectness|edge|...",
+               parser=one_of("class", "objectness", "edge", "left", "top", "right", "bottom", "similarity"),
+               help="With --boxes: what is explained of a box; default: its class."),
+    ] = None  # fmt: skip
     top: Annotated[int | None, option("--top", "-k", panel=WHAT, metavar="K", help="The K likeliest classes.")] = None
     why: Annotated[
         str | None,
@@ -159,15 +172,38 @@ class TargetOptions:
 
     def check(self) -> None:
         """Refuses options that contradict each other."""
-        chosen = {"--class": self.class_, "--text": self.text, "--top": self.top, "--rather-than": self.rather_than}
+        chosen = {
+            "--class": self.class_,
+            "--text": self.text,
+            "--boxes": self.boxes,
+            "--top": self.top,
+            "--rather-than": self.rather_than,
+        }
         given = [name for name, value in chosen.items() if value not in (None, [])]
         given += ["--counterfactual"] * (self.counterfactual and self.rather_than is not None)
         if len(given) > 1:
             raise typer.BadParameter(f"{' and '.join(given)} contradict each other: give one of them")
+        if self.score is not None and not self.boxes:
+            raise typer.BadParameter("--score needs --boxes, such as --boxes top:5")
+        if self.boxes:
+            self._boxes  # noqa: B018 (what is no box is refused now)
         if self.why is not None and self.rather_than is None:
             raise typer.BadParameter("--why A needs --rather-than B")
         if self.top is not None and self.top < 1:
             raise typer.BadParameter(f"--top {self.top}: give 1 or more")
+
+    @property
+    def _boxes(self) -> int | list[int | list[float]]:
+        """The boxes that are explained: how many of the likeliest, or each by number or place."""
+        asked = list(dict.fromkeys(self.boxes or ()))
+        try:
+            if asked[0].startswith("top:") and len(asked) == 1 and int(asked[0][4:]) > 0:
+                return int(asked[0][4:])
+            return [_box(one) for one in asked]
+        except ValueError:
+            raise typer.BadParameter(
+                f"--boxes {' '.join(asked)}: give top:5 alone, or numbers, or left,top,right,bottom in pixels"
+            ) from None
 
     def resolve(self, opened: Opened, top: int | None = None) -> Callable[[Tensor], Any]:
         """Looks the classes up in the model.
@@ -184,6 +220,9 @@ class TargetOptions:
         if self.text:
             compared = targets.text(list(dict.fromkeys(self.text)))
             return lambda images: compared
+        if self.boxes:
+            drawn = targets.boxes(self._boxes, self.score or "class")  # type: ignore[arg-type]
+            return lambda images: drawn
         count = loading.class_count(opened.model)
         if self.top is not None and count is not None and self.top > count:
             raise typer.BadParameter(f"--top {self.top}: give 1 to {count}, the number of classes")
@@ -210,6 +249,13 @@ class TargetOptions:
             return [[targets.negative(k) for k in row] for row in found.tolist()]
 
         return against_the_likeliest
+
+
+def _box(text: str) -> int | list[float]:
+    parts = text.split(",")
+    if len(parts) not in (1, 4):
+        raise ValueError(text)
+    return int(text) if len(parts) == 1 else [float(part) for part in parts]
 
 
 @dataclass(frozen=True)

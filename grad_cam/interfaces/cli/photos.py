@@ -12,7 +12,7 @@ import typer
 
 from ...errors import GradCamError
 from ..common import Opened, one_line, unique_slugs
-from .console import Bars, bars, print_error, say
+from .console import Bars, bars, print_error, print_notes, say
 from .edge import FAILED, SOME_FAILED, debugging
 from .parsing import find_pictures
 
@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 
 
 class Photo(NamedTuple):
-    """A photo: the name given, the stem of its output files, what the model takes (1, C, H, W), how much, and where."""
+    """A photo on its way into the model.
+
+    Attributes:
+        path: The name given.
+        stem: What its output files begin with.
+        tensor: What the model takes, (1, C, H, W).
+        whole: How much of it the model sees.
+        geometry: And where that lies in the file.
+        notes: How the file was read, where that is not plain.
+    """
 
     path: str
     stem: str
     tensor: Tensor
     whole: WholePhoto
     geometry: Geometry
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -82,6 +92,8 @@ class Photos:
                 if show is not None:
                     for result in results:
                         show(result)
+                else:
+                    print_notes([note for photo in ready for note in photo.notes])
                 shown.advance(len(paths))
 
     def _together(self, photos: list[Photo], work: Callable[[list[Photo]], list[Any]]) -> list[Any]:
@@ -119,8 +131,9 @@ class Photos:
 
 
 def _read(opened: Opened, path: str, stem: str) -> list[Photo]:
-    from ...loading import load_image
+    from ...loading import read_image
 
-    image = load_image(path)
+    image, notes = read_image(path)
     prepare = opened.prepare
-    return [Photo(path, stem, prepare(image)[0], prepare.whole(image), prepare.geometry(image, Path(path).name))]
+    where = prepare.geometry(image, Path(path).name)
+    return [Photo(path, stem, prepare(image)[0], prepare.whole(image), where, notes)]

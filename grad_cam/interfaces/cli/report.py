@@ -5,13 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..common import refuse_existing
+import typer
+
+from ..common import Opened, refuse_existing
 from .console import Bars, say
 from .edge import command
 from .options import (
+    FLAG,
     OUT,
+    WHAT,
     Depth,
     Force,
     Images,
@@ -28,6 +32,9 @@ from .photos import Photo, Photos
 from .results import SHOWN
 from .sweep import run_sweep
 
+if TYPE_CHECKING:
+    from ... import Sweep
+
 
 @command("report")
 def report(
@@ -41,6 +48,16 @@ def report(
     output: Annotated[Path, option("--output", "-o", panel=OUT, metavar="FILE", help="The page to write.")] = Path(
         "report.html"
     ),
+    evidence: Annotated[
+        bool,
+        option(
+            "--evidence",
+            panel=WHAT,
+            help="Ask the model whether the score depends on what the deepest map of a class marks: a sentence under "
+            "it, 40 forward passes.",
+            **FLAG,
+        ),
+    ] = False,
     force: Force = False,
     show: Show = False,
 ) -> None:
@@ -64,23 +81,40 @@ It explains the three likeliest classes of every photo unless an option says oth
     from ...rendering.report import report_of, write_report
 
     display = look.display
-    how.found()
+    if how.found()[0].gives != "map" and evidence:
+        raise typer.BadParameter(f"--evidence: {how.method} makes concepts, which explain no score; leave it out")
     opened = model.open()
     classes = target.resolve(opened, SHOWN)
 
     def work(some: list[Photo], bars: Bars) -> list[Any]:
         (photo,) = some
-        found = run_sweep(opened, photo.tensor, classes(photo.tensor), depth, how, bars)
-        return [(photo.path, photo.whole, found)]
+        explained = classes(photo.tensor)
+        found = run_sweep(opened, photo.tensor, explained, depth, how, bars)
+        return [(photo.path, photo.whole, _judged(opened, found, explained) if evidence else {}, found)]
 
     photos.go(opened, work)
     if photos.done:
-        names, wholes, sweeps = zip(*photos.done, strict=True)
+        names, wholes, said, sweeps = zip(*photos.done, strict=True)
         call = shlex.join(["grad-cam", *sys.argv[1:]])
-        page = report_of(*sweeps, names=names, photos=wholes, model=model.model, call=call, display=display)
+        page = report_of(
+            *sweeps, names=names, photos=wholes, evidence=said, model=model.model, call=call, display=display
+        )  # fmt: skip
         write_report(page, output, force)
         count = len(names)
         say((str(output), "green"), f"  {count} photo{'s' * (count > 1)}, {len(page.layers)} layers")
         if show:
             open_viewer([output])
     photos.finish()
+
+
+def _judged(opened: Opened, found: Sweep, explained: Any) -> dict[tuple[int, str], str]:
+    """The evidence for the deepest map of each target that marks anything, by its number and the name of the layer."""
+    from ... import evidence
+
+    said, known = {}, {stage.name for stage in found.stages}
+    for k in range(len(found[0].target[0])):
+        marking = [e for e in found if float(e.raw(0, k).max()) > 0]
+        deepest = ([e for e in marking if e.layer.name not in known] or marking)[-1:]  # the one the page opens with
+        for e in deepest:
+            said[k, e.layer.name] = str(evidence(opened.model, e, 0, k, explained=explained))
+    return said

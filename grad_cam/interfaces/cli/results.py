@@ -80,7 +80,7 @@ def side_by_side(
     first = results[0]
     pairs = [(e, k) for k in targets for e in results]
     size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
-    heats = [display.heat(raw_map(e, b, k), size) for e, k in pairs]
+    heats = [display.heat(e.on_picture(b, k), size) for e, k in pairs]
 
     def facts(e: Explanation, k: int) -> tuple[str, str, str]:
         title = METHODS[e.method].title if e.method in METHODS else e.method
@@ -98,6 +98,7 @@ def side_by_side(
     return rendering.comparison(
         first.pictures[b], [heat.values for heat in heats], captions, title=title,
         notes=[e.note(b, k) for e, k in pairs], scales=[(heat.low, heat.high) for heat in heats], photo=photo,
+        marks=[e.mark(b, k) for e, k in pairs],
         display=display,
     )  # fmt: skip
 

@@ -14,7 +14,20 @@ import typer
 from ..common import Opened
 from .console import console, print_json, say
 from .edge import SOME_FAILED, STOPPED, command
-from .options import FLAG, MODEL, OUT, WHAT, Json, MethodOptions, ModelOptions, TargetOptions, method_option, option
+from .options import (
+    FLAG,
+    MODEL,
+    OUT,
+    WHAT,
+    Json,
+    LookOptions,
+    MethodOptions,
+    ModelOptions,
+    TargetOptions,
+    method_option,
+    option,
+)  # fmt: skip
+from .parsing import one_of
 
 if TYPE_CHECKING:
     from ...folders import Rows
@@ -64,6 +77,7 @@ def run(
     ],
     target: TargetOptions,
     how: RunOptions,
+    look: LookOptions,
     model: ModelOptions,
     output: Annotated[Path, option("--output", "-o", panel=OUT, metavar="OUT", help="The folder to write.")],
     batch_size: Annotated[
@@ -75,11 +89,40 @@ def run(
     shard: Annotated[
         int, option("--shard", panel=OUT, metavar="N", min=1, help="Pictures in one Parquet file, at most.")
     ] = 1000,
+    overlays: Annotated[
+        bool, option("--overlays", panel=OUT, help="Write every map over its picture, too.", **FLAG)
+    ] = False,
+    sheet: Annotated[
+        bool,
+        option("--sheet/--no-sheet", panel=OUT, show_default=False,
+               help="A page over all rows, index.html (default), or none.", **FLAG),
+    ] = True,
+    export: Annotated[
+        list[str] | None,
+        option("--export", panel=OUT, metavar="masks|coco", parser=one_of("masks", "coco"),
+               help="Write what the maps mark as PNG masks or COCO annotations; repeat for both."),
+    ] = None,
+    fast: Annotated[
+        bool,
+        option("--fast", panel=MODEL, help="A quicker model, as far as its maps stay the same.", **FLAG),
+    ] = False,
+    engine: Annotated[
+        str,
+        option("--engine", panel=MODEL, metavar="local|ray", parser=one_of("local", "ray"),
+               help="This process, or Ray Data on this machine or a cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None, option("--address", panel=MODEL, metavar="ADDRESS", help="Of a Ray cluster, with --engine ray.")
+    ] = None,
+    actors: Annotated[
+        int | None, option("--actors", panel=MODEL, metavar="N", min=1, help="Processes of --engine ray that explain.")
+    ] = None,
     as_json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Explain thousands of pictures, and keep every map and every fault.
 
-    OUT gets Parquet files with one row for each map. The command can be stopped, by Ctrl-C or without warning: given \
+    OUT gets Parquet files with one row for each map, and index.html to look through. \
+The command can be stopped, by Ctrl-C or without warning: given \
 again, it goes on where it was. Every picture ends as a map or as an error with its reason. \
 A table has a column path, and may have class, box (left top right bottom) and mask.
 
@@ -91,9 +134,11 @@ A table has a column path, and may have class, box (left top right bottom) and m
     target.check()
     how.check()
     model.check()
+    look.display  # noqa: B018 (a colormap that does not exist is refused now)
     (method,) = how.found()
     from ... import run as run_folder
     from ...folders import Interrupted
+    from ...folders import export as export_rows
 
     opened = model.open()
     wanted = _target(target, opened)
@@ -106,12 +151,16 @@ A table has a column path, and may have class, box (left top right bottom) and m
             rows = run_folder(
                 opened.model, source, output, layer=how.layers, target=wanted, method=method, of_class=how.of_class,
                 evidence=how.evidence, preprocessing=opened.prepare, batch_size=batch_size, workers=workers,
-                shard=shard, progress=progress, notify=note, **how.arguments,
+                shard=shard, overlays=overlays, sheet=sheet, display=look.display, progress=progress, notify=note,
+                fast=fast, engine=engine, address=address, actors=actors,
+                **how.arguments,
             )  # fmt: skip
+            for kind in dict.fromkeys(export or ()):
+                say((str(export_rows(rows, kind)), "green"), err=as_json)
     except Interrupted as stopped:
         say((f"Stopped: {stopped}.", "bold red"), err=True)
         raise typer.Exit(STOPPED) from None
-    _finish(rows, as_json)
+    _finish(rows, as_json, sheet)
 
 
 def _target(given: TargetOptions, opened: Opened) -> Any:
@@ -173,13 +222,15 @@ def _progress() -> Iterator[Progress | None]:
         yield step
 
 
-def _finish(rows: Rows, as_json: bool) -> None:
+def _finish(rows: Rows, as_json: bool, sheet: bool) -> None:
     """Says what came out; ends with the code for some that failed."""
     failed = rows.errors.to_pylist()
     if as_json:
         print_json({"out": str(rows.path), "inputs": rows.done, "rows": len(rows), "failed": failed})
     else:
         say((str(rows.path), "green"), f"  {rows.done} pictures, {len(rows) - len(failed)} maps, {len(failed)} failed")
+        if sheet:
+            say((str(rows.path / "index.html"), "green"), "  to look through")
         for one in failed[:SHOWN]:
             say((f"  {one['path']}: {one['error']}", "red"), err=True)
         if len(failed) > SHOWN:

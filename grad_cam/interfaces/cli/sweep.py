@@ -12,9 +12,21 @@ import typer
 from rich.text import Text
 
 from ..common import Opened, refuse_existing, slug, unique_slugs
-from .console import Bars, bars, busy, console, print_json, say, table
+from .console import Bars, bars, busy, console, print_json, print_notes, say, table
 from .edge import command
-from .options import OUT, Depth, Force, Json, LookOptions, MethodOptions, ModelOptions, Show, TargetOptions, option
+from .options import (
+    DRAWINGS,
+    OUT,
+    Depth,
+    Force,
+    Json,
+    LookOptions,
+    MethodOptions,
+    ModelOptions,
+    Show,
+    TargetOptions,
+    option,
+)
 from .parsing import check_folder, find_pictures, open_viewer
 from .results import guesses, print_predictions, rounded
 
@@ -35,7 +47,14 @@ def sweep(
     model: ModelOptions,
     depth: Depth = "auto",
     output: Annotated[
-        Path, option("--output", "-o", panel=OUT, metavar="DIR", help="Folder for the folder with the pictures.")
+        Path,
+        option(
+            "--output",
+            "-o",
+            panel=OUT,
+            metavar="DIR|FILE",
+            help="Folder for the folder with the pictures; or a file for the figure alone.",
+        ),
     ] = Path("grad-cam-output"),
     force: Force = False,
     show: Show = False,
@@ -58,39 +77,37 @@ agrees with the last one (correlation).
     paths, missing = find_pictures([image])
     if missing or len(paths) != 1:
         raise FileNotFoundError(f"there is no file {image!r}" if missing else f"{image!r} is a folder: give one photo")
-    folder = check_folder(output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(how.method)}"
-    from ...loading import load_image
+    file = output if output.suffix.lower() in DRAWINGS and not output.is_dir() else None
+    if file is not None:
+        refuse_existing([file], force)
+    folder = check_folder(output.parent if file else output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(how.method)}"
+    from ...loading import read_image
 
     method, display = how.found()[0], look.display
-    picture = load_image(paths[0])
+    picture, notes = read_image(paths[0])
     opened = model.open()
-    tensor, _ = opened.prepare(picture)
+    tensor, whole = opened.prepare(picture)[0], opened.prepare.whole(picture)
     with busy("Going through the layers") if method.one_pass else contextlib.nullcontext(), bars() as shown:
         found = run_sweep(opened, tensor, target.resolve(opened)(tensor), depth, how, shown)
-    whole = opened.prepare.whole(picture)
-    files, movies = _write(found, folder, display, force, whole)
-    figures = [path for path in files if path.stem.startswith("sweep")]
-    likeliest = guesses(found[0], opened)
+    files = _write_figure(found, file, display, force, whole) if file else _write(found, folder, display, force, whole)
+    shown_first = [path for path in files if file or path.stem.startswith("sweep")]
+    result = {
+        "model": model.model, "image": image, "note": whole.note,
+        "predictions": guesses(found[0], opened), **_rows(found),
+        "files": list(map(str, files)), "warnings": notes,
+    }  # fmt: skip
     if as_json:
-        written = [str(path) for path in (*files, *movies)]
-        print_json(
-            {
-                "model": model.model,
-                "image": image,
-                "note": whole.note,
-                "predictions": likeliest,
-                **_rows(found),
-                "files": written,
-            }
-        )
+        print_json(result)
     else:
-        print_predictions(image, likeliest)
+        print_predictions(image, result["predictions"])
         _print_table(found)
-        for path in (*figures, *movies):
+        for path in shown_first:
             say("  ", (str(path), "green"))
-        say("  ", (f"{folder}{os.sep}00-…", "green"), f"  {len(files) - len(figures)} overlays")
+        if file is None:
+            say("  ", (f"{folder}{os.sep}00-…", "green"), f"  {len(files) - len(shown_first)} overlays")
+        print_notes(notes)
     if show:
-        open_viewer([*figures, *movies])
+        open_viewer(shown_first)
 
 
 def run_sweep(opened: Opened, images: Tensor, target: Any, depth: str, how: MethodOptions, shown: Bars) -> Sweep:
@@ -105,9 +122,17 @@ def run_sweep(opened: Opened, images: Tensor, target: Any, depth: str, how: Meth
     return found
 
 
-def _write(
-    found: Sweep, folder: Path, display: Display, force: bool, photo: WholePhoto
-) -> tuple[list[Path], list[Path]]:
+def _write_figure(found: Sweep, path: Path, display: Display, force: bool, photo: WholePhoto) -> list[Path]:
+    """Writes the figure of one class into the file named."""
+    from ... import rendering
+
+    classes = len(found[0].target[0])
+    if classes > 1:
+        raise typer.BadParameter(f"-o {path} is one file for {classes} classes: give a folder")
+    return [rendering.save(found.figure(0, 0, photo=photo, display=display), path, force=force)]
+
+
+def _write(found: Sweep, folder: Path, display: Display, force: bool, photo: WholePhoto) -> list[Path]:
     """Writes figures and overlays, and the animations."""
     from ... import rendering
 
@@ -125,7 +150,7 @@ def _write(
             rendering.save(draw(), path, force=force)
         for k, path in enumerate(movies):
             found.animate(path, 0, k, force=force, display=display)
-    return list(jobs), movies
+    return [*jobs, *movies]
 
 
 def _rows(found: Sweep) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pathlib
 
 from ... import METHODS, Explanation
 from ...loading import WholePhoto
-from ...rendering import data_uri, noted
+from ...rendering import Display, data_uri, noted
 from ..common import one_line
 from .state import Choice, ExplorerState
 
@@ -61,18 +61,22 @@ def failed(choice: Choice, error: BaseException) -> str:
     return alert(f"{_title(choice)}: {one_line(error)}")
 
 
-def caption(state: ExplorerState, choice: Choice, one: Explanation) -> str:
-    """What the picture shows: class, method, layer, size of the map, and what is unusual about it."""
+def caption(state: ExplorerState, choice: Choice, one: Explanation, display: Display) -> str:
+    """What the picture shows: class, method, layer, size of the map, its colours, and what is unusual about it."""
     chance = state.percentage(choice.target)
     first = f"<b>{html.escape(state.label(choice.target))}</b>{f', {chance}' if chance else ''}"
     where = ["the whole network" if METHODS[choice.method].scope == "network" else "the input"]
+    if choice.method == "auto":
+        where = [html.escape(one.title().partition("\n")[2])]
     if choice.layer is not None:
         layer = state.layers[choice.layer]
         where = [text for text in (layer.name, layer.type) if text]
     where.append(f"map {one.map.shape[-2]} × {one.map.shape[-1]}")
     if choice.layer is not None and layer.layer_idx is not None:
         where.append(f"layer_idx {layer.layer_idx}")
-    lines = [f"{first} — {html.escape(METHODS[choice.method].title)}", quiet(" · ".join(where))]
+    low, high = display.ends(one.raw(), (state.picture.height, state.picture.width))
+    colours = f"Colours: {low} to {high}, in units of the score"
+    lines = [f"{first} — {html.escape(METHODS[choice.method].title)}", quiet(" · ".join(where)), quiet(colours)]
     note = one.note()
     return "<br>".join(lines if note is None else [*lines, alert(f"{noted('The map', note)}.")]) + _used(state.whole)
 

@@ -99,7 +99,9 @@ class ExplorerState:
 
     def _named(self, layer: SupportsIndex | str | nn.Module | None) -> str:
         """The name that the layer to begin with has on the slider."""
-        found = explain(self._model, self._tensor, layer=layer, reshape_transform=self._reshape).layer
+        found = explain(
+            self._model, self._tensor, layer=layer, method="grad_cam", reshape_transform=self._reshape
+        ).layer
         for choice in self.layers.values():
             if choice.name == found.name or (choice.layer_idx is not None and choice.layer_idx == found.layer_idx):
                 return choice.name
@@ -150,8 +152,8 @@ class ExplorerState:
     # -- what is shown
 
     def render(self, one: Explanation, display: Display, view: str = "overlay") -> Image.Image:
-        """The picture of an explanation; `view` is "overlay" or "heatmap"."""
-        if view == "overlay":
+        """The picture of an explanation; `view` is "heatmap" or, for its overlay, anything else."""
+        if view != "heatmap":
             return display.overlay(self.picture, one.raw())
         return Image.fromarray(rendering.colorize(one.heatmap(display)[0], display.colormap))
 

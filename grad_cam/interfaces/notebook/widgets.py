@@ -24,7 +24,7 @@ def explore(
     *,
     layer: SupportsIndex | str | nn.Module | None = None,
     target: Any = None,
-    method: str = "grad_cam",
+    method: str | None = None,
     layers: str | Sequence[int | str | nn.Module] = "auto",
     threshold: float = Display.threshold,
     smoothing: float | None = None,
@@ -45,7 +45,7 @@ def explore(
         layer: Layer to begin with: layer_idx, module path or module; None takes the default of `explain`.
         target: Class to begin with: index or name, or any target that gives one score per image; None is the predicted
             class.
-        method: A name from `METHODS`.
+        method: A name from `METHODS`; None is "auto", or Grad-CAM where a layer, layers or a layout are given.
         layers: What the slider offers, as for `sweep`: "auto" (the blocks where there are any, else the stages),
             "blocks", "stages" (top-level children), or a list of layers.
         threshold: Fraction of the maximum under which the heatmap is floored.
@@ -70,7 +70,8 @@ def explore(
         raise ImportError(
             "grad_cam.explore needs ipywidgets, which is not installed: pip install 'gradcam-layers[notebook]'"
         ) from error
-    entry = find(method)
+    usual = "auto" if layer is None and reshape_transform is None and layers == "auto" else "grad_cam"
+    entry = find(usual if method is None else method)
     if entry.gives != "map":
         raise MethodError(f"the explorer shows one map at a time, {entry.name} gives several: use grad_cam.explain")
     display = Display(threshold, smoothing, alpha, colormap)
@@ -99,7 +100,7 @@ class Explorer:
         smoothing: Slider, sigma in pixels.
         alpha: Slider, opacity.
         colormap: Picker.
-        view: "overlay" or "heatmap".
+        view: "overlay" (evidence for the class), "signed" (for and against) or "heatmap".
         picture: The picture as PNG.
     """
 
@@ -156,7 +157,8 @@ class Explorer:
 
     @property
     def _display(self) -> Display:
-        return Display(self.threshold.value, self.smoothing.value, self.alpha.value, self.colormap.value)
+        view: Any = "signed" if self.view.value == "signed" else "positive"
+        return Display(self.threshold.value, self.smoothing.value, self.alpha.value, self.colormap.value, view)
 
     def _request(self, _: Any = None) -> None:
         """Requests the map of what is chosen."""
@@ -206,7 +208,7 @@ class Explorer:
         with self._requests.lock:  # the pool may draw, too
             choice, one = self._shown
             self.picture.value = rendering.png_bytes(self._state.render(one, self._display, self.view.value))
-            self._caption.value = markup.caption(self._state, choice, one)
+            self._caption.value = markup.caption(self._state, choice, one, self._display)
             self._code.value = markup.code(self.call)
 
     # -- layout
@@ -238,7 +240,8 @@ class Explorer:
         colormaps = list(dict.fromkeys((*rendering.COLORMAPS, display.colormap)))
         self.colormap: Any = widgets.Dropdown(options=colormaps, value=display.colormap, description="Colours", **named)
         self.view: Any = widgets.ToggleButtons(
-            options=[("Overlay", "overlay"), ("Heatmap", "heatmap")],
+            options=[("Overlay", "overlay"), ("Signed", "signed"), ("Heatmap", "heatmap")],
+            tooltips=["evidence for the class", "evidence for and against the class", "the colours alone"],
             style={"button_width": "92px"},
             layout={"margin": "4px 2px 2px 84px"},
         )

@@ -8,7 +8,7 @@ import io
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ... import rendering
@@ -61,15 +61,12 @@ class Drawing(rendering.Display):
         """Colours of the scale from low to high, for a style sheet."""
         return ["#{:02x}{:02x}{:02x}".format(*map(int, c)) for c in rendering.palette(self.colormap, self.view)[::17]]
 
-    def ends(self, map: NDArray[np.float32], size: tuple[int, int]) -> tuple[str, str]:
+    def ends(self, map: ArrayLike, size: tuple[int, int]) -> tuple[str, str]:
         """What the ends of the scale stand for, in units of the score, for a picture of a height and width."""
-        if self.raw:
-            largest = float(np.abs(map).max())
-            return number(-largest), number(largest)
-        heat = self.heat(map, size)
-        if self.view == "signed":
-            return f"against {number(heat.low)}", f"{number(heat.high)} for"
-        return f"≤ {number(heat.low)}" if heat.high else "0", number(heat.high)
+        if not self.raw:
+            return super().ends(map, size)
+        largest = float(np.abs(map).max())
+        return number(-largest), number(largest)
 
 
 def npy_uri(map: NDArray[np.float32]) -> str:

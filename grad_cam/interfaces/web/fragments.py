@@ -26,6 +26,7 @@ __all__ = [
 
 TOP = 5  # classes with a bar
 LISTED = 1000  # classes to choose from; a model with more offers its likeliest
+_OWN_SCALES = "Every picture has a scale of its own."
 NUMBERS = 16  # largest side of a map whose values are listed
 _FOLDERS = re.compile(r"""(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s'"/\\]+[\\/])+""")  # of a path from the root
 
@@ -91,7 +92,7 @@ def photo(view: View) -> str:
     height, width = view.size
     name, (whole, used) = view.controls.photo.stem, view.whole
     around = "" if whole is None else data_uri(whole, "jpeg")
-    return _html("photo", data_uri(Image.fromarray(view.seen), "jpeg"), name, width, height, around, used)
+    return _html("photo", data_uri(Image.fromarray(view.seen), "jpeg"), name, width, height, around, used, view.notes)
 
 
 def headline(view: View) -> str:
@@ -99,7 +100,10 @@ def headline(view: View) -> str:
     sure = view.target is not None and view.logits.size > 1
     chance = percentage(float(probabilities(view.logits)[view.target])) if sure else ""
     method = view.controls.method
-    return _html("headline", view.word, chance, METHODS[method].title, view.layer if of_layer(method) else None)
+    found = view.result
+    taken = found.taken if method == "auto" and isinstance(found, Computed) else ""
+    layer = view.layer if of_layer(method) else None
+    return _html("headline", view.word, chance, METHODS[method].title, layer, taken)
 
 
 def layer(view: View) -> str:
@@ -141,6 +145,7 @@ def result(view: View, drawing: Drawing) -> str:
         data_uri(drawing.picture(view.seen, map)), f"{title} for {view.word} at {view.place}, over the picture",
         drawing.ramp(), *drawing.ends(map, view.size), facts, rows, f"{file}.png", f"{file}.npy", npy_uri(map),
         f"This map is {note}: nothing speaks for {view.word}." if note else "",
+        view.evidence.get(view.key(method, view.layer), ""),
     )  # fmt: skip
 
 
@@ -153,7 +158,7 @@ def method_cards(view: View, drawing: Drawing) -> str:
         about = [f"{entry.source}; the same for every {' and '.join(same)}" if same else entry.source]
         current = method == view.controls.method
         cards.append(_card(view, view.result_of(method, view.layer), drawing, entry.title, about, method, current))
-    return _html("cards", cards, "" if cards else "Choose one or more methods.")
+    return _html("cards", cards, _OWN_SCALES if cards else "Choose one or more methods.")
 
 
 def layer_cards(view: View, drawing: Drawing) -> str:
@@ -172,7 +177,9 @@ def layer_cards(view: View, drawing: Drawing) -> str:
             about += [] if math.isnan(agreement) else [f"{agreement:.2f}".replace("-", "−")]
         cards.append(_card(view, found, drawing, layer.name, about, str(i), i == position))
     said = "From shallow to deep. The number at the right is the agreement with the last layer's map, a correlation."
-    return _html("cards", cards, f"{said} A click moves the slider.") + _html("skipped", view.opened.skipped)
+    return _html("cards", cards, f"{said} A click moves the slider. {_OWN_SCALES}") + _html(
+        "skipped", view.opened.skipped
+    )
 
 
 def _card(

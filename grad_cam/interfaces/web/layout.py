@@ -52,7 +52,7 @@ def parts(model: str) -> dict[str, Any]:
 def _source(model: str) -> dict[str, Any]:
     """The photo, the model and the class."""
     part = {}
-    gr.HTML("<h3>Photo</h3>")
+    gr.HTML("<h2>Photo</h2>")
     with gr.Row(elem_classes="gc-source"):
         part["samples"] = gr.HTML(fragments.sample_buttons(), js_on_load=_PICK, elem_id="gc-samples")
         part["upload"] = gr.File(
@@ -63,7 +63,7 @@ def _source(model: str) -> dict[str, Any]:
         list(dict.fromkeys((model, *SUGGESTED))), value=model, label="Model", elem_id="gc-model",
         info="Any timm name, torchvision/NAME or hf:OWNER/NAME", allow_custom_value=True,
     )  # fmt: skip
-    gr.HTML("<h3>Predictions</h3>")
+    gr.HTML("<h2>Predictions</h2>")
     part["predictions"] = gr.HTML(js_on_load=_PICK, elem_id="gc-predictions")
     part["target"] = gr.Dropdown([], label="Class to explain", elem_id="gc-class")
     return part
@@ -76,6 +76,9 @@ def _stage(model: str) -> dict[str, Any]:
         with gr.Tab("One layer") as part["tab layer"], gr.Row(elem_classes="gc-pictures"):
             part["seen"] = gr.HTML(elem_id="gc-seen")
             part["layer"] = gr.HTML(fragments.starting(model), js_on_load=_PICK, elem_id="gc-shown")
+            part["evidence"] = gr.Button(
+                "Ask the model how far this map holds", size="sm", elem_id="gc-evidence", visible=False
+            )  # fmt: skip
         with gr.Tab("All layers") as part["tab layers"]:
             part["layers"] = gr.HTML(js_on_load=_PICK, elem_id="gc-layers")
         with gr.Tab("Methods") as part["tab methods"]:
@@ -93,8 +96,8 @@ def _stage(model: str) -> dict[str, Any]:
 def _settings() -> dict[str, Any]:
     """The method with its options, and how its map is drawn."""
     plain, part = Drawing(), {}
-    part["method"] = gr.Dropdown(_methods(), value="grad_cam", label="Method", min_width=190, elem_id="gc-method")
-    part["advice"] = gr.HTML(fragments.advice("grad_cam"), elem_id="gc-advice")
+    part["method"] = gr.Dropdown(_methods(), value="auto", label="Method", min_width=190, elem_id="gc-method")
+    part["advice"] = gr.HTML(fragments.advice("auto"), elem_id="gc-advice")
     with gr.Row(elem_classes="gc-options"):
         for number in range(OPTIONS):
             part[f"option {number}"] = gr.Number(visible=False, min_width=80, elem_id=f"gc-option-{number}", buttons=[])

@@ -60,7 +60,7 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
     example, _ = opened.prepare(load_image(next(iter(samples().values()))))
     try:
         found = sweep(opened.model, example)
-        usual = explain(opened.model, example).layer.name
+        usual = explain(opened.model, example, method="grad_cam").layer.name
     except LayerError as error:
         raise AppError(error.what, error.given, "choose a model with a layer that has a spatial grid") from error
     layers = tuple(layer_choices(found))

@@ -19,7 +19,7 @@ from .drawing import SETTINGS
 from .errors import AppError, Superseded
 from .models import Models, OpenedModel
 from .requests import QUEUES, Visitors, queue_for
-from .updates import CHANGED, page_update, redrawn
+from .updates import CHANGED, asked, page_update, redrawn
 from .uploads import Limits, upload_folder, uploaded
 from .views import OPTIONS, TABS, Controls, option_defaults
 
@@ -116,6 +116,11 @@ class _Events:
             [control.change for control in drawing], self.redraw, [part["view"], *drawing], [part["notice"], *pictures],
             trigger_mode="always_last", concurrency_id="drawing", concurrency_limit=8, **quiet,
         )  # fmt: skip
+        gr.on(
+            [part["evidence"].click], self.ask, [part["view"], *controls, *drawing],
+            [part["view"], part["notice"], *pictures], concurrency_id="slow", concurrency_limit=QUEUES["slow"],
+            show_progress="full", show_progress_on=pictures, api_visibility="private",
+        )  # fmt: skip
         part["upload"].upload(self.upload, part["upload"], [part["photo"], part["upload"]], **quiet)
         part["samples"].click(self.sample, None, part["photo"], **quiet)
         for cards, control in (("predictions", "target"), ("layers", "position")):
@@ -171,6 +176,19 @@ class _Events:
     def redraw(self, view: Any, *values: Any) -> Any:
         settings = dict(zip(SETTINGS, values, strict=True))
         return gr.skip() if view is None else self.as_updates(redrawn(view, settings))
+
+    def ask(self, request: gr.Request, view: Any, *values: Any) -> Any:
+        """Asks the model about the map that the page shows, unless the page is about to show another one."""
+        controls, visitor = _controls(values[: len(_CONTROLS)]), str(request.session_hash)
+        if view is None or view.controls != controls:
+            return gr.skip()
+        with self.visitors.computing():
+            found = asked(view, dict(zip(SETTINGS, values[len(_CONTROLS) :], strict=True)))
+            try:
+                self.visitors.check(visitor, controls)
+            except Superseded:
+                return gr.skip()
+            return self.as_updates(found)
 
     def upload(self, path: Any) -> tuple[Any, None]:
         try:

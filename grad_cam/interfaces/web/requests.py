@@ -71,7 +71,7 @@ def queue_for(before: View | None, controls: Controls, models: Models) -> str:
     if not models.has(controls.model):
         return "models"
     methods = {controls.method, *(controls.chosen if controls.tab == "methods" else ())}
-    slow = {method for method in methods if method in METHODS and not METHODS[method].one_pass}
+    slow = {method for method in methods if method in METHODS and not METHODS[method].quick}
     if not slow:
         return "maps"
     with contextlib.suppress(ValueError, TypeError):  # what is out of range is answered without computing

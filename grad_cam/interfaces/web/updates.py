@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
-from ... import rendering
+from ... import METHODS, rendering
 from ..common import one_line
 from . import fragments
 from .drawing import Drawing
 from .errors import Superseded
 from .models import OpenedModel
 from .uploads import Limits
-from .views import OPTIONS, Controls, Progress, View, of_layer, option_defaults, view_for
+from .views import OPTIONS, Controls, Progress, View, of_layer, option_defaults, view_for, with_evidence
 
-__all__ = ["CHANGED", "page_update", "redrawn"]
+__all__ = ["CHANGED", "asked", "page_update", "redrawn"]
 
 CHANGED = (
     "view", "notice", "headline", "predictions", "where", "advice", "seen", "layer", "layers", "methods", "along",
-    "photo", "model", "position", "target", "method", "chosen", "smoothing",
+    "photo", "model", "position", "target", "method", "chosen", "smoothing", "evidence",
 )  # fmt: skip
 """The parts of the page that `page_update` may change, besides "option 0", "option 1" and so on."""
 
@@ -88,7 +88,19 @@ def _changed(before: View | None, view: View, drawing: Drawing) -> dict[str, Any
             parts[f"option {number}"] = {"visible": False}
     methods = (controls.method, *(controls.chosen if controls.tab == "methods" else ()))
     parts["along"] = {"visible": any(map(of_layer, methods))}
+    parts["evidence"] = {"visible": METHODS[controls.method].gives == "map" and view.target is not None}
     return {**parts, **_pictures(view, drawing)}
+
+
+def asked(view: View, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes on the page when the model is asked about the map under the slider."""
+    try:
+        view = with_evidence(view)
+        return {"view": view, "notice": "", **_pictures(view, Drawing.of_controls(**settings))}
+    except Exception as error:
+        if not isinstance(error, (ValueError, TypeError, NotImplementedError)):
+            _log.exception("the model could not be asked about %s", view.controls)
+        return {"notice": fragments.notice(one_line(error))}
 
 
 def _pictures(view: View, drawing: Drawing) -> dict[str, Any]:

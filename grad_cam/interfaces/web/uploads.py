@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...loading import ImageError, load_image
+from ...loading import ImageError, read_image
 from .errors import AppError
 
 __all__ = ["Limits", "read", "remove_uploads", "upload_folder", "uploaded"]
@@ -71,8 +71,8 @@ def uploaded(path: Any, folder: pathlib.Path) -> pathlib.Path:
     return found
 
 
-def read(path: pathlib.Path, limits: Limits) -> Image.Image:
-    """Reads a visitor's picture.
+def read(path: pathlib.Path, limits: Limits) -> tuple[Image.Image, tuple[str, ...]]:
+    """Reads a visitor's picture, and says how, where that is not plain.
 
     Raises:
         ImageError: It is too large, no picture or damaged; the message names the file, not where the server keeps it.
@@ -86,7 +86,8 @@ def read(path: pathlib.Path, limits: Limits) -> Image.Image:
         if width * height > limits.pixels:
             most = f"at most {limits.pixels / 1e6:g} million are taken"
             raise ImageError(f"{path} has {width} × {height} pixels, {most}: scale it down first.")
-        return load_image(path)
+        image, notes = read_image(path)
+        return image, tuple(note.replace(str(path), path.name) for note in notes)
     except FileNotFoundError:
         raise ImageError(f"{path.name} is no longer on the server: upload it again.") from None
     except ImageError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ... import METHODS, explain, sweep
+from ... import METHODS, evidence, explain, sweep
 from ...loading import WholePhoto, class_index
 from ..common import LayerChoice, one_line
 from .errors import AppError
@@ -21,7 +21,7 @@ from .uploads import Limits, read
 
 __all__ = [
     "OPTIONS", "TABS", "Computed", "Controls", "Key", "Progress", "View", "checked_options", "of_layer",
-    "option_defaults", "settled", "view_for",
+    "option_defaults", "settled", "view_for", "with_evidence",
 ]  # fmt: skip
 
 TABS = ("layer", "layers", "methods")
@@ -53,10 +53,11 @@ class Key(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """Raw signed maps (K, h, w) and their targets; more than one are concepts."""
+    """Raw signed maps (K, h, w), their targets, and what was taken and where; more than one are concepts."""
 
     maps: Map
     names: tuple[str, ...]
+    taken: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,9 +70,11 @@ class View:
         tensor: The picture as the model takes it, (1, C, H, W).
         seen: The picture as the model sees it, uint8 (H, W, 3).
         whole: The whole photo, and how much of it the model sees.
+        notes: How its file was read, where that is not plain.
         logits: (classes,).
         word: Name of the target.
         results: What is computed of this picture and class; a text where there is no map says why.
+        evidence: What the model says of those maps that were asked about, in a sentence.
     """
 
     controls: Controls
@@ -79,9 +82,11 @@ class View:
     tensor: torch.Tensor
     seen: NDArray[np.uint8]
     whole: WholePhoto = WholePhoto()
+    notes: tuple[str, ...] = ()
     logits: NDArray[np.float32] = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     word: str = ""
     results: Mapping[Key, Computed | str] = dataclasses.field(default_factory=dict)
+    evidence: Mapping[Key, str] = dataclasses.field(default_factory=dict)
 
     @property
     def layer(self) -> LayerChoice:
@@ -214,13 +219,31 @@ def view_for(
     """
     shown = settled(controls, opened, before)
     if before is not None and before.opened is opened and before.controls.photo == shown.photo:
-        results = before.results if shown.target == before.target else {}
-        view = dataclasses.replace(before, controls=shown, results=results)
+        same = shown.target == before.target
+        results, said = (before.results, before.evidence) if same else ({}, {})
+        view = dataclasses.replace(before, controls=shown, results=results, evidence=said)
     else:
-        photo = read(shown.photo, limits or Limits())
+        photo, notes = read(shown.photo, limits or Limits())
         tensor, seen = opened.prepare(photo)
-        view = View(shown, opened, tensor, np.asarray(seen), opened.prepare.whole(photo))
+        view = View(shown, opened, tensor, np.asarray(seen), opened.prepare.whole(photo), notes)
     return compute_missing_maps(view, progress)
+
+
+def with_evidence(view: View) -> View:
+    """A view with what the model says of the map under the slider, in 40 forward passes and one for the target.
+
+    Raises:
+        ValueError: There is no map of a class to ask about.
+    """
+    key, found = view.key(view.controls.method, view.layer), view.result
+    if key in view.evidence:
+        return view
+    if not isinstance(found, Computed) or len(found.maps) > 1 or view.target is None:
+        raise AppError("the model can only be asked about one map of one class", remedy="choose another method")
+    model = view.opened.model
+    asked = explain(model, view.tensor, target=view.target, layer=view.layer.name, method="random_cam")
+    asked = dataclasses.replace(asked, map=torch.from_numpy(found.maps))  # (1,h,w)
+    return dataclasses.replace(view, evidence={**view.evidence, key: str(evidence(model, asked))})
 
 
 def compute_missing_maps(view: View, progress: Progress | None = None) -> View:
@@ -234,7 +257,7 @@ def compute_missing_maps(view: View, progress: Progress | None = None) -> View:
         if isinstance(view.results.get(key), Computed):  # it came with another one
             continue
         try:
-            if progress is not None and not METHODS[key.method].one_pass:
+            if progress is not None and not METHODS[key.method].quick:
                 progress(0, 1)  # the visitor may have left while the map before was computed
             view = _computed(view, key, progress)
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
@@ -257,7 +280,8 @@ def _computed(view: View, key: Key, progress: Progress | None) -> View:
         found, keys = [explain(model, view.tensor, **given, **where, **options)], [key]
     maps = [one.map.reshape(-1, *one.map.shape[-2:]).float().cpu().numpy() for one in found]  # (K,h,w)
     names = [tuple(one.target[0]) for one in found]
-    results = dict(zip(keys, map(Computed, maps, names), strict=True))
+    taken = [one.title().partition("\n")[2] for one in found]
+    results = dict(zip(keys, map(Computed, maps, names, taken), strict=True))
     logits = found[0].logits.detach().float().cpu().numpy().reshape(len(found[0].logits), -1)[0]
     target, word = view.target, view.word
     if found[0].classes is not None:

@@ -281,7 +281,7 @@
     $("pictures").classList.toggle("sheet", sheet);
     images.forEach((image, i) => {
       const said = image.predictions.length ? `${best(image).label}, ${best(image).percentage}` : "";
-      const button = make("button", { type: "button", title: image.name, "aria-label": [image.name, said].filter(Boolean).join(": ") },
+      const button = make("button", { type: "button", title: image.name },
         make("span", { class: "small" }, make("img", { src: image.source, alt: "", width: 36, height: 36 }),
           ...(sheet ? [make("canvas", { "aria-hidden": "true" })] : [])),
         make("bdi", {}, short(image.name)), ...(sheet && said ? [make("span", { class: "said quiet" }, said)] : []));
@@ -366,6 +366,9 @@
       const note = m ? [layer.note, flat].filter(Boolean).join(" ") : "";
       $("here-note").textContent = note;
       $("here-note").hidden = !note;
+      const said = image.evidence.find(([k, at]) => k === state.target && at === state.layer);
+      $("here-evidence").textContent = said ? said[2] : "";
+      $("here-evidence").hidden = !said;
       $("layer").value = String(state.layer);
       $("layer").setAttribute("aria-valuetext", `${layer.name}, ${state.layer + 1} of ${report.layers.length}`);
       mark($("strip").children, state.layer, "aria-current");
@@ -421,7 +424,7 @@
     document.querySelector(".depth").style.setProperty("--n", String(report.layers.length));
     $("strip").replaceChildren(...report.layers.map((layer, i) => {
       const index = layer.index === null ? "–" : String(layer.index);
-      const button = make("button", { type: "button", tabindex: "-1", "aria-label": `${layer.name}, layer_idx ${index}`, title: `${layer.name} · layer_idx ${index}` },
+      const button = make("button", { type: "button", tabindex: "-1", title: `${layer.name} · layer_idx ${index}` },
         make("canvas", { "aria-hidden": "true" }), make("span", { class: "why" }), make("span", { class: "number" }, index), make("bdi", { class: "named" }, layer.name));
       button.addEventListener("click", () => chooseLayer(i));
       return button;

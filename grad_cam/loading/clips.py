@@ -1,0 +1,261 @@
+"""Reads videos and volumes, and prepares them for a model: PyAV, folders of frames, TIFF, NIfTI, DICOM.
+
+PyAV, nibabel and pydicom come with the extra `[medical]`; each is imported by the first file that needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..arguments import as_index
+from ..introspection import declares_frames
+from .geometry import Geometry
+from .images import ImageError, load_image
+from .preprocess import preprocessing
+
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+_PAGES = frozenset({".tif", ".tiff", ".gif", ".webp"})
+
+
+def load_frames(source: str | os.PathLike[str] | Sequence[Any], *, count: int | None = 16) -> NDArray[np.uint8]:
+    """Reads a video as frames, evenly spread over its length.
+
+    Args:
+        source: A video (anything PyAV decodes), an animation, a TIFF of several pages, a folder of frames in the order
+            of their names, or a list of images.
+        count: Number of frames; each stands for an equal part of the length. None keeps all.
+
+    Returns:
+        uint8 (T, H, W, 3), upright RGB.
+
+    Raises:
+        ImageError: It cannot be read, has no frames, or frames of several sizes.
+    """
+    frames = [np.asarray(each) for each in _chosen(_frames_of(source), count)]
+    if len({frame.shape for frame in frames}) > 1:
+        raise ImageError("the frames have different sizes", f"{_name(source)}", "bring them to one size")
+    return np.stack(frames)
+
+
+def load_volume(source: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Geometry]:
+    """Reads a volume with its orientation: NIfTI, a DICOM series, or a TIFF of several pages.
+
+    Args:
+        source: A `.nii` or `.nii.gz` file, a folder with the files of one DICOM series (or one file), or a TIFF.
+
+    Returns:
+        float32 (D, H, W) in its own units (DICOM rescaled), and where it lies in what is stored. A NIfTI volume is
+        turned: slices from the feet up, the front at the top, the patient's right at the left.
+
+    Raises:
+        ImageError: It cannot be read, is no volume, or holds several series.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise ImageError(f"there is no file {str(path)!r}")
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return _from_nifti(path)
+    if path.is_dir() or path.suffix.lower() in (".dcm", ".dicom", ""):
+        return _from_dicom(path)
+    if path.suffix.lower() in _PAGES:
+        with Image.open(path) as pages:
+            slices = [np.asarray(page.convert("F"), np.float32) for page in ImageSequence.Iterator(pages)]
+        return _whole(np.stack(slices), path.name)
+    raise ImageError(f"{path.name} is no volume that can be read", "", "give .nii, .nii.gz, .tif or a DICOM folder")
+
+
+def clip_tensor(model: nn.Module, frames: NDArray[np.uint8], *, name: str = "") -> tuple[Tensor, Geometry]:
+    """Prepares frames for a model of videos as `loading.preprocessing` prepares its pictures.
+
+    Args:
+        model: The model.
+        frames: uint8 (T, H, W, 3), as `load_frames` gives them.
+        name: What the video is called.
+
+    Returns:
+        (1, C, T, H, W), or (1, T, C, H, W) where the model takes frames first; and where that lies in the frames.
+    """
+    prepare = preprocessing(model)
+    made = [prepare(frame)[0] for frame in frames]  # each (1, C, H, W)
+    clip = torch.stack(made, 1)  # (1, T, C, H, W)
+    box = prepare.geometry(frames[0])
+    count = len(frames)
+    where = Geometry((count, *box.original), (0.0, *box.start), (float(count), *box.stop), name=name)
+    return clip if declares_frames(model) else clip.transpose(1, 2).contiguous(), where
+
+
+def volume_tensor(
+    volume: NDArray[np.float32], where: Geometry, size: tuple[int, int, int], *,
+    window: tuple[float, float] | None = None,
+) -> tuple[Tensor, Geometry]:  # fmt: skip
+    """Resizes a volume and brings its values to the scale of a model.
+
+    Args:
+        volume: (D, H, W), as `load_volume` gives it.
+        where: Its geometry.
+        size: Slices, height and width that the model takes.
+        window: The values that become 0 and 1, such as (-160, 240) for soft tissue in Hounsfield units; values beyond
+            are clipped. None subtracts the mean and divides by the standard deviation.
+
+    Returns:
+        (1, 1, D, H, W), and the geometry for `explain`.
+    """
+    values = torch.from_numpy(np.ascontiguousarray(volume))[None, None].float()
+    if window is not None:
+        low, high = window
+        if not low < high:
+            raise ImageError("a window goes from a lower to a higher value", f"window={window}")
+        values = ((values - low) / (high - low)).clamp(0, 1)
+    else:
+        values = (values - values.mean()) / values.std().clamp(min=1e-6)
+    return functional.interpolate(values, size, mode="trilinear", align_corners=False), where
+
+
+# --------------------------------------------------------------------------------------------------------------- frames
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, (str, os.PathLike)) else f"a list of {len(source)} images"
+
+
+def _frames_of(source: Any) -> list[Any]:
+    """All frames: paths of pictures, or pictures."""
+    if not isinstance(source, (str, os.PathLike)):
+        return list(source)
+    path = Path(source)
+    if path.is_dir():
+        return sorted(each for each in path.iterdir() if each.suffix.lower() in _PICTURES)
+    if not path.exists():
+        raise ImageError(f"there is no file {str(path)!r}")
+    if path.suffix.lower() in _PAGES:
+        with Image.open(path) as pages:
+            return [page.convert("RGB") for page in ImageSequence.Iterator(pages)]
+    return list(_decoded(path))
+
+
+def _decoded(path: Path) -> Iterable[Image.Image]:
+    av = _module("av", "reading a video", "PyAV")
+    try:
+        with av.open(str(path)) as container:
+            stream = next((s for s in container.streams if s.type == "video"), None)
+            if stream is None:
+                raise ImageError(f"{path.name} holds no video")
+            return [frame.to_image() for frame in container.decode(stream)]
+    except (av.error.FFmpegError, OSError) as error:
+        raise ImageError(f"{path.name} cannot be decoded", " ".join(str(error).split())[:120]) from error
+
+
+def _chosen(frames: list[Any], count: int | None) -> list[Image.Image]:
+    if not frames:
+        raise ImageError("there are no frames to read")
+    if count is not None:
+        count = as_index(count, "count", least=1)
+        frames = [frames[int((i + 0.5) * len(frames) / count)] for i in range(count)]
+    return [load_image(frame) for frame in frames]
+
+
+# -------------------------------------------------------------------------------------------------------------- volumes
+
+
+def _module(name: str, what: str, package: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ImageError(f"{what} needs {package}", remedy="pip install 'gradcam-layers[medical]'") from None
+
+
+def _whole(volume: NDArray[np.float32], name: str) -> tuple[NDArray[np.float32], Geometry]:
+    if volume.ndim != 3 or 0 in volume.shape:
+        raise ImageError(f"{name} is no volume", f"its shape is {volume.shape}", "give one volume of three axes")
+    return volume, Geometry.whole(*volume.shape, name=name)
+
+
+def _from_nifti(path: Path) -> tuple[NDArray[np.float32], Geometry]:
+    nibabel = _module("nibabel", "reading NIfTI", "nibabel")
+    try:
+        image = nibabel.load(str(path))
+        stored = np.asarray(image.get_fdata(dtype=np.float32))
+    except Exception as error:
+        raise ImageError(f"{path.name} cannot be read", " ".join(str(error).split())[:120]) from error
+    stored = stored[..., 0] if stored.ndim == 4 and stored.shape[3] == 1 else stored
+    directions = nibabel.io_orientation(image.affine)  # for each stored axis: left-right, back-front, down-up; its sign
+    order = tuple(int(np.flatnonzero(directions[:, 0] == axis)[0]) for axis in (2, 1, 0))
+    turned = (False, True, True)  # the front at the top, the patient's right at the left
+    flipped = tuple(bool((directions[s, 1] < 0) != turn) for s, turn in zip(order, turned, strict=True))
+    volume, where = _whole(stored, path.name)
+    volume = np.flip(stored.transpose(order), tuple(i for i, flip in enumerate(flipped) if flip))
+    matrix = tuple(tuple(float(v) for v in row) for row in image.affine)
+    stop = tuple(float(n) for n in volume.shape)
+    made = Geometry(volume.shape, where.start, stop, order, flipped, matrix, path.name)
+    return np.ascontiguousarray(volume), made
+
+
+def _from_dicom(path: Path) -> tuple[NDArray[np.float32], Geometry]:
+    pydicom = _module("pydicom", "reading DICOM", "pydicom")
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    slices = []
+    for file in files:
+        try:
+            one = pydicom.dcmread(file)
+        except pydicom.errors.InvalidDicomError:
+            continue
+        if "PixelData" in one:
+            slices.append(one)
+    if not slices:
+        raise ImageError(f"{path.name} holds no DICOM images")
+    series = {str(getattr(one, "SeriesInstanceUID", "")) for one in slices}
+    if len(series) > 1:
+        raise ImageError(f"{path.name} holds {len(series)} series", "", "give a folder with the files of one")
+    slices.sort(key=_place)
+    try:
+        planes = [
+            one.pixel_array * float(getattr(one, "RescaleSlope", 1)) + float(getattr(one, "RescaleIntercept", 0))
+            for one in slices
+        ]
+        stacked = np.concatenate([plane if plane.ndim == 3 else plane[None] for plane in planes])
+    except (ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+        raise ImageError(f"{path.name} cannot be decoded", " ".join(str(error).split())[:120]) from error
+    volume, where = _whole(stacked.astype(np.float32), path.name)
+    return volume, dataclasses.replace(where, affine=_matrix(slices))
+
+
+def _place(one: Any) -> tuple[float, float]:
+    """Where a slice stands along its normal; by its number where it does not say."""
+    number = float(getattr(one, "InstanceNumber", 0) or 0)
+    if "ImagePositionPatient" not in one or "ImageOrientationPatient" not in one:
+        return 0.0, number
+    along = np.array(one.ImageOrientationPatient, float).reshape(2, 3)
+    return float(np.cross(*along) @ np.array(one.ImagePositionPatient, float)), number
+
+
+def _matrix(slices: list[Any]) -> tuple[tuple[float, ...], ...] | None:
+    """The matrix from (slice, row, column) to millimetres as NIfTI has it, where all slices say where they are."""
+    needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    if not all(name in one for one in slices for name in needed):
+        return None
+    first, last = (np.array(one.ImagePositionPatient, float) for one in (slices[0], slices[-1]))
+    right, down = np.array(slices[0].ImageOrientationPatient, float).reshape(2, 3)
+    between_rows, between_columns = (float(v) for v in slices[0].PixelSpacing)
+    thick = float(getattr(slices[0], "SliceThickness", 1) or 1)
+    step = (last - first) / (len(slices) - 1) if len(slices) > 1 else np.cross(right, down) * thick
+    matrix = np.eye(4)
+    matrix[:3, 0], matrix[:3, 1], matrix[:3, 2], matrix[:3, 3] = (
+        step,
+        down * between_rows,
+        right * between_columns,
+        first,
+    )
+    matrix[:2] *= -1  # DICOM counts to the left and back, NIfTI to the right and front
+    return tuple(tuple(float(v) for v in row) for row in matrix)

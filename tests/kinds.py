@@ -1,0 +1,127 @@
+"""What can be explained: rows of the README's table, each with the run that has to work for it to stand there.
+
+``python -m tests.kinds`` prints the table; `test_kinds` runs every row and compares the README with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grad_cam import detections, explain, targets
+from grad_cam.results import Explanation
+
+from . import tiny
+from .tiny.shapes import scene
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A row: what is explained, in which models, how it is written, and a run of it."""
+
+    what: str
+    models: str
+    written: str
+    run: Callable[[], Explanation]
+
+
+def _small(outputs: int) -> nn.Module:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU())
+    return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, outputs))
+
+
+class _Two(nn.Module):
+    """Two pictures and a number in, a dictionary out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2))
+
+    def forward(self, picture: Tensor, template: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+        one, two = (self.trunk(x).mean((2, 3)) for x in (picture, template))
+        return {"alike": (one * two).sum(1, keepdim=True) * scale, "features": one}
+
+
+def _classes() -> Explanation:
+    return explain(_small(5), _images(), target=targets.top(2))
+
+
+def _numbers() -> Explanation:
+    return explain(_small(1), _images(), target=targets.binary())
+
+
+def _heads() -> Explanation:
+    how: dict[str, Any] = {"inputs": {"template": _images(), "scale": 2.0}, "output": "alike"}
+    return explain(_Two(), _images(), layer="trunk.0@1", target=targets.regression(), **how)
+
+
+def _segmenter() -> Explanation:
+    drawn = scene(3, 64)
+    x, y = (drawn.boxes[0, :2] + drawn.boxes[0, 2:]).tolist()
+    target = targets.segmentation(int(drawn.labels[0]), point=(x / 2, y / 2))
+    return explain(tiny.load("segmenter"), drawn.image[None], target=target, method="hires_cam")
+
+
+def _detector() -> Explanation:
+    return explain(tiny.load("detector"), scene(5, 128, most=5, least=5).image[None], target=targets.boxes(5))
+
+
+def _queries() -> Explanation:
+    from .test_detections import hugging_face
+
+    model, size = hugging_face("yolos")
+    return explain(model, torch.rand(1, 3, size, size), target=targets.boxes(2))
+
+
+def _raw() -> Explanation:
+    from .test_detections import Raw
+
+    output = detections.raw(scores="logits", objectness=True)
+    return explain(Raw().eval(), torch.rand(1, 3, 32, 32), output=output, target=targets.box(0))
+
+
+def _texts() -> Explanation:
+    from .test_towers import _clip, _hugging_face
+
+    target = targets.text(["a cup", "a plate"], tokenizer=_hugging_face)
+    return explain(_clip(), torch.rand(1, 3, 32, 32), target=target)
+
+
+def _images() -> Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+KINDS = (
+    Kind("classes, also several at once", "any classifier: timm, torchvision, Hugging Face, your own",
+         'target=None, "tabby", 281, targets.top(3)', _classes),
+    Kind("yes or no, a number, one of many labels", "one output, regression, multi-label",
+         "target=targets.binary(), targets.regression(i), k", _numbers),
+    Kind("several inputs and outputs", "siamese pairs, pictures with tables, several heads",
+         'inputs={"template": t}, output="alike"', _heads),
+    Kind("a class in a region", "DeepLab, FCN, LR-ASPP, U-Net, SegFormer, UperNet, Mask2Former",
+         "target=targets.segmentation(k, mask= | point= | box=)", _segmenter),
+    Kind("boxes, a map for each", "torchvision's R-CNNs, RetinaNet, FCOS, SSD",
+         "target=targets.boxes(5), targets.box((l, t, r, b), score=\"edge\")", _detector),
+    Kind("boxes of queries", "DETR, RT-DETR, YOLOS", "target=targets.boxes(5)", _queries),
+    Kind("boxes of a raw head", "YOLO and its like", "output=grad_cam.detections.raw(), target=targets.box(0)", _raw),
+    Kind("what fits a text, what makes two pictures alike", "CLIP, SigLIP, OpenCLIP",
+         'target=targets.text("a red cup"), targets.similarity(to=image)', _texts),
+)  # fmt: skip
+
+
+def table() -> str:
+    """The rows in Markdown."""
+    rows = ["| what | in which models | how it is written |", "|---|---|---|"]
+    for kind in KINDS:
+        written = kind.written.replace("|", "\\|")
+        rows.append(f"| {kind.what} | {kind.models} | `{written}` |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")
