@@ -3,8 +3,8 @@
 The choice follows from how a model is built, never from the photo. Two kinds of classifiers were measured, on photos
 with boxes (see `metrics.srg`):
 
-- *Transformers of one grid* (DINOv2 ViT-S): every block attends over all patches. The HiResCAM maps of all blocks under
-  the balanced rules with the residual rule, their mean.
+- *Transformers of one grid* (DINOv2 ViT-S): every block attends over all patches. The HiResCAM maps of the later half
+  of the blocks that have one, under the balanced rules with the residual rule, their mean.
 - *Convolutional networks that shrink on one path* (EfficientNet-Lite): the last map of every stage from twice the last
   grid on, under the same rules and where it speaks for the class, and twice the map that Grad-CAM takes; their mean.
 
@@ -211,7 +211,7 @@ def _name(step: Step) -> str:
 
 
 def _transformer(cutter: Cutter, steps: Sequence[tuple[int, Step]]) -> Choice | None:
-    """All blocks, where every attention of the model is in one of them and over all patches of one grid."""
+    """The later half of the blocks, where every attention is in one of them and over all patches of one grid."""
     plan, kinds = cutter.record.plan, cutter.record.kinds
     attending = [i for i, step in steps if _name(step) in _ATTENTION]
     blocks: list[Cut] = []
@@ -233,7 +233,10 @@ def _transformer(cutter: Cutter, steps: Sequence[tuple[int, Step]]) -> Choice | 
         return None
     mark_dead(cutter, [(cut, layout) for cut, layout in zip(blocks, layouts, strict=True) if layout is not None])
     alive = tuple(cut for cut in blocks if not cutter.record.dead.get(cut.value, False))
-    return Choice("hires_cam", alive, (1.0,) * len(alive), rules=Rules(1.0)) if len(alive) > 1 else None
+    if len(alive) < 2:
+        return None
+    later = alive[min(len(alive) // 2, len(alive) - 2) :]
+    return Choice("hires_cam", later, (1.0,) * len(later), rules=Rules(1.0))
 
 
 def _is_global(plan: Plan, step: Any, positions: int) -> bool:
