@@ -31,7 +31,7 @@ from grad_cam.loading import load_image, preprocessing
 from .conftest import SIZE, TinyNet
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("demo", "layers", "explain", "methods", "sweep", "report", "run", "bench", "app")
+COMMANDS = ("demo", "layers", "explain", "methods", "sweep", "report", "run", "study", "bench", "app")
 HEAVY = {"torch", "timm", "matplotlib", "numpy", "torchvision"}
 
 Run = Callable[..., Any]
