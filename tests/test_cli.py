@@ -307,7 +307,7 @@ def test_unwritable_folder_is_found_first(run: Run, monkeypatch: pytest.MonkeyPa
         (["--fuse", "mean"], 2, "at least twice"),
         (["--fuse", "sum", "-l", "2", "-l", "3"], 2, "mean, max, product"),
         (["--option", "samples"], 2, "name=value"),
-        (["--option", "sample=3"], 2, "takes none"),
+        (["--option", "sample=3"], 2, "takes cost"),
         (["--option", "smples=3", "-x", "smooth_grad_cam_plus_plus"], 2, "samples"),
         (["--eigen-smooth", "-x", "eigen_cam"], 2, "does not work with eigen_cam"),
         (["--aug-smooth", "-x", "random_cam"], 2, "does not work with random_cam"),

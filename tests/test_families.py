@@ -62,7 +62,7 @@ def test_hugging_face_classifiers_are_exact(name: str) -> None:
         stages, off = families.check(model, depth)
         assert off == 0
     assert stages > 3
-    result = grad_cam.explain(model, torch.randn(2, 3, how.size, how.size))
+    result = grad_cam.explain(model, torch.randn(2, 3, how.size, how.size), method="grad_cam")
     assert min(result.map.shape[-2:]) > 1
     assert result.map.abs().max() > 0
     assert result.layer.name.startswith(how.default)

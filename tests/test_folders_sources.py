@@ -133,7 +133,7 @@ def test_datasets_loaders_and_iterables(tmp_path: Path) -> None:
         pairs, batch_size=2, collate_fn=lambda some: (torch.stack([i for i, _ in some]), [k for _, k in some])
     )
     assert isinstance(open_source(batches), Stream) and not isinstance(open_source(DataLoader(pairs)), Stream)
-    expected = grad_cam.explain(_model(), tensors)
+    expected = grad_cam.explain(_model(), tensors, method="grad_cam")
     sources = {"list": pairs, "loader": DataLoader(pairs, batch_size=4), "batches": batches}
     for name, source in sources.items():
         rows = _run(_model(), source, tmp_path / name, layer=expected.layer.name)

@@ -487,5 +487,5 @@ def test_a_first_explanation_runs_the_images_through_the_model_once(name: str) -
     model = timm.create_model(name, num_classes=5).eval()
     next(m for m in model.modules() if isinstance(m, nn.Conv2d)).register_forward_pre_hook(_see)
     _SEEN.clear()
-    grad_cam.explain(model, torch.randn(1, 3, 224, 224))
+    grad_cam.explain(model, torch.randn(1, 3, 224, 224), method="grad_cam")
     assert _SEEN == [1]

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arguments import as_maps, as_number, check_fraction
+from ..arguments import as_array, as_maps, as_number, check_fraction
 from ..errors import GradCamError
 from ..resampling import interpolation
 
@@ -173,7 +173,7 @@ def part_of(maps: ArrayLike, part: tuple[float, float] | None) -> NDArray[np.flo
         maps: (..., h, w).
         part: The part of the height and of the width, 0 to 1; None is the whole.
     """
-    values = np.asarray(maps, dtype=np.float64)
+    values = as_array(maps).astype(np.float64, copy=False)
     if part is None:
         return values
     down, right = (interpolation(n, n, share) for n, share in zip(values.shape[-2:], part, strict=True))
