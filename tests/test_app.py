@@ -280,7 +280,8 @@ def test_every_method_is_shown_on_every_tab_or_refused_in_a_sentence(
             shown = "<img" if entry.gives == "map" or tab != "layers" else "gc-lack"
             assert shown in parts[tab], (method, tab)
             of_layer = f"<code>{now.layer.name}</code>" in parts["headline"]
-            assert of_layer == (entry.scope == "layer") != ("the whole network" in parts["headline"]), method
+            place = " ... " if method == "auto" else "the whole network"  # what is taken has several layers
+            assert of_layer == (entry.scope == "layer") != (place in parts["headline"]), method
     chosen = now.controls._replace(tab="methods", chosen=tuple(METHODS))
     cards = page_update(now, chosen, {}, lambda name: found)["methods"]
     concepts = {method for method, entry in METHODS.items() if entry.gives != "map"}
