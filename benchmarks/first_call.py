@@ -70,7 +70,7 @@ class Place(NamedTuple):
 
 def place(model: nn.Module, images: Tensor) -> Place | None:
     """The default layer of this package, if it is a module that hooks can be put on."""
-    cut = grad_cam.split(model, grad_cam.explain(model, images).layer.name, images)
+    cut = grad_cam.split(model, grad_cam.explain(model, images, method="grad_cam").layer.name, images)
     if cut.name not in dict(model.named_modules()) or isinstance(model.get_submodule(cut.name), nn.ModuleList):
         return None
     assert cut.layout is not None

@@ -68,13 +68,18 @@ class MapWriter:
             raise GradCamError(
                 f"budget={budget!r} is not a part of the time", remedy="give a number above 0, up to 1, or None"
             )
-        self.names = [f"image {i}" for i in range(len(images))] if names is None else list(names)
+        self.names: list[str] = [f"image {i}" for i in range(len(images))] if names is None else list(names)
         if len(self.names) != len(images) or len(set(self.names)) != len(images):
             raise GradCamError(f"{len(self.names)} names for {len(images)} images", remedy="give another name for each")
-        self.images, self.sink, self.every, self.budget = images, sink, as_index(every, "every", least=1), budget
-        self.target, self.display, self.options = target, Display.of(display), options
+        self.images: Tensor = images
+        self.sink: Sink = sink
+        self.every: int = as_index(every, "every", least=1)
+        self.budget: float | None = budget
+        self.target: Any = target
+        self.display: Display = Display.of(display)
+        self.options: dict[str, Any] = options
         self.written: list[int] = []
-        self.spent = 0.0
+        self.spent: float = 0.0
         self._clock, self._start, self._count = clock, None, 0
         self._due, self._cost, self._ended = 0, None, False
 

@@ -65,7 +65,7 @@ class Actor:
         torch.set_num_threads(1)
         model = job.model.cuda() if torch.cuda.is_available() else job.model
         self.job = job
-        self.explainer = Explainer(model, job.question, logging.getLogger(__name__).warning)
+        self.explainer: Explainer = Explainer(model, job.question, logging.getLogger(__name__).warning)
 
     def __call__(self, batch: Any) -> Any:
         """From a table with the columns input, path, class, box, mask to a table of rows."""

@@ -86,7 +86,10 @@ class Decoder:
     def __init__(
         self, source: Source | None, prepare: Preprocessing, names: ClassNames | None, count: int | None
     ) -> None:
-        self.source, self.prepare, self.names, self.count = source, prepare, names, count
+        self.source: Source | None = source
+        self.prepare: Preprocessing = prepare
+        self.names: ClassNames | None = names
+        self.count: int | None = count
 
     def __call__(self, number: int) -> Ready | Failed:
         """The input of a number."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..engine import explain
 from ..errors import GradCamError
 from ..evidencing import evidence
-from ..loading import class_names
+from ..loading import ClassNames, class_names
 from ..rendering import Display
 from ..results import Explanation
 from .decoding import Batch, Facts, Failed, reason
@@ -73,8 +73,11 @@ class Explainer:
     """
 
     def __init__(self, model: nn.Module, question: Question, notify: Notify, overlays: Display | None = None) -> None:
-        self.model, self.question, self.notify, self.overlays = model, question, notify, overlays
-        self.labels = class_names(model)
+        self.model: nn.Module = model
+        self.question: Question = question
+        self.notify: Notify = notify
+        self.overlays: Display | None = overlays
+        self.labels: ClassNames | None = class_names(model)
         self.asked: nn.Module = model
         self.asked_as: Callable[[Question], Question] = lambda question: question
         self.named: Callable[[list[Explanation]], list[Explanation]] = lambda found: found

@@ -35,9 +35,12 @@ class Fast(nn.Module):
 
     def __init__(self, front: nn.Module, tail: nn.Module, steps: Sequence[str], like: Tensor) -> None:
         super().__init__()
-        self.like = nn.Parameter(like.detach().new_empty(1), requires_grad=False)  # the first that is looked at
-        self.front, self.tail, self.cut = front, tail, nn.Identity()
-        self.steps = tuple(steps)
+        # the first parameter, at which is looked for device and dtype
+        self.like: nn.Parameter = nn.Parameter(like.detach().new_empty(1), requires_grad=False)
+        self.front: nn.Module = front
+        self.tail: nn.Module = tail
+        self.cut: nn.Identity = nn.Identity()
+        self.steps: tuple[str, ...] = tuple(steps)
 
     def forward(self, images: Tensor) -> Any:
         """The logits of images (B, C, H, W)."""

@@ -50,7 +50,8 @@ class Source:
     """
 
     def __init__(self, given: str, listing: Any) -> None:
-        self.given, self.listing = given, listing
+        self.given: str = given
+        self.listing: Any = listing
 
     def __len__(self) -> int:
         return int(self.listing.num_rows)
@@ -106,7 +107,8 @@ class Embedded(Source):
 
     def __init__(self, given: str, listing: Any, pictures: Any, root: Path) -> None:
         super().__init__(given, listing)
-        self.pictures, self.root = pictures, root
+        self.pictures: Any = pictures
+        self.root: Path = root
 
     def open(self, number: int) -> Any:
         value = self.pictures[number].as_py()
@@ -146,7 +148,8 @@ class Stream:
     """
 
     def __init__(self, given: str, items: Iterable[Any]) -> None:
-        self.given, self._items = given, items
+        self.given: str = given
+        self._items = items
 
     def __iter__(self) -> Iterator[tuple[Any, str | int | None]]:
         """One picture or tensor (C, H, W) after the other, with its label."""

@@ -58,10 +58,12 @@ class Writer:
     """Collects rows and writes shards of consecutive inputs."""
 
     def __init__(self, place: Place, settings: Settings) -> None:
-        self.place, self.settings = place, settings
+        self.place: Place = place
+        self.settings: Settings = settings
         self.rows: list[Row] = []
-        self.start = self.stop = 0
-        self.since = time.monotonic()
+        self.start: int = 0
+        self.stop: int = 0
+        self.since: float = time.monotonic()
 
     def add(self, numbers: list[int], rows: list[Row]) -> None:
         """Takes the rows of some inputs; writes a shard when it is full, old, or a gap follows."""

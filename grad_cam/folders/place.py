@@ -37,8 +37,8 @@ class Place:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.rows = self.path / "rows"
+        self.path: Path = Path(path)
+        self.rows: Path = self.path / "rows"
 
     @property
     def exists(self) -> bool:

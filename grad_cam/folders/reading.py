@@ -35,7 +35,8 @@ class Rows(Sequence[Row]):
 
     def __init__(self, path: str | os.PathLike[str], preprocessing: Preprocessing | None = None) -> None:
         place = Place(path)
-        self.path, self.about = place.path, place.about()
+        self.path: Path = place.path
+        self.about: dict[str, Any] = place.about()
         self._done, self._shards = place.done(), place.shards()
         counts = [arrow("pyarrow.parquet").read_metadata(shard).num_rows for shard in self._shards]
         self._ends = list(itertools.accumulate(counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -112,7 +113,7 @@ class Session:
     def __del__(self) -> None:
         """Keeps the copy for a later call, unless a run leaves things behind on it or parts of it live on."""
         copy = self.__dict__.get("copy")  # None: it could not be made
-        if copy is None or copy.mark is None or self._lent:
+        if copy is None or copy.mark is None or self._lent or sys.is_finalizing():
             return
         known = self._known
         if not known.clean:

@@ -29,7 +29,7 @@ class Store:
     """
 
     def __init__(self, images: int) -> None:
-        self.limit = min(STORE, STORE_OF_IMAGE * images)
+        self.limit: int = min(STORE, STORE_OF_IMAGE * images)
         self._near: OrderedDict[Ref, tuple[Tensor, int]] = OrderedDict()
         self._deep: OrderedDict[Ref, tuple[Tensor, int]] = OrderedDict()
         self._near_bytes, self._bytes = 0, 0  # the latter of both

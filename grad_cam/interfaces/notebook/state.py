@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ... import METHODS, Explanation, Sweep, explain, rendering, sweep
 from ...arguments import check_model
-from ...loading import load_image
+from ...loading import WholePhoto, load_image
 from ...methods import Method, MethodError
 from ...rendering import Display
 from ..common import LayerChoice, Prediction, layer_choices, open_model, percentage, predictions
@@ -78,7 +78,8 @@ class ExplorerState:
         self._tensor: Tensor
         self.picture: Image.Image
         photo = load_image(image)
-        (self._tensor, self.picture), self.whole = opened.prepare(photo), opened.prepare.whole(photo)
+        self._tensor, self.picture = opened.prepare(photo)
+        self.whole: WholePhoto = opened.prepare.whole(photo)
         self._model, self._layers, self._reshape = model, layers, reshape_transform
         self.progress: Callable[[Choice, int, int], None] = lambda choice, done, total: None
         self._image, self._input_size, self._crop, self._target = image, input_size, crop, target
