@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import grad_cam
 from grad_cam import automatic
 from grad_cam.engine import score_function
-from grad_cam.errors import GradCamError
+from grad_cam.errors import GradCamError, LayerError
 
 
 class Tower(nn.Module):
@@ -249,3 +249,11 @@ def test_evidence_of_auto(tower: nn.Module, batch: Tensor) -> None:
     judged = grad_cam.evidence(tower, found, 1)
     score = score_function(tower, batch, 1)(batch, torch.arange(3))
     assert judged.score == pytest.approx(float(score[1]), abs=1e-5) and "random maps" in judged.sentence
+
+
+def test_its_layers_are_no_single_one(cnn: nn.Module, batch: Tensor) -> None:
+    """The name of joined layers is refused with what to give instead."""
+    found = grad_cam.explain(cnn, batch, method="auto")
+    with pytest.raises(LayerError, match="several layers") as refused:
+        grad_cam.explain(cnn, batch, layer=found.layer.name, method="hires_cam")
+    assert 'method="auto"' in str(refused.value)

@@ -108,6 +108,11 @@ class Layers(Session):
             known = ""
         if known and known != path:
             return self._named(f"{known}@{nth}" if nth else known)._replace(name=name)
+        if " ... " in name:
+            raise LayerError(
+                "that is the name of several layers, whose maps were joined", name,
+                'method="auto" without a layer, or one of its layers',
+            )  # fmt: skip
         names = dict.fromkeys([*(p for p in self.copy.modules if p), *(b.name for b in self.borders)])
         close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
         hint = f"closest: {', '.join(close)}" if close else "see print(grad_cam.chain(model))"
