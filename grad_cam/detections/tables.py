@@ -78,10 +78,10 @@ def of_queries(logits: Tensor, boxes: Tensor, size: tuple[int, int], softmax: bo
     best, labels = probabilities.max(-1)  # (B,queries)
     order = best.argsort(dim=1, descending=True, stable=True)[:, :MOST]
     chosen = logits.gather(2, labels[..., None])[..., 0]
-    edges = _edges(boxes, "cxcywh") * scale
-    return table([
-        Found(edges[b][rows], chosen[b][rows], labels[b][rows], best[b][rows]) for b, rows in enumerate(order)
-    ])  # fmt: skip
+    edges = (_edges(boxes, "cxcywh") * scale).gather(1, order[..., None].expand(-1, -1, 4))
+    nothing = torch.zeros_like(edges[..., 0])  # no objectness
+    columns = [chosen.gather(1, order), nothing, labels.gather(1, order), best.gather(1, order), nothing]
+    return torch.cat([edges, torch.stack([column.to(edges) for column in columns], -1)], -1)
 
 
 Form = Literal["xyxy", "xywh", "cxcywh"]
