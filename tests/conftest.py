@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import timm
@@ -10,6 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 SIZE = 64
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+"""How a browser is started that asks nobody else."""
 
 torch.set_num_threads(1)  # small tensors gain nothing from threads, and on a busy machine they wait for each other
 
@@ -89,3 +99,18 @@ def picture() -> Image.Image:
     y, x = np.mgrid[:70, :90]
     pixels = np.stack([x * 2, y * 3, (x + y) % 255], -1).astype(np.uint8)
     return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium without a window."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="browser tests need playwright, which is not installed"
+    )
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("browser tests need chromium, which is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield started
+        started.close()

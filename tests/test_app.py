@@ -8,7 +8,6 @@ import html
 import io
 import os
 import re
-import shutil
 import socket
 import struct
 import sys
@@ -615,12 +614,6 @@ def test_missing_gradio_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
 
 # -------------------------------------------------------------------------------------------------------- in a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[str]:
@@ -634,20 +627,6 @@ def served() -> Iterator[str]:
     limits = Limits(upload=200_000, pixels=300_000)
     with web.launch(model, 0, input_size=64, limits=limits, block=False) as page:
         yield page.url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A real Chromium without a window."""
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="browser tests need playwright, which is not installed"
-    )
-    if CHROMIUM is None:
-        pytest.skip("browser tests need chromium, which is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield started
-        started.close()
 
 
 class Visitor:

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,10 +35,6 @@ from grad_cam.rendering.report import (
 from . import accessibility
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{js}}'
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 H, W = 48, 64
 SETTINGS = [field.name for field in dataclasses.fields(Display)]
 
@@ -205,19 +200,6 @@ def test_of_a_sweep(cnn: torch.nn.Module, batch: torch.Tensor, tmp_path: pathlib
 
 
 # ------------------------------------------------------------------------------------------------------------- browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium is installed")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield found
-        found.close()
 
 
 class Page:

@@ -217,26 +217,6 @@ def test_blocks_show_what_they_make(tmp_path: pathlib.Path, monkeypatch: pytest.
 
 # -------------------------------------------------------------------------------------------------------- in a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A real Chromium without a window."""
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="browser tests need playwright, which is not installed"
-    )
-    if CHROMIUM is None:
-        pytest.skip("browser tests need chromium, which is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield started
-        started.close()
-
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["screen", "phone"])
 def test_in_a_browser_from_disk(site: pathlib.Path, browser: Any, width: int) -> None:

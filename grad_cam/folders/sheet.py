@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from ..rendering import Display
 from ..rendering.files import write
+from ..rendering.pages import digest, environment
 from .reading import Rows
 from .rows import Row, unpacked
-
-if TYPE_CHECKING:
-    import jinja2
 
 MOST = 20_000
 """Rows on a page, at most."""
@@ -77,17 +72,17 @@ def draw(folder: Path, rows: Sequence[Row], display: Display) -> None:
 def _page(rows: Rows) -> str:
     table = rows.table([*_COLUMNS, *_WORDS]).slice(0, MOST)
     about = rows.about
-    environment = _environment()
-    assert environment.loader is not None
-    css, js = (environment.loader.get_source(environment, name)[0] for name in ("sheet.css", "sheet.js"))
+    made = environment("grad_cam.folders")
+    assert made.loader is not None
+    css, js = (made.loader.get_source(made, name)[0] for name in ("sheet.css", "sheet.js"))
     layers = dict.fromkeys(name for name in table.column("layer").to_pylist() if name)
     failed = sum(error is not None for error in table.column("error").to_pylist())
     summary = f"{about['method']} at {', '.join(layers) or 'no layer'} · {rows.done:,} inputs, {failed:,} failed"
-    return environment.get_template("sheet.html").render(
+    return made.get_template("sheet.html").render(
         title=f"{about['model']['type']}: {about['source']}", summary=summary, shown=f"{MOST:,}",
         left_out=f"{len(rows) - MOST:,}" if len(rows) > MOST else "", data=_data(table), css=css, js=js,
         policy="default-src 'none'; img-src 'self' file: data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_digest(css)}'; script-src '{_digest(js)}'",
+        f"style-src '{digest(css)}'; script-src '{digest(js)}'",
     )  # fmt: skip
 
 
@@ -106,18 +101,3 @@ def _data(table: Any) -> dict[str, Any]:
     for n, number in enumerate(columns["input"]):
         numbers.append(numbers[-1] + 1 if n and columns["input"][n - 1] == number else 0)
     return {"columns": {**columns, "number": numbers}, "words": list(words)}
-
-
-@functools.lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    """Jinja with autoescape: names enter the page as text, the data as JSON that ends no element."""
-    import jinja2
-
-    loader = jinja2.PackageLoader("grad_cam.folders")
-    environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return environment
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -12,7 +12,8 @@ from PIL import Image
 from ..errors import refuse_existing
 from . import files
 from .display import Display
-from .report import digest, environment, file_name, versions, without_folders
+from .pages import digest, environment
+from .report import file_name, versions, without_folders
 
 
 def bench_html(bench: Any, *, model: str | None = None, call: str = "", display: Display | None = None) -> str:

@@ -8,15 +8,13 @@ it to load anything. Colours are made in the browser from the raw maps, with the
 from __future__ import annotations
 
 import base64
-import functools
-import hashlib
 import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,9 +25,7 @@ from . import files
 from .colors import COLORMAPS, palette
 from .display import Display
 from .figures import Photo
-
-if TYPE_CHECKING:
-    import jinja2
+from .pages import digest, environment
 
 __all__ = [
     "Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction",
@@ -303,17 +299,6 @@ def _check(image: ReportImage, layers: int) -> None:
             )
 
 
-@functools.lru_cache(maxsize=1)
-def environment() -> jinja2.Environment:
-    """Jinja with autoescape: what comes from names enters the page as text, the data as JSON that ends no element."""
-    import jinja2
-
-    loader = jinja2.PackageLoader("grad_cam.rendering")
-    environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return environment
-
-
 def _document(report: Report, bits: int, side: int | None) -> str:
     made = environment()
     assert made.loader is not None
@@ -325,11 +310,6 @@ def _document(report: Report, bits: int, side: int | None) -> str:
         "base-uri 'none'; form-action 'none'",
     )  # fmt: skip
     return text.encode("utf-8", "replace").decode()  # file names may carry bytes that are no text
-
-
-def digest(text: str) -> str:
-    """What a content security policy calls a style or a script by."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _data(report: Report, bits: int, side: int | None) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import refuse_existing
 from ..rendering import files
-from ..rendering.report import digest, environment, versions
+from ..rendering.pages import digest, environment
+from ..rendering.report import versions
 from .knowledge import points
 from .page import HEIGHT, LEFT, SHOWN, TOP, WIDTH, source_of
 

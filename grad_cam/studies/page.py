@@ -16,7 +16,8 @@ from ..errors import refuse_existing
 from ..predictions import percentage
 from ..rendering import Display, files
 from ..rendering.colors import colorize
-from ..rendering.report import digest, environment, versions
+from ..rendering.pages import digest, environment
+from ..rendering.report import versions
 from .knowledge import Knowledge, Share
 
 if TYPE_CHECKING:
