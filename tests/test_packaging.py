@@ -398,3 +398,33 @@ def test_version(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert grad_cam.__version__ == declared
     monkeypatch.setattr(grad_cam, "__file__", str(tmp_path / "grad_cam" / "__init__.py"))
     assert grad_cam.__version__ == "unknown"
+
+
+def test_mypy_is_told_of_every_optional_module() -> None:
+    """The style is checked where no extra is installed: an import mypy cannot find there would be an error."""
+    base = {
+        "torch",
+        "timm",
+        "numpy",
+        "matplotlib",
+        "mpl_toolkits",
+        "PIL",
+        "typer",
+        "rich",
+        "jinja2",
+        "click",
+        "safetensors",
+    }
+    known = base | {"grad_cam"} | set(sys.stdlib_module_names)
+    found = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    told = re.findall(r'^module = (\["av.*\])$', settings, re.M)
+    assert len(told) == 1
+    assert found - known <= {name.removesuffix(".*") for name in ast.literal_eval(told[0])}
+    assert {"nibabel", "gradio"} <= found  # the search sees imports inside functions
