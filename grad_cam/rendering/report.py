@@ -189,7 +189,7 @@ def _images_of(sweep: Any, layers: Sequence[ReportLayer]) -> Iterator[ReportImag
     at, first = {e.layer.name: e for e in sweep}, sweep[0]
     for b in range(len(first.map)):
         maps = [
-            [at[row.name].raw(b, k).numpy() if row.name in at else None for row in layers]
+            [at[row.name].on_picture(b, k).astype("float32") if row.name in at else None for row in layers]
             for k in range(len(first.target[b]))
         ]
         logits = first.logits[b]
