@@ -89,8 +89,8 @@ def test_two_clicks(site: pathlib.Path) -> None:
                 clicks[place[0]] = clicks[page] + 1
                 queue.append(place[0])
     for name in (
-        "start", "transformers", "layers", "methods/index", "blank", "coming-from", "gallery", "reading", "tasks", "detection",
-        "segmentation", "text", "video", "folders", "training",
+        "start", "transformers", "layers", "methods/index", "blank", "coming-from", "gallery", "reading", "tasks",
+        "detection", "segmentation", "text", "video", "folders", "training",
     ):  # fmt: skip
         assert clicks.get((site / f"{name}.html").resolve(), 9) <= 2, name
     assert "your-own-model" in pages[(site / "start.html").resolve()].ids

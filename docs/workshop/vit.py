@@ -1,7 +1,7 @@
 """The vision transformer of real photos, whose weights are given by hand: `VIT=path`.
 
-DINOv2's ViT-S/14 with a head of ten of ImageNet's classes. Nothing that is built or tested needs the weights: the pictures made
-with them, and the figures measured on it, are stored.
+DINOv2's ViT-S/14 with a head of ten of ImageNet's classes. Nothing that is built or tested needs the weights: the
+pictures made with them, and the figures measured on it, are stored.
 """
 
 from __future__ import annotations
