@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import GradCamError, refuse_existing
+from ..errors import GradCamError
 from ..predictions import Prediction, percentage, predictions
 from . import files
 from .colors import COLORMAPS, palette
 from .display import Display
 from .figures import Photo
-from .pages import digest, environment
+from .pages import rendered, write_page
 
 __all__ = [
     "Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction",
@@ -252,20 +252,18 @@ def write_report(report: Report, path: str | os.PathLike[str], force: bool = Fal
     """Writes the report to a file.
 
     Args:
-        report: what to show.
-        path: file to write; a folder that is missing is made.
-        force: overwrite a file that exists already.
+        report: What to show.
+        path: The file to write; a folder that is missing is made.
+        force: Overwrite a file that exists.
 
     Returns:
         The path written.
 
     Raises:
-        FileExistsError: the file exists already and `force` is not given.
+        FileExistsError: The file exists already and `force` is not given.
         IsADirectoryError: `path` is a folder.
     """
-    if Path(path).is_file():
-        refuse_existing([Path(path)], force)  # before the work
-    return files.write(path, report_html(report), force=force)
+    return write_page(path, lambda: report_html(report), force)
 
 
 def _check(image: ReportImage, layers: int) -> None:
@@ -300,16 +298,11 @@ def _check(image: ReportImage, layers: int) -> None:
 
 
 def _document(report: Report, bits: int, side: int | None) -> str:
-    made = environment()
-    assert made.loader is not None
-    css, js = (made.loader.get_source(made, name)[0] for name in ("report.css", "report.js"))
-    text = made.get_template("report.html").render(
+    return rendered(
+        "report.html", style="report.css", script="report.js", switched=True,
         report=report, data=_data(report, bits, side), storage=_storage(report, bits, side),
-        smoothest=max(20.0, _smoothing(report)), css=css, js=js,
-        policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; script-src '{digest(js)}'; "
-        "base-uri 'none'; form-action 'none'",
+        smoothest=max(20.0, _smoothing(report)),
     )  # fmt: skip
-    return text.encode("utf-8", "replace").decode()  # file names may carry bytes that are no text
 
 
 def _data(report: Report, bits: int, side: int | None) -> dict[str, Any]:

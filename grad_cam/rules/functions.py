@@ -101,13 +101,20 @@ def einsum(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     return out
 
 
-def division(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """For y = a / b: g_a = g / b; a divisor counts as a constant."""
-    divisor = argument(args, kwargs, 1, "other")
-    if not live(divisor):
-        return OWN
-    args, kwargs = replaced(args, kwargs, 1, "other", divisor.detach())
-    return func(*args, **kwargs)
+def linear_but_for(place: int, name: str) -> Rule:
+    """Operations that are linear once one argument counts as a constant: a divisor, or where a grid is read.
+
+    For y = a / b this is g_a = g / b.
+    """
+
+    def rule(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
+        given = argument(args, kwargs, place, name)
+        if not live(given):
+            return OWN
+        args, kwargs = replaced(args, kwargs, place, name, given.detach())
+        return func(*args, **kwargs)
+
+    return rule
 
 
 # ------------------------------------------------------------------------------------------------------------ additions
@@ -278,15 +285,6 @@ def attention(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
         given = argument(args, kwargs, i, name)
         if name != "value" and live(given):
             args, kwargs = replaced(args, kwargs, i, name, given.detach())
-    return func(*args, **kwargs)
-
-
-def sampled(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """Grid sampling: linear in the picture; where it is read counts as a constant."""
-    grid = argument(args, kwargs, 1, "grid")
-    if not live(grid):
-        return OWN
-    args, kwargs = replaced(args, kwargs, 1, "grid", grid.detach())
     return func(*args, **kwargs)
 
 
