@@ -154,7 +154,7 @@ def residual_factors(one: Tensor, two: Tensor, gamma: float) -> tuple[Tensor, Te
         g_a = g |y| (1 + gamma [s a > 0]) / (|y| + gamma (|p(a)| + |p(b)|)), and g_b alike.
 
     Then a g_a + b g_b = y g exactly, and |a g_a| + |b g_b| <= (1 + 2 / gamma) |y g|: two large branches that cancel
-    pass on no more than their sum is worth.
+    pass on no more than their sum.
 
     Source:
         The bound is that of Berend et al., https://arxiv.org/abs/2609.17152.
@@ -311,7 +311,7 @@ def padded(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def chosen(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """Choosing by `where`: as `affine` where one of the two is a constant."""
+    """Selection by `where`: as `affine` where one of the two is a constant."""
     return OWN if sum(live(a) for a in (*args, *kwargs.values())) == 2 else affine(mode, func, args, kwargs)
 
 
@@ -324,7 +324,7 @@ def interpolated(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def written(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """Writing into a part of a tensor (`x[i] = v`, index_copy_): the constant is what stands there for zero."""
+    """Writing into a part of a tensor (`x[i] = v`, index_copy_): the constant is what remains there at zero."""
     with torch.no_grad():
         zeroed = map_tensors((args, kwargs), lambda t: torch.zeros_like(t) if t.requires_grad else t)
         if live(args[0]) or not isinstance(args[0], Tensor):

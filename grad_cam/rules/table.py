@@ -1,6 +1,6 @@
 """Which rule holds for which operation.
 
-What stands in no line is either linear or homogeneous of degree one (views, sums, means, pooling, resizing, ReLU, its
+An operation in no line is either linear or homogeneous of degree one (views, sums, means, pooling, resizing, ReLU, its
 leaky relatives, absolute values, maxima, sorting, indexing), so that PyTorch's own gradient is balanced, or it is
 unknown; then the ledger shows a gap and `audit` names it.
 """
