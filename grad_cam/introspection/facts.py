@@ -88,8 +88,8 @@ def declared_size(model: nn.Module) -> Declared[tuple[int, int]] | None:
         (height, width) and its source, or None if nothing declares a size.
 
     Note:
-        torchvision's models do not keep which weights they carry. The newest ones of the architecture are assumed; where
-        those of a family differ and the number of parameters does not decide, the result is None.
+        torchvision's models do not keep which weights they carry. The newest ones of the architecture are assumed;
+        where those of a family differ and the number of parameters does not decide, the result is None.
     """
     for outer in wrapped(model):
         if (found := _set_size(outer, "model")) is not None:
