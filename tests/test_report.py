@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from grad_cam import sweep
+from grad_cam import explain, sweep, targets
 from grad_cam.errors import GradCamError
 from grad_cam.rendering import Display
 from grad_cam.rendering import report as module
@@ -197,6 +197,22 @@ def test_of_a_sweep(cnn: torch.nn.Module, batch: torch.Tensor, tmp_path: pathlib
     assert len(data["images"]) == len(batch)
     assert sum(m is not None for m in data["images"][0]["maps"][0]) == len(found)
     assert data["display"]["colormap"] == "magma"
+
+
+def test_opens_with_another_map(cnn: torch.nn.Module, batch: torch.Tensor, open_report: Any, tmp_path: Any) -> None:
+    """A page opens with the map it is given beside the layers, says what it is, and counts the layers without it."""
+    found, best = sweep(cnn, batch, method="layer_cam"), explain(cnn, batch, method="auto")
+    data = _data(found.report(tmp_path / "a.html", opening=best).read_text(encoding="utf-8"))
+    assert [row["name"] for row in data["layers"]][-1] == module.OPENING
+    stored = data["images"][1]["maps"][0][-1]
+    assert stored["max"] == pytest.approx(float(best.raw(1, 0).max()), rel=1e-6)
+    page = open_report(report_of(found, opening=[best]))
+    assert page.text("here-name") == module.OPENING and "measures best" in page.text("here-note")
+    assert f"{len(found.stages)} layers" in page.text("summary")
+    with pytest.raises(ReportError, match="something else"):
+        report_of(found, opening=[explain(cnn, batch, target=targets.top(2), method="auto")])
+    with pytest.raises(ReportError, match="2 maps"):
+        report_of(found, opening=[best, best])
 
 
 # ------------------------------------------------------------------------------------------------------------- browser

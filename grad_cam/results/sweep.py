@@ -163,13 +163,14 @@ class Sweep(Sequence[Explanation]):
 
     def report(
         self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, force: bool = False,
-        display: Display | None = None, **changes: Any,
+        opening: Explanation | None = None, display: Display | None = None, **changes: Any,
     ) -> pathlib.Path:  # fmt: skip
         """Writes one self-contained HTML page with every image, target and layer, to look through in a browser.
 
         Args:
             path: The file to write.
             names: What to call the images; their numbers by default.
+            opening: Of the same images and targets, such as `explain(..., method="auto")`: the page opens with it.
             force: Overwrite a file that exists.
             display: Settings the page opens with; `Display()` by default.
             **changes: Single settings.
@@ -181,7 +182,8 @@ class Sweep(Sequence[Explanation]):
 
         rendering.require_pictures(self.explanations[0].images)
 
-        return write_report(report_of(self, names=names, display=Display.of(display, **changes)), path, force)
+        first, shown = () if opening is None else (opening,), Display.of(display, **changes)
+        return write_report(report_of(self, names=names, opening=first, display=shown), path, force)
 
     def _titles(self) -> list[str]:
         titles = []
