@@ -244,7 +244,7 @@ def test_in_a_browser_from_disk(site: pathlib.Path, browser: Any, width: int) ->
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 1, f"{name} is {wide} pixels wider than a screen of {width}"
     page.goto(f"{(site / 'search.html').as_uri()}?q=whiskers")
-    page.wait_for_selector("#search-results ul.search li a", timeout=20_000)
+    page.wait_for_selector("#search-results ul.search li a", timeout=60_000)
     found = page.locator("#search-results ul.search li a").all_inner_texts()
     assert any("Gallery" in title or "Whiskers" in title for title in found), found
     assert not wrong
