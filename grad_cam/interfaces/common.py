@@ -26,9 +26,15 @@ if TYPE_CHECKING:
     from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names", "one_line",
-    "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+    "VIDEOS", "VOLUMES", "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names",
+    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+"""Suffixes of videos."""
+
+VOLUMES = (".nii", ".nii.gz", ".dcm", ".dicom")
+"""Suffixes of volumes."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
