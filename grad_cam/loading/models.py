@@ -176,7 +176,7 @@ def _open_clip(name: str, pretrained: bool, num_classes: int | None = None) -> n
     try:
         import open_clip
     except ImportError:
-        raise ModelError(f"{name!r} needs open_clip", remedy="pip install open_clip_torch") from None
+        raise ModelError(f"{name!r} needs open_clip", remedy="pip install 'gradcam-layers[clip]'") from None
 
     if num_classes is not None:
         raise ModelError(f"{name} compares pictures with texts and has no classes", f"num_classes={num_classes}")
