@@ -26,7 +26,7 @@ from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass, require_finite
 from .inputs import Inputs
-from .introspection import frames_first, unwrap
+from .introspection import frames_first, is_multi_label, unwrap
 from .loading import class_names, normalisation_note, preprocessing
 from .loading.geometry import Geometry, check_geometry
 from .loading.preprocess import Preprocessing
@@ -326,6 +326,7 @@ def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -
                 maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
                 Pass(forward, n).ledger() if cuts and request.rules is not None else None,
                 outliers=outliers_at(Pass(forward, n)) if cuts else (), marks=resolved.marks, part=_part_seen(cutter),
+                multi_label=is_multi_label(cutter.model),
             )
         )  # fmt: skip
     return made

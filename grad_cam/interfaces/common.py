@@ -143,6 +143,13 @@ class Opened:
     prepare: Preprocessing
     labels: list[str] | None
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether several classes may be true at once."""
+        from ..loading.labels import is_multi_label
+
+        return is_multi_label(self.model)
+
     def label(self, index: int) -> str:
         """Name of a class."""
         return class_label(self.labels, index)

@@ -18,6 +18,7 @@ from .facts import (
     input_description,
     input_size,
     input_size_source,
+    is_multi_label,
     prefix_tokens,
     reductions,
     unwrap,
@@ -29,6 +30,7 @@ __all__ = [
     "DEFAULT_CHANNELS", "DEFAULT_SIZE", "Declared", "as_size", "class_count", "clip_channels", "declared_channels",
     "declared_class_count", "declared_size", "declares_frames", "detector_names", "device_and_dtype", "frames_first",
     "input_channels", "input_channels_source", "input_description", "input_size", "input_size_source", "is_detector",
+    "is_multi_label",
     "is_torchvision", "prefix_tokens", "processor_size", "reductions", "run_processor", "timm_config",
     "torchvision_names", "torchvision_weights", "unwrap", "wrapped",
 ]  # fmt: skip

@@ -234,6 +234,15 @@ def declares_frames(model: nn.Module) -> bool:
     return any(is_count(value) for value, _ in settings(config, ("num_frames",), "config"))
 
 
+def is_multi_label(model: nn.Module) -> bool:
+    """Whether several classes of a model may be true at once: it says `multi_label`, or its configuration does."""
+    for each in (*wrapped(model), unwrap(model)):
+        own = getattr(each, "multi_label", None)
+        if isinstance(own, bool):
+            return own
+    return getattr(getattr(unwrap(model), "config", None), "problem_type", None) == "multi_label_classification"
+
+
 def clip_channels(model: nn.Module) -> int | None:
     """The number of channels of the videos or volumes that a model takes; None where it takes pictures."""
     model = unwrap(model)

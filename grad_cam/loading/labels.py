@@ -13,6 +13,7 @@ from torch import nn
 from .. import introspection
 from ..arguments import is_index
 from ..errors import ModelError
+from ..introspection import is_multi_label as is_multi_label
 
 _IMAGENET_SUBSETS = {
     1000: "imagenet-1k", 11221: "imagenet-21k-miil", 11821: "imagenet-12k", 21841: "imagenet-22k",

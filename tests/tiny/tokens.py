@@ -38,4 +38,5 @@ def vit() -> nn.Module:
     model = VisionTransformer(img_size=SIZE, patch_size=6, embed_dim=48, depth=4, num_heads=4, num_classes=len(WORDS))
     model.preprocessing = PLAIN
     model.class_names = list(WORDS)  # type: ignore[assignment]
+    model.multi_label = True  # type: ignore[assignment]
     return model
