@@ -32,7 +32,7 @@ TENSORBOARD, WANDB, HUGGING_FACE = (f"'gradcam-layers[{extra}]'" for extra in ("
 """What to install for sinks and frameworks."""
 
 FIRST = 10
-"""What the first maps of a model cost at most, in forward passes of the same pictures; three is the most that was seen."""
+"""What the first maps of a model cost at most, in forward passes of the same pictures; three is the most seen."""
 
 
 class MapWriter:

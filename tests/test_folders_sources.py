@@ -189,7 +189,7 @@ class _Touch:
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
-    """Pickles under the names of pictures, tables, datasets and rows of a run are faults, and their code does not run."""
+    """Pickles under the names of pictures, tables, datasets and rows are faults, and their code does not run."""
     flag = tmp_path / "run"
     evil = pickle.dumps(_Touch(flag))
     inside = tmp_path / "in"

@@ -37,7 +37,6 @@ from .sheet import MOST, contact_sheet, draw
 from .sources import Anything, open_source
 from .workers import default_workers
 
-
 BATCH = 16
 """Images that are decoded together, and explained together on a GPU, where that is left open."""
 
@@ -50,8 +49,8 @@ def run(
     model: nn.Module | str, source: Anything, out: str | os.PathLike[str], *, layer: AnyLayer | Layers | None = None,
     target: OneTarget | Sequence[OneTarget] = None, method: AnyMethod = "grad_cam", of_class: bool = False,
     evidence: bool = False, preprocessing: Preprocessing | None = None, class_folders: bool | None = None,
-    columns: Mapping[str, str] | None = None, batch_size: int | None = None, workers: int | None = None, shard: int = 1000,
-    overlays: bool = False, sheet: bool = True, display: Display | None = None,
+    columns: Mapping[str, str] | None = None, batch_size: int | None = None, workers: int | None = None,
+    shard: int = 1000, overlays: bool = False, sheet: bool = True, display: Display | None = None,
     fast: bool = False, engine: str = "local", address: str | None = None, actors: int | None = None,
     progress: local.Progress | None = None, notify: Notify | None = None, **options: Any,
 ) -> Rows:  # fmt: skip
