@@ -211,6 +211,8 @@ def check_model(model: Any) -> nn.Module:
             remedy = f"build it first, for example with grad_cam.loading.load({model!r})"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             remedy = f"make one: {model.__name__}(...)"
+        elif isinstance(model, torch.Tensor):
+            remedy = "give the model first, then the images"
         elif isinstance(model, dict):
             remedy = "build the network and load these weights with load_state_dict"
         raise ArgumentTypeError("model must be a torch.nn.Module", _kind(model), remedy)

@@ -372,7 +372,7 @@ def test_listed_names_exist() -> None:
     """Every listed name is there, `inspect` is `explore`, and a misspelt one is an AttributeError that names it."""
     assert not [name for name in dir(grad_cam) if not hasattr(grad_cam, name)]
     assert grad_cam.inspect is grad_cam.explore
-    with pytest.raises(AttributeError, match="'chian'"):
+    with pytest.raises(AttributeError, match="'chian'; did you mean chain?"):
         getattr(grad_cam, "chi" + "an")
 
 

@@ -19,7 +19,7 @@ from grad_cam.splitting.default import default_cut
 from grad_cam.splitting.public import open_images
 from grad_cam.targets import TargetError
 
-from . import tiny
+from . import hugging_face, tiny
 from .tiny.shapes import scene
 
 
@@ -239,11 +239,7 @@ def built(kind: str) -> nn.Module:
         return model.eval()
     hf = pytest.importorskip("transformers")
     if name == "Segformer":
-        config = hf.SegformerConfig(
-            num_labels=5, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2],
-            decoder_hidden_size=16,
-        )  # fmt: skip
-        model = hf.SegformerForSemanticSegmentation(config)
+        model = hugging_face.segmenter(5)
     elif name == "UperNet":
         backbone = hf.ConvNextConfig(
             hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, out_features=["stage1", "stage2", "stage3", "stage4"]
