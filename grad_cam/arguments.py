@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import re
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from .errors import GradCamError, InputError, LayerError
@@ -246,6 +247,11 @@ def _short(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- maps
+
+
+def canonical(name: str) -> str:
+    """The name or title of a method as names are compared: capitals, hyphens, blanks and underscores do not matter."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 def as_maps(maps: Any) -> NDArray[np.float64]:
