@@ -624,7 +624,7 @@ def test_cheap_things_first(tmp_path: pathlib.Path, words: list[str], says: str)
         cwd.mkdir()
     heavy = "import sys; sys.modules['torch'] = sys.modules['timm'] = None"  # importing them is an error now
     process = _started(*words, cwd=cwd, prelude=heavy)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode in (1, 2)
     assert says in " ".join(stderr.replace("│", " ").split())
     assert "Loading" not in stderr
@@ -645,7 +645,7 @@ def test_ctrl_c_at_any_moment(tmp_path: pathlib.Path, after: str) -> None:
         assert process.stderr is not None and process.stderr.readline().startswith("Loading demo")
         time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (130, "Stopped.\n")
 
 

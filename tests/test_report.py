@@ -231,7 +231,7 @@ class Page:
         self.page.on("request", lambda r: self.requests.append(r.url))
         path = write_report(report, folder / "report.html")
         self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready]", timeout=15000)
+        self.page.wait_for_selector("html[data-ready]", timeout=60_000)
 
     def set(self, control: str, value: float) -> None:
         """Moves a slider as a hand would: value and input event."""
@@ -542,7 +542,7 @@ def test_copy(open_report: Any) -> None:
     """The copy button puts the exact call on the clipboard."""
     page = open_report(_report(call='a("b")\nc'), permissions=["clipboard-read", "clipboard-write"])
     page.page.locator("[data-copy=call]").click()
-    page.page.locator("[data-copy=call]", has_text="Copied").wait_for(timeout=5000)
+    page.page.locator("[data-copy=call]", has_text="Copied").wait_for(timeout=30_000)
     assert page.page.evaluate("navigator.clipboard.readText()") == 'a("b")\nc'
 
 

@@ -121,4 +121,4 @@ def _rectangle(box: tuple[float, float, float, float] | None) -> dict[str, float
 
 
 def _overlay(explanation: Any, display: Display) -> Any:
-    return display.overlay(explanation.pictures[0], explanation.raw())
+    return display.overlay(explanation.pictures[0], explanation.on_picture())

@@ -222,7 +222,7 @@ def _images_of(sweep: Any, layers: Sequence[ReportLayer], opening: Any = None) -
     at |= {} if opening is None else {OPENING: opening}
     for b in range(len(first.map)):
         maps = [
-            [at[row.name].raw(b, k).numpy() if row.name in at else None for row in layers]
+            [at[row.name].on_picture(b, k).astype("float32") if row.name in at else None for row in layers]
             for k in range(len(first.target[b]))
         ]
         logits = first.logits[b]
