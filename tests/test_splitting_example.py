@@ -19,7 +19,7 @@ from grad_cam.splitting.example import example_images
      ((4, 32, 48), (2, 4, 32, 48))],
 )  # fmt: skip
 def test_sizes(example: Any, shape: tuple[int, ...]) -> None:
-    """A number is a square, two are height and width, three have the channels first; without any it is the model's own size."""
+    """A number is a square, two are height and width, three begin with the channels; None is the model's own size."""
     model = nn.Conv2d(3, 4, 1).double()
     images = example_images(model, example)
     assert images.shape == shape and images.dtype == torch.float64
