@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .arguments import as_index
 from .engine import explain
-from .errors import GradCamError
+from .errors import GradCamError, message_of
 from .rendering import Display, save
 
 __all__ = ["MapWriter", "Sink", "for_lightning", "for_trainer", "to_files", "to_tensorboard", "to_wandb"]
@@ -114,7 +114,7 @@ class MapWriter:
                 self.sink(step, self._pictures(model))
         except Exception as error:  # whatever it is: maps are not worth a training
             self._ended = True
-            warnings.warn(f"no more maps are written: {' '.join(str(error).split())}", stacklevel=3)
+            warnings.warn(f"no more maps are written: {message_of(error)}", stacklevel=3)
             return
         finally:
             self._cost = self._clock() - begun
