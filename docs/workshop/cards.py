@@ -175,7 +175,8 @@ def _on_real_vit(name: str, title: str) -> list[str]:
     return [
         f":::{{figure}} ../../vit/{name}.webp", f":alt: {title} of a vision transformer that is asked about the church",
         ":width: 300px", "",
-        f"On photos: DINOv2's ViT-S/14 with ten classes, asked about *church* (`make pictures VIT=weights`). {CREDIT}",
+        f"On photos: DINOv2's ViT-S/14 with ten classes, asked about *church* (`make pictures VIT=weights`). "
+        f"Where nothing is coloured, the method finds nothing for *church* at the layer it takes. {CREDIT}",
         ":::", "",
     ]  # fmt: skip
 
