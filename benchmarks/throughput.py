@@ -1,12 +1,12 @@
 """Pictures a second of a run over a folder, beside plain inference and another library; and whether it stays flat.
 
-    python benchmarks/throughput.py [--quick] [--device cpu|cuda] [--threads 1] [--only flat]
+    python benchmarks/throughput.py [--quick] [--device cpu|cuda] [--threads 1]
+                                     [--only resnet|vit|efficientnet|flat|actors]
 
 All contenders read the same JPEG files with the same number of processes and the same preparation, but for
 pytorch-grad-cam, which is called as its README does it: one picture after the other. What happens once in a run (its
-trial on one picture, the comparison of the fast path) is left out: a run of thousands is meant. The run takes its own
-number of pictures at a time, and the plain loop is measured with that number and with whole batches of 16. All of it
-takes about ten minutes on two cores that nothing else uses.
+trial on one picture, the comparison of the fast path) is left out: a run of thousands is meant. All
+of it takes about ten minutes on two cores that nothing else uses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import nn
 import grad_cam
 from grad_cam.folders import local, open_source
 from grad_cam.folders.decoding import Decoder
-from grad_cam.folders.explaining import Explainer, Question, fitting
+from grad_cam.folders.explaining import Explainer, Question
 from grad_cam.folders.fast import accelerated
 from grad_cam.folders.place import Place
 from grad_cam.folders.workers import decoded
@@ -57,13 +57,12 @@ def rows(explainer: Explainer, source: Any, decoder: Decoder, batch: int) -> Non
         local.compute(Place(folder), source, decoder, explainer, settings(batch))
 
 
-def inference(model: nn.Module, source: Any, decoder: Decoder, batch: int, device: str, most: int | None) -> None:
-    """The plain loop over the same loader: what the model predicts, of at most so many at a time."""
+def inference(model: nn.Module, source: Any, decoder: Decoder, batch: int, device: str) -> None:
+    """The plain loop over the same loader: what the model predicts."""
     with torch.inference_mode():
         for each in decoded(decoder, range(len(source)), batch, WORKERS, print):
             for images, _ in each.groups:
-                for some in images.split(most or len(images)):
-                    model(some.to(device)).argmax(1).tolist()
+                model(images.to(device)).argmax(1).tolist()
 
 
 def pytorch_grad_cam(model: nn.Module, layer: str, source: Any, decoder: Decoder, device: str) -> None:
@@ -87,20 +86,15 @@ def compared(name: str, layer: str, batch: int, count: int, device: str, rounds:
         source: Any = open_source(photos(pathlib.Path(folder), count))
         decoder = Decoder(source, prepare, None, 1000)
         question = Question(layer)
-        most = fitting(model)
-        exact, quick = (Explainer(model, question, lambda text: None, most=most) for _ in range(2))
+        exact, quick = (Explainer(model, question, lambda text: None) for _ in range(2))
         images = torch.cat([decoder(n).image for n in range(min(8, count))])  # type: ignore[union-attr]
         notes: list[str] = []
         found = accelerated(model, images, question, notes.append)
         runs: dict[str, common.Run] = {
-            "inference": functools.partial(inference, model, source, decoder, batch, device, most),
+            "inference": functools.partial(inference, model, source, decoder, batch, device),
             "run": functools.partial(rows, exact, source, decoder, batch),
             "pytorch-grad-cam": functools.partial(pytorch_grad_cam, model, layer, source, decoder, device),
         }
-        if most is not None:
-            runs[f"inference, {batch} at a time"] = functools.partial(
-                inference, model, source, decoder, batch, device, None
-            )
         if found is not None:
             quick.asked, quick.asked_as, quick.named = found.model, found.ask, found.named
             runs["run --fast"] = functools.partial(rows, quick, source, decoder, batch)
@@ -119,8 +113,7 @@ def compared(name: str, layer: str, batch: int, count: int, device: str, rounds:
             aim = f"{to_ours:.2f} x run, {common.verdict(to_ours, OTHERS)}"
         lines.append([each, f"{shown:.1f}", f"{speed:.2f}", aim])
     steps = ", ".join(found.steps) if found is not None else "none"
-    together = f"{most or batch} at a time"
-    common.table(f"{name} ({count} pictures, {together}, {device}, layer '{layer}', fast: {steps})", lines)
+    common.table(f"{name} ({count} pictures, batch {batch}, {device}, layer '{layer}', fast: {steps})", lines)
 
 
 def child(count: int, device: str) -> dict[str, float]:
@@ -159,6 +152,40 @@ def flat(device: str, quick: bool) -> None:
     common.table(f"mobilenetv3_small_050 at 64, {device}: a run stays flat", lines)
 
 
+def actors(quick: bool) -> None:
+    """Prints pictures a second of one and two Ray actors on real photos; the start of Ray and of actors is left out."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    model = common.build("efficientnet_b0")
+    few, many = (8, 24) if quick else (16, 144)
+    samples = list(grad_cam.loading.samples().values())
+    lines = [["actors", "pictures/s", "x one actor", "rows as of the local engine"]]
+    first = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        for count in (few, many):
+            rows = [str(samples[n % len(samples)].resolve()) for n in range(count)]
+            (place / f"{count}.csv").write_text("path\n" + "\n".join(rows) + "\n")
+        how: dict[str, Any] = {"layer": "blocks.6", "sheet": False, "shard": 8}
+        local_rows = grad_cam.run(model, place / f"{few}.csv", place / "local", **how)
+        for number in (1, 2):
+            seconds = []
+            for count in (few, many):
+                out = place / f"ray-{number}-{count}"
+                run = functools.partial(
+                    grad_cam.run, model, place / f"{count}.csv", out, engine="ray", actors=number, **how
+                )
+                seconds.append(common.timed(run).wall)
+            speed = (many - few) / (seconds[1] - seconds[0])
+            first = first or speed
+            pairs = zip(grad_cam.read(place / f"ray-{number}-{few}"), local_rows, strict=True)
+            same = all(a["path"] == b["path"] and np.allclose(a["map"], b["map"], atol=2e-3) for a, b in pairs)
+            lines.append([str(number), f"{speed:.1f}", f"{speed / first:.2f}", "yes" if same else "NO"])
+    ray.shutdown()
+    common.table(f"efficientnet_b0 by Ray actors ({many - few} pictures, a CPU core each, wall clock)", lines)
+
+
 def main() -> None:
     """Runs the sections."""
     given = common.arguments(__doc__ or "")
@@ -173,6 +200,8 @@ def main() -> None:
                 compared(name, layer, 16, count, device, rounds)
         if given.only in "flat":
             flat(device, given.quick)
+        if given.only in "actors" and device == "cpu":
+            actors(given.quick)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def test_layers_targets_and_evidence(photos: Path, tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_said_before_anything_is_written(photos: Path, tmp_path: Path) -> None:
     """A layer, class or method that does not exist is no fault of the pictures."""
-    for wrong in ({"layer": "nowhere"}, {"target": "unicorn"}, {"method": "no_cam"}, {"chunk": 3}):
+    for wrong in ({"layer": "nowhere"}, {"target": "unicorn"}, {"method": "no_cam"}, {"chunk": 3}, {"batch_size": 0}):
         with pytest.raises((GradCamError, TypeError)):
             _run(_model(), photos, tmp_path / "out", **wrong)
     assert not (tmp_path / "out" / "run.json").exists()
