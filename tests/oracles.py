@@ -379,7 +379,7 @@ def examine(model: nn.Module, shape: tuple[int, int, int], depths: Sequence[int]
     default = ""
     classes = plain(reference, x).reshape(RECORDED, -1).argmax(1)
     with out.check("explanation"):
-        result = grad_cam.explain(model, x.clone(), target=classes.tolist())
+        result = grad_cam.explain(model, x.clone(), target=classes.tolist(), method="grad_cam")
         default = result.layer.name
         off = relative(result.logits, plain(reference, x).reshape(result.logits.shape))
         assert off <= GRADIENT, f"the logits are {off:.3g} off"
@@ -397,7 +397,7 @@ def examine(model: nn.Module, shape: tuple[int, int, int], depths: Sequence[int]
     with out.check("training mode"):
         mixed(model)
         before = state(model)
-        result = grad_cam.explain(model, x.clone(), target=classes.tolist())
+        result = grad_cam.explain(model, x.clone(), target=classes.tolist())  # what auto takes
         require_untouched(before, state(model))
         off = relative(result.logits, plain(reference, x).reshape(result.logits.shape))
         assert off <= GRADIENT, f"the logits are {off:.3g} off"
