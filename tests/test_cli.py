@@ -612,11 +612,19 @@ def _started(*words: str, cwd: pathlib.Path, prelude: str = "") -> subprocess.Po
         (["sweep", "missing.jpg"], "missing.jpg"),
         (["sweep", "photo.png", "--depth", "4"], "blocks"),
         (["report", "photo.png", "-o", "page.html"], "exists already"),
+        (["sweep", "photo.png", "--top", "3", "-o", "three.png"], "one file for 3 classes"),
+        (["sweep", "photo.png", "-c", "1", "-c", "2", "-o", "two.png"], "one file for 2 classes"),
+        (["explain", "photo.png", "--option", "colour=1"], "no such setting"),
+        (["sweep", "photo.png", "--option", "samples=1", "-x", "Grad-CAM"], "it takes none"),
+        (["report", "photo.png", "--colormap", "plasm"], "try plasma"),
+        (["explain", "photo.png", "--device", "gpu"], "cuda"),
+        (["explain", "page.html"], "not an image"),
+        (["report", "page.html"], "not an image"),
     ],
 )
 def test_cheap_things_first(tmp_path: pathlib.Path, words: list[str], says: str) -> None:
     """Wrong files, folders and options are said before torch is imported."""
-    (tmp_path / "photo.png").touch()
+    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
     (tmp_path / "page.html").touch()
     cwd = tmp_path
     if words == ["explain", "."]:
