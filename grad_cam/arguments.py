@@ -1,6 +1,6 @@
 """Checks of arguments: each returns the value in the type the package works with, or raises an error with a remedy.
 
-torch is imported only by the checks of images and models, so that whoever draws pictures does without it.
+torch is imported only by the checks of images and models, so that drawing pictures does not need it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ArgumentTypeError(GradCamError, TypeError):
 
 
 def is_index(value: Any) -> bool:
-    """Whether a value is a whole number: an int, numpy's integers, an array or tensor of no axes; a bool is none."""
+    """Whether a value is a whole number: an int, numpy's integers, a 0-d array or tensor; not a bool."""
     if isinstance(value, numbers.Integral):
         return not isinstance(value, bool)
     scalar = getattr(value, "ndim", None) == 0 and "int" in str(getattr(value, "dtype", ""))
@@ -37,12 +37,12 @@ def as_index(value: Any, name: str, *, least: int | None = None) -> int:
     """Reads a whole number.
 
     Args:
-        value: What the caller gave; numpy integers and tensors of no axes will do, a bool or a float will not.
+        value: What the caller gave; an int, a numpy integer or a 0-d tensor; not a bool or a float.
         name: Name of the argument.
         least: Smallest number allowed; None allows all.
 
     Raises:
-        ArgumentTypeError: It is no whole number.
+        ArgumentTypeError: It is not a whole number.
         GradCamError: It is smaller than `least`.
     """
     if not is_index(value):
@@ -61,15 +61,15 @@ def as_number(
     """Reads a finite number in a range.
 
     Args:
-        value: What the caller gave: an int, a float, numpy's numbers, an array or tensor of no axes; a bool is none.
+        value: What the caller gave: an int, a float, numpy's numbers, a 0-d array or tensor; not a bool.
         name: Name of the argument.
         low: Smallest number allowed.
         high: Largest number allowed.
-        what: What such a number is, with its article, for the error.
+        what: What the number has to be, with an article, for the error.
         remedy: What to give instead; by default a number in the range.
 
     Raises:
-        ArgumentTypeError: It is no number.
+        ArgumentTypeError: It is not a number.
         GradCamError: It is NaN, infinite or out of range.
     """
     remedy = remedy or f"give a number from {low:g} to {high:g}"
@@ -94,7 +94,7 @@ def check_fraction(value: Any, name: str, *, below_one: bool = False) -> float:
         below_one: Whether 1 itself is refused, as for a threshold, above which nothing would be left.
 
     Raises:
-        ArgumentTypeError: It is no number.
+        ArgumentTypeError: It is not a number.
         GradCamError: It is out of range.
     """
     remedy = f"give a number from 0 up to{', not' if below_one else ''} 1"
@@ -153,7 +153,7 @@ def check_images(images: Any) -> Tensor:
         The same.
 
     Raises:
-        ArgumentTypeError: It is no tensor.
+        ArgumentTypeError: It is not a tensor.
         InputError: It is not (B, C, H, W), or (B, C, T, H, W) of videos and volumes, is empty, or holds no floating
             point numbers that can be computed with.
     """
@@ -198,7 +198,7 @@ def check_model(model: Any) -> nn.Module:
         The same.
 
     Raises:
-        ArgumentTypeError: It is no module.
+        ArgumentTypeError: It is not a module.
         GradCamError: Its parameters are on the meta device, or were never initialised.
     """
     import torch

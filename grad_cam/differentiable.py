@@ -94,7 +94,7 @@ def check_differentiable(request: Request, images: Tensor, parameters: Any) -> N
     method = request.method
     if not (method.one_pass and method.class_specific and method.kind in ("gradient", "other")):
         raise MethodError(
-            f"{method.title} cannot be in a loss: it is no function of one activation and its gradient", "",
+            f"{method.title} cannot be in a loss: it is not a function of one activation and its gradient", "",
             'method="grad_cam", "hires_cam", "layer_cam" or another gradient method of one pass',
         )  # fmt: skip
     for name in ("aug_smooth", "eigen_smooth", "rules", "fuse"):

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 
 class GradCamError(ValueError):
-    """Something the package refuses to do, because the result would be wrong or cannot be had.
+    """Something the package refuses to do, because the result would be wrong or does not exist.
 
     Attributes:
         what: What is wrong, in one clause.
         given: What the caller or the model gave, or "".
-        remedy: What to do instead; an argument that helps, such as ``layer="blocks.2"``, is written as one types it.
+        remedy: What to do instead; an argument that helps, such as ``layer="blocks.2"``, is written as it is typed.
     """
 
     def __init__(self, what: str, given: str = "", remedy: str = "") -> None:
@@ -33,7 +33,7 @@ class SplitError(GradCamError):
 
 
 class OutputError(SplitError):
-    """What a model returns holds no tensor that is known to be the logits."""
+    """No tensor in what a model returns is known to be the logits."""
 
 
 class InputError(GradCamError):

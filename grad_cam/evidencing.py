@@ -133,7 +133,7 @@ def evidence(
     _require_pictures(explanation.images)
     if not 0 < share < 1:
         raise GradCamError(f"share={share} is not a part of the picture", remedy="use a number between 0 and 1")
-    one = explanation.raw(image, target)
+    one = torch.from_numpy(explanation.on_picture(image, target)).float()
     score = score_function(model, explanation.images, _target_of(explanation, explained), output=output, inputs=inputs)
     picture = explanation.images[image]
     marked = _marked(one, share, seed)
@@ -178,9 +178,15 @@ def compare(
         classes = [targets.probability(int(row[0])) for row in first.classes]
         options["probability"] = score_function(model, images, classes, output=output, inputs=inputs)
     options.setdefault("fill", mean_color(first.seen.preprocessing))
-    return metrics.compare(
-        explanations, images, score_function(model, images, wanted, output=output, inputs=inputs), **options
-    )
+    maps = {name: _shown(each) for name, each in explanations.items()}
+    return metrics.compare(maps, images, score_function(model, images, wanted, output=output, inputs=inputs), **options)
+
+
+def _shown(each: Explanation | Tensor) -> Explanation | Tensor:
+    """Maps as they lie on the pictures, where the model pads these."""
+    if not isinstance(each, Explanation) or each.part is None or each.map.ndim != 3:
+        return each
+    return torch.stack([torch.from_numpy(each.on_picture(b)).float() for b in range(len(each.map))])
 
 
 def _require_pictures(images: Tensor) -> None:

@@ -23,6 +23,7 @@ from grad_cam.splitting.cuts import Cutter
 
 from .oracle import READINGS, Reference, difference, off, snapshot
 from .zoo import ZOO, Net, block
+from .zoo.python import NestedLists
 
 
 @pytest.fixture
@@ -790,18 +791,7 @@ def _closure() -> nn.Module:
 
 
 def _lists() -> nn.Module:
-    class Lists(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.groups = [[self.stem, self.blk], [self.neck]]
-
-        def forward(self, x: Tensor) -> Tensor:
-            for group in self.groups:
-                for module in group:
-                    x = module(x)
-            return self.head(x)
-
-    return Lists().train()
+    return NestedLists().train()
 
 
 def _compiled() -> nn.Module:

@@ -346,7 +346,7 @@ def test_half_precision() -> None:
     x = pictures(side, 2, torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        one = grad_cam.explain(model, x, rules="balanced", residual=1.0)
+        one = grad_cam.explain(model, x, method="grad_cam", rules="balanced", residual=1.0)
     assert torch.equal(one.logits, oracles.plain(model, x))
     assert one.ledger().score.dtype == DOUBLE
 

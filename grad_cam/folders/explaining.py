@@ -141,7 +141,7 @@ class Explainer:
             maps = [(e, k) for e in found for k in range(len(e.target[b]))]
             for row, (e, k) in zip(of_image, maps, strict=True):
                 buffer = io.BytesIO()
-                display.overlay(e.pictures[b], e.raw(b, k)).save(buffer, "JPEG", quality=90)
+                display.overlay(e.pictures[b], e.on_picture(b, k)).save(buffer, "JPEG", quality=90)
                 row[OVERLAY] = buffer.getvalue()
 
 

@@ -98,7 +98,7 @@ def method_settings(name: str) -> list[str] | None:
 
 
 def check_method_name(name: str) -> None:
-    """Refuses a name that is no method's (see `methods.find`), without importing the methods."""
+    """Refuses a name that no method has (see `methods.find`), without importing the methods."""
     known = _spellings()
     if known and _letters(name) not in known:
         close = list(dict.fromkeys(known[key] for key in difflib.get_close_matches(_letters(name), known)))

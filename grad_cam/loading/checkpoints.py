@@ -31,7 +31,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, Tensor]:
         path: A .pth, .pt or .safetensors file.
 
     Raises:
-        ModelError: No such file, nothing in it, or contents that are not weights by name.
+        ModelError: The file does not exist, is empty, or does not hold weights by name.
     """
     if not path.exists():
         raise ModelError(f"there is no checkpoint {str(path)!r}")

@@ -60,7 +60,7 @@ def load_volume(source: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Ge
         turned: slices from the feet up, the front at the top, the patient's right at the left.
 
     Raises:
-        ImageError: It cannot be read, is no volume, or holds several series.
+        ImageError: It cannot be read, is not a volume, or holds several series.
     """
     path = Path(source)
     if not path.exists():
@@ -73,7 +73,7 @@ def load_volume(source: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Ge
         with Image.open(path) as pages:
             slices = [np.asarray(page.convert("F"), np.float32) for page in ImageSequence.Iterator(pages)]
         return _whole(np.stack(slices), path.name)
-    raise ImageError(f"{path.name} is no volume that can be read", "", "give .nii, .nii.gz, .tif or a DICOM folder")
+    raise ImageError(f"{path.name} is not a volume that can be read", "", "give .nii, .nii.gz, .tif or a DICOM folder")
 
 
 def clip_tensor(model: nn.Module, frames: NDArray[np.uint8], *, name: str = "") -> tuple[Tensor, Geometry]:
@@ -82,7 +82,7 @@ def clip_tensor(model: nn.Module, frames: NDArray[np.uint8], *, name: str = "") 
     Args:
         model: The model.
         frames: uint8 (T, H, W, 3), as `load_frames` gives them.
-        name: What the video is called.
+        name: Name of the video.
 
     Returns:
         (1, C, T, H, W), or (1, T, C, H, W) where the model takes frames first; and where that lies in the frames.
@@ -178,7 +178,7 @@ def _module(name: str, what: str, package: str) -> Any:
 
 def _whole(volume: NDArray[np.float32], name: str) -> tuple[NDArray[np.float32], Geometry]:
     if volume.ndim != 3 or 0 in volume.shape:
-        raise ImageError(f"{name} is no volume", f"its shape is {volume.shape}", "give one volume of three axes")
+        raise ImageError(f"{name} is not a volume", f"its shape is {volume.shape}", "give one volume of three axes")
     return volume, Geometry.whole(*volume.shape, name=name)
 
 
@@ -232,7 +232,7 @@ def _from_dicom(path: Path) -> tuple[NDArray[np.float32], Geometry]:
 
 
 def _place(one: Any) -> tuple[float, float]:
-    """Where a slice stands along its normal; by its number where it does not say."""
+    """The place of a slice along its normal; its number where the file does not say."""
     number = float(getattr(one, "InstanceNumber", 0) or 0)
     if "ImagePositionPatient" not in one or "ImageOrientationPatient" not in one:
         return 0.0, number

@@ -1,4 +1,4 @@
-"""The names of a model's classes, and which class a name means: the one place where that is decided."""
+"""The names of a model's classes, and the one place that decides which class a name means."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DISTINCT = {
 _OFFERED = 5
 
 Entry = tuple[str, tuple[str, ...]]
-"""A class: its label, and the other words it is found by."""
+"""A class: its label, and the other names it is found by."""
 
 
 class ClassNames(list[str]):
@@ -236,7 +236,7 @@ def _imagenet(subset: str) -> tuple[Entry, ...]:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Suggests the names most like one ("did you mean ...?"); empty if none is like it."""
+    """A suggestion of the names closest to one ("did you mean ...?"); "" if none is close."""
     lowered: dict[str, str] = {}
     for each in names:
         lowered.setdefault(each.casefold(), each)

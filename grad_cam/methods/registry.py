@@ -1,7 +1,8 @@
 """The registry of methods: a method is a function whose parameters name what it needs.
 
 A method's positional parameters are *ingredients* (`INGREDIENTS`), which the engine supplies by name; its keyword-only
-parameters are the caller's options. Everything that follows from the signature is read off it and stands nowhere else.
+parameters are the caller's options. Everything that follows from the signature is read off it, and written down nowhere
+else.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ class Method:
     def no_volumes(self) -> str:
         """Why it makes no map of a video or volume, in a clause; "" if it does.
 
-        What counts positions of an activation one by one needs not know how they lie; what masks or resizes does.
+        A method that treats the positions of an activation one by one works for any axes; one that masks or resizes
+        does not.
         """
         if self.scope != "layer" or "images" in self.ingredients:
             return "it masks, resizes or follows positions of one picture"
@@ -162,7 +164,7 @@ class Method:
 
     @property
     def eigen_smooth(self) -> bool:
-        """The same as `channelwise`."""
+        """Whether `eigen_smooth` can wrap it; the same as `channelwise`."""
         return self.channelwise
 
 
