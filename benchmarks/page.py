@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -118,20 +117,25 @@ def events(page: Any, folder: pathlib.Path) -> dict[str, Callable[[int], float]]
     return found
 
 
-def measured(page: Any, process: int, rounds: int, folder: pathlib.Path) -> dict[str, list[tuple[float, float, int]]]:
-    """Seconds waited, CPU seconds of the server and requests of every event, the first round left out."""
+def measured(page: Any, process: int, event: Callable[[int], float], rounds: int) -> list[tuple[float, float, int]]:
+    """Seconds waited, CPU seconds of the server and requests, the first round left out."""
     requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url) if request.url.startswith("http") else None)
-    found: dict[str, list[tuple[float, float, int]]] = {}
-    for name, event in events(page, folder).items():
-        for turn in range(rounds + 1):
-            time.sleep(0.5)  # what the event before has left to do
-            requests.clear()
-            before = cpu_seconds(process)
-            waited = event(turn) / 1000
-            page.wait_for_timeout(300)
-            if turn:
-                found.setdefault(name, []).append((waited, cpu_seconds(process) - before, len(requests)))
+
+    def count(request: Any) -> None:
+        if request.url.startswith("http"):
+            requests.append(request.url)
+
+    page.on("request", count)
+    found = []
+    for turn in range(rounds + 1):
+        page.wait_for_timeout(500)  # what the event before has left to do
+        requests.clear()
+        before = cpu_seconds(process)
+        waited = event(turn) / 1000
+        page.wait_for_timeout(300)
+        if turn:
+            found.append((waited, cpu_seconds(process) - before, len(requests)))
+    page.remove_listener("request", count)
     return found
 
 
@@ -139,6 +143,7 @@ def opened(browser: Any, url: str, method: str) -> Any:
     """A page with a picture by a method."""
     page = browser.new_page(viewport={"width": 1366, "height": 820}, bypass_csp=True)
     page.goto(url)
+    page.set_default_timeout(120_000)
     page.wait_for_selector("#gc-overlay")
     page.wait_for_timeout(1000)
     shown = page.locator("#gc-method input").first
@@ -165,19 +170,20 @@ def main() -> None:
     folder = pathlib.Path(tempfile.mkdtemp())
     with served() as (url, process), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        found = measured(opened(browser, url, chosen.method), process, chosen.rounds, folder)
+        page = opened(browser, url, chosen.method)
+        print(f"{chosen.method}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" + " (busy)" * common.BUSY)
+        print(f"{'':24}{'median':>9}{'worst':>9}{'aim':>7}{'server CPU':>13}{'requests':>10}", flush=True)
+        for name, event in events(page, folder).items():
+            waits, cpu, requests = zip(*measured(page, process, event, chosen.rounds), strict=True)
+            middle, used = statistics.median(waits), statistics.median(cpu)
+            late = (used if common.BUSY else middle) > AIMS[name]
+            print(
+                f"{name:24}{middle:7.3f} s{max(waits):7.3f} s{AIMS[name]:5.1f} s{used:11.3f} s"
+                f"{statistics.median(requests):10g}{'  missed' if late else ''}",
+                flush=True,
+            )
         browser.close()
     shutil.rmtree(folder)
-    print(f"{chosen.method}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" + " (busy)" * common.BUSY)
-    print(f"{'':24}{'median':>9}{'worst':>9}{'aim':>7}{'server CPU':>13}{'requests':>10}")
-    for name, rows in found.items():
-        waits, cpu, requests = zip(*rows, strict=True)
-        middle, used = statistics.median(waits), statistics.median(cpu)
-        late = (used if common.BUSY else middle) > AIMS[name]
-        print(
-            f"{name:24}{middle:7.3f} s{max(waits):7.3f} s{AIMS[name]:5.1f} s{used:11.3f} s"
-            f"{statistics.median(requests):10g}{'  missed' if late else ''}"
-        )
 
 
 if __name__ == "__main__":

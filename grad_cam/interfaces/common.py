@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names",
-    "method_settings", "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+    "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names", "method_settings",
+    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
 
 

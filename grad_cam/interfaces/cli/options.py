@@ -152,7 +152,7 @@ class TargetOptions:
     ] = None  # fmt: skip
     score: Annotated[
         str | None,
-        option("--score", panel=WHAT, metavar="class|objectness|edge|...",
+        option("--score", panel=WHAT, metavar="class|edge|...",
                parser=one_of("class", "objectness", "edge", "left", "top", "right", "bottom", "similarity"),
                help="With --boxes: what is explained of a box; default: its class."),
     ] = None  # fmt: skip

@@ -129,7 +129,7 @@ A table has a column path, and may have class, box (left top right bottom) and m
 
     [bold]Examples[/]
       grad-cam run photos/ -o out
-      grad-cam run "photos/**/*.jpg" -o out --model resnet50 --layer layer4 --top 3
+      grad-cam run "photos/**/*.jpg" -o out -m resnet50 -l layer4 --top 3
       grad-cam run birds.csv -o out --of-class --evidence
     """
     target.check()
