@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import re
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from .errors import GradCamError, InputError, LayerError
@@ -211,6 +212,8 @@ def check_model(model: Any) -> nn.Module:
             remedy = f"build it first, for example with grad_cam.loading.load({model!r})"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             remedy = f"make one: {model.__name__}(...)"
+        elif isinstance(model, torch.Tensor):
+            remedy = "give the model first, then the images"
         elif isinstance(model, dict):
             remedy = "build the network and load these weights with load_state_dict"
         raise ArgumentTypeError("model must be a torch.nn.Module", _kind(model), remedy)
@@ -244,6 +247,11 @@ def _short(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- maps
+
+
+def canonical(name: str) -> str:
+    """The name or title of a method as names are compared: capitals, hyphens, blanks and underscores do not matter."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 def as_maps(maps: Any) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import GradCamError
-from .ingredients import Forward, Pass, require_finite, scored
+from .ingredients import Forward, Pass, scored
 from .methods import MethodError
 from .methods.gradient import opaque_step, written_out
 from .requests import Request
@@ -56,7 +56,7 @@ class LivePass(Pass):
         """The activation, (B, C, h, w), with its graph."""
         with torch.enable_grad():
             found = self.layout.to_map(self._raw)
-        require_finite(found.detach(), f"the activations {self._where}", self.cutter)
+        self.cutter.require_finite(found.detach(), f"the activations {self._where}")
         return found
 
     def gradients(self, k: int) -> Tensor:

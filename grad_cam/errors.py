@@ -52,6 +52,11 @@ class ModelError(GradCamError):
     """A model, a checkpoint or a class that does not exist; the message says what does."""
 
 
+def message_of(error: BaseException, most: int | None = None) -> str:
+    """The message of an error in one line, cut to a number of characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def refuse_existing(paths: Sequence[pathlib.Path], force: bool = False) -> None:
     """Raises FileExistsError if any of the files exists, unless `force`."""
     there = [] if force else [str(path) for path in paths if path.exists()]

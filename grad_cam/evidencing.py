@@ -18,6 +18,7 @@ from .loading.normalisation import mean_color as mean_color
 from .methods.chunks import ChunkedScores
 from .methods.regions import coalitions, filled, scores_of_kept
 from .outputs import Output
+from .predictions import percentage
 from .requests import Target
 from .results import Explanation
 
@@ -77,8 +78,8 @@ class Evidence:
         other = "lowers" if self.random < self.score else "raises"
         score, without, random = (f"{value:.{self._digits}f}" for value in (self.score, self.without, self.random))
         text = (
-            f"Removing the marked {100 * self.share:.0f} % {verb} the score from {score} to {without}; a random region "
-            f"of the same size {other} it to {random}; the map beats {100 * self.beats:.0f} % of random maps."
+            f"Removing the marked {percentage(self.share)} {verb} the score from {score} to {without}; a random region "
+            f"of the same size {other} it to {random}; the map beats {percentage(self.beats)} of random maps."
         )
         return text if self.weakness is None else f"{text} Weak evidence: {self.weakness}."
 

@@ -125,6 +125,8 @@ _HABITS = {
     "images": ("input_tensor", "inputs", "images", "image", "img_path"),
 }
 """Names that arguments have in other libraries, or in another function of this one."""
+_DEVICE = ("use_cuda", "use_gpu", "cuda", "device")
+"""Names for what the model's own device decides here."""
 _OURS = {
     "explain": {"target": "target=...", "layer": "layer=...", "images": ""},
     "sweep": {"target": "target=...", "layer": "layers=[...]", "images": ""},
@@ -138,6 +140,9 @@ def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeE
         picture = '"cat.jpg"' if function == "GradCAM" else "images"
         call = ", ".join(filter(None, ["model", picture, _OURS[function][meant]]))
         return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
+    if name in _DEVICE:
+        remedy = "move the model: model.cuda(); images follow it"
+        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=remedy)
     takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
     return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
 

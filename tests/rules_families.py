@@ -29,7 +29,7 @@ EXACT = 1e-6  # of the absolute sum of the map
 EMPTY = 1e-3  # of the score
 LOUDEST = 50.0  # attention logits
 
-UNBALANCED = {"timm/sequencer": "lstm"}
+UNBALANCED: dict[str, str] = {}
 """Models with an operation that has no rule, and its name."""
 
 HEAVY = ("nasnet", "pnasnet", "deepseek_vit", "gemma4_vit", "qwen3_vit", "mobilenetv5", "naflexvit", "beit")

@@ -194,9 +194,9 @@ def test_no_boxes_and_no_detector(detector: nn.Module) -> None:
         plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten())
         explain(plain, torch.rand(1, 3, 8, 8), target=targets.box(0))
     for which in ("left", (1, 2, 3), None):
-        with pytest.raises(ArgumentTypeError, match="is no box"):
+        with pytest.raises(ArgumentTypeError, match="is not a box"):
             targets.box(which)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="nothing of a box"):
+    with pytest.raises(ArgumentTypeError, match="not a score of a box"):
         targets.box(0, "size")  # type: ignore[arg-type]
 
 

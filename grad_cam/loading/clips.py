@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..arguments import as_index
+from ..errors import message_of
 from ..introspection import declares_frames
 from .geometry import Geometry
 from .images import ImageError, load_image
@@ -154,7 +155,7 @@ def _decoded(path: Path) -> Iterable[Image.Image]:
                 raise ImageError(f"{path.name} holds no video")
             return [frame.to_image() for frame in container.decode(stream)]
     except (av.error.FFmpegError, OSError) as error:
-        raise ImageError(f"{path.name} cannot be decoded", " ".join(str(error).split())[:120]) from error
+        raise ImageError(f"{path.name} cannot be decoded", message_of(error, 120)) from error
 
 
 def _chosen(frames: list[Any], count: int | None) -> list[Image.Image]:
@@ -188,7 +189,7 @@ def _from_nifti(path: Path) -> tuple[NDArray[np.float32], Geometry]:
         image = nibabel.load(str(path))
         stored = np.asarray(image.get_fdata(dtype=np.float32))
     except Exception as error:
-        raise ImageError(f"{path.name} cannot be read", " ".join(str(error).split())[:120]) from error
+        raise ImageError(f"{path.name} cannot be read", message_of(error, 120)) from error
     stored = stored[..., 0] if stored.ndim == 4 and stored.shape[3] == 1 else stored
     directions = nibabel.io_orientation(image.affine)  # for each stored axis: left-right, back-front, down-up; its sign
     order = tuple(int(np.flatnonzero(directions[:, 0] == axis)[0]) for axis in (2, 1, 0))
@@ -226,7 +227,7 @@ def _from_dicom(path: Path) -> tuple[NDArray[np.float32], Geometry]:
         ]
         stacked = np.concatenate([plane if plane.ndim == 3 else plane[None] for plane in planes])
     except (ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
-        raise ImageError(f"{path.name} cannot be decoded", " ".join(str(error).split())[:120]) from error
+        raise ImageError(f"{path.name} cannot be decoded", message_of(error, 120)) from error
     volume, where = _whole(stacked.astype(np.float32), path.name)
     return volume, dataclasses.replace(where, affine=_matrix(slices))
 

@@ -183,10 +183,10 @@ def _entries_of(model: nn.Module) -> tuple[Entry, ...] | None:
     names = _in_order(getattr(config, "id2label", None) or ())
     if names and not all(re.fullmatch(r"LABEL_\d+", each) for each in names) and count in (None, len(names)):
         return _entries(tuple(names))
-    settings = getattr(model, "pretrained_cfg", None)
-    names = _in_order(settings.get("label_names") or ()) if isinstance(settings, Mapping) else None
-    if isinstance(settings, Mapping) and names and len(names) == count:
-        words = settings.get("label_descriptions")
+    settings = introspection.timm_config(model)
+    names = _in_order(settings.value.get("label_names") or ()) if settings is not None else None
+    if settings is not None and names and len(names) == count:
+        words = settings.value.get("label_descriptions")
         return _entries(tuple(str(words.get(each, each)) if isinstance(words, Mapping) else each for each in names))
     return _imagenet(_IMAGENET_SUBSETS[count]) if count in _IMAGENET_SUBSETS else None
 

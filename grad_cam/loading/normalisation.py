@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,15 @@ from torch import Tensor, nn
 
 from .. import introspection
 from .preprocess import IMAGENET_MEAN, Preprocessing, declared_preprocessing, for_channels, preprocessing_set_by_user
+
+
+def warn_if_unnormalised(model: nn.Module, images: Tensor) -> None:
+    """Warns the caller of a function that calls this where images do not seem to be normalised as a model expects."""
+    if images.ndim == 5 or float(images.amin()) < 0 and float(images.abs().flatten(1).mean(1).amax()) < 4:
+        return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
+    note = normalisation_note(model, images)
+    if note is not None:
+        warnings.warn(note, stacklevel=3)
 
 
 def normalisation_note(model: nn.Module, images: Tensor) -> str | None:

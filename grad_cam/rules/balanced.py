@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..errors import GradCamError
+from . import recurrent
 from .functions import OWN
 from .linear import any_live, by_image, images_first
 from .table import IN_PLACE, RULES
@@ -139,7 +140,7 @@ class Balanced(TorchFunctionMode):
             return func(*args, **kwargs) if out is OWN else out
         if func in IN_PLACE:
             return self._in_place(func, args, kwargs)
-        body = body_of(func)
+        body = body_of(func, args)
         if body is None:
             return func(*args, **kwargs)
         tokens_first = func is functional.multi_head_attention_forward and args[0].ndim == 3
@@ -202,11 +203,13 @@ def _tensors(value: Any) -> list[Tensor]:
 _BODIES: dict[Any, Any] = {}
 
 
-def body_of(func: Any) -> Any:
-    """A function of `torch.nn.functional` as what it is written in, whose operations the mode sees; else None.
+def body_of(func: Any, args: Any) -> Any:
+    """A function of `torch.nn.functional`, or an LSTM, as what it is made of, which the mode sees; else None.
 
     Each of them begins by handing itself to the active mode, if there is one; in the copy there is none.
     """
+    if func is torch.lstm:
+        return recurrent.written_out(args)
     if type(func) is not types.FunctionType or func.__globals__ is not vars(functional):
         return None
     if func not in _BODIES:

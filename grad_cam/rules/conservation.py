@@ -208,7 +208,7 @@ class _Audited(Balanced):
 
     def _ruled(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", str(func))
-        if func not in RULES and func not in IN_PLACE and body_of(func) is not None or name in _LEFT:
+        if func not in RULES and func not in IN_PLACE and body_of(func, args) is not None or name in _LEFT:
             return super()._ruled(func, args, kwargs)
         call = self._current = _Call(name.strip("_"), self._path[-1])
         self.calls.append(call)

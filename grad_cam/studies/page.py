@@ -178,7 +178,7 @@ def _tried(study: Study) -> str:
     best = max(repeated, key=lambda each: each.share or 0.0)
     return (
         f"{text}. Of these the {best.region.place} of {best.label} carries the most of a decision, "
-        f"{100 * (best.share or 0):.0f} %; a shortcut is reported from 25 % on."
+        f"{percentage(best.share or 0)}; a shortcut is reported from 25 % on."
     )
 
 

@@ -7,6 +7,7 @@ import pathlib
 
 from ... import METHODS, Explanation
 from ...loading import WholePhoto
+from ...predictions import percentage
 from ...rendering import Display, data_uri, noted
 from ..common import one_line
 from .state import Choice, ExplorerState
@@ -52,7 +53,7 @@ def code(text: str) -> str:
 
 def computing(choice: Choice, share: float | None = None) -> str:
     """The status while a choice is computed; `share` is what is done of it."""
-    done = "" if share is None else f" {100 * share:.0f} %"
+    done = "" if share is None else f" {percentage(share)}"
     return f'<span class="gradcam-spin"></span>Computing {html.escape(_title(choice))} …{done}'
 
 
