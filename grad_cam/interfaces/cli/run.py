@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .options import (
     method_option,
     option,
 )  # fmt: skip
-from .parsing import one_of
+from .parsing import check_folder, one_of
 
 if TYPE_CHECKING:
     from ...folders import Rows
@@ -130,13 +131,17 @@ A table has a column path, and may have class, box (left top right bottom) and m
 
     [bold]Examples[/]
       grad-cam run photos/ -o out
-      grad-cam run "photos/**/*.jpg" -o out --model resnet50 --layer layer4 --top 3
+      grad-cam run "photos/**/*.jpg" -o out -m resnet50 -l layer4 --top 3
       grad-cam run birds.csv -o out --of-class --evidence
     """
     target.check()
     how.check()
     model.check()
-    look.display  # noqa: B018 (a colormap that does not exist is refused now)
+    if not Path(source).exists() and not glob.has_magic(source):
+        raise FileNotFoundError(f"there is no folder, table or picture {source!r}; a glob needs a * or ?")
+    if engine != "ray" and (address is not None or actors is not None):
+        raise typer.BadParameter("--address and --actors need --engine ray")
+    check_folder(output)
     (method,) = how.found()
     from ... import run as run_folder
     from ...folders import Interrupted
