@@ -49,8 +49,8 @@ class Change:
 
     Attributes:
         picture: Its number.
-        first: What the first model says.
-        second: What the second says.
+        first: The class that the first model gives it.
+        second: The class that the second gives it.
         right: Which one is right: "first", "second", "neither", or "" where that is not known.
     """
 
