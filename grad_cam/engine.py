@@ -72,7 +72,10 @@ def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.
 
 def _warn_of_range(model: nn.Module, images: Tensor) -> None:
     """Warns where images do not seem to be normalised as the model expects."""
-    if images.ndim == 5 or float(images.amin()) < 0 and float(images.abs().flatten(1).mean(1).amax()) < 4:
+    if images.ndim == 5:
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if low < 0 and (max(-low, high) < 4 or float(images.abs().flatten(1).mean(1).amax()) < 4):
         return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
