@@ -248,6 +248,16 @@ def arguments(description: str, *flags: str) -> argparse.Namespace:
     return given
 
 
+def begun(description: str, *flags: str, child: Callable[..., Any]) -> argparse.Namespace:
+    """The options, with the heading printed; in a process started for one figure prints that and ends the process."""
+    given = arguments(description, *flags)
+    if given.child:
+        print(json.dumps(child(**json.loads(given.child))))
+        raise SystemExit
+    heading()
+    return given
+
+
 def devices(asked: str | None) -> list[str]:
     """Where to measure."""
     if asked:

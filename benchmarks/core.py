@@ -9,7 +9,6 @@ each contender, after a small warm-up.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -165,11 +164,7 @@ def starting(rounds: int) -> None:
 
 def main() -> None:
     """Measures and prints everything."""
-    given = common.arguments(__doc__.splitlines()[0])
-    if given.child:
-        print(json.dumps(child(**json.loads(given.child))))
-        return
-    common.heading()
+    given = common.begun(__doc__.splitlines()[0], child=child)
     if given.only in "starting":
         starting(given.rounds or (3 if given.quick else 7))
     for device in common.devices(given.device):

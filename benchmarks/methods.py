@@ -10,7 +10,6 @@ Sections: ablation, classes, score, attention, eigen, growth.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from typing import Any
 
@@ -411,11 +410,7 @@ def _growth(device: str, calls: int) -> dict[str, tuple[float, float]]:
 
 def main() -> None:
     """Measures and prints every section."""
-    given = common.arguments(__doc__.splitlines()[0], "full: all channels in other libraries too (takes long)")
-    if given.child:
-        print(json.dumps(child(**json.loads(given.child))))
-        return
-    common.heading()
+    given = common.begun(__doc__.splitlines()[0], "full: all channels in other libraries too (takes long)", child=child)
     for device in common.devices(given.device):
         for name, section in SECTIONS.items():
             if given.only in name:

@@ -9,8 +9,6 @@ and once with the list. The other calls of `grad_cam.explain` are there to show 
 
 from __future__ import annotations
 
-import json
-
 import common
 import torch
 from common import Run
@@ -79,11 +77,7 @@ def child(model_name: str, name: str, device: str, layers: list[str]) -> float:
 
 def main() -> None:
     """Measures and prints both models."""
-    given = common.arguments(__doc__.splitlines()[0])
-    if given.child:
-        print(json.dumps(child(**json.loads(given.child))))
-        return
-    common.heading()
+    given = common.begun(__doc__.splitlines()[0], child=child)
     for device in common.devices(given.device):
         for model_name in MODELS:
             if given.only not in model_name:

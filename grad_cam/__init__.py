@@ -85,7 +85,16 @@ def _load(name: str) -> Any:
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(f".{home}", __name__), name)
             return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """The name that a misspelt one may mean, for its error."""
+    import difflib
+
+    known = {each.lower(): each for each in (*__all__, *_MODULES)}
+    close = [] if name.startswith("_") else difflib.get_close_matches(name.lower(), known, n=1)
+    return f"; did you mean {known[close[0]]}?" if close else ""
 
 
 def _version() -> str:

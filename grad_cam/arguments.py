@@ -1,6 +1,6 @@
 """Checks of arguments: each returns the value in the type the package works with, or raises an error with a remedy.
 
-torch is imported only by the checks of images and models, so that whoever draws pictures does without it.
+torch is imported only by the checks of images and models, so that drawing pictures does not need it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import re
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from .errors import GradCamError, InputError, LayerError
@@ -26,7 +27,7 @@ class ArgumentTypeError(GradCamError, TypeError):
 
 
 def is_index(value: Any) -> bool:
-    """Whether a value is a whole number: an int, numpy's integers, an array or tensor of no axes; a bool is none."""
+    """Whether a value is a whole number: an int, numpy's integers, a 0-d array or tensor; not a bool."""
     if isinstance(value, numbers.Integral):
         return not isinstance(value, bool)
     scalar = getattr(value, "ndim", None) == 0 and "int" in str(getattr(value, "dtype", ""))
@@ -37,12 +38,12 @@ def as_index(value: Any, name: str, *, least: int | None = None) -> int:
     """Reads a whole number.
 
     Args:
-        value: What the caller gave; numpy integers and tensors of no axes will do, a bool or a float will not.
+        value: What the caller gave; an int, a numpy integer or a 0-d tensor; not a bool or a float.
         name: Name of the argument.
         least: Smallest number allowed; None allows all.
 
     Raises:
-        ArgumentTypeError: It is no whole number.
+        ArgumentTypeError: It is not a whole number.
         GradCamError: It is smaller than `least`.
     """
     if not is_index(value):
@@ -61,15 +62,15 @@ def as_number(
     """Reads a finite number in a range.
 
     Args:
-        value: What the caller gave: an int, a float, numpy's numbers, an array or tensor of no axes; a bool is none.
+        value: What the caller gave: an int, a float, numpy's numbers, a 0-d array or tensor; not a bool.
         name: Name of the argument.
         low: Smallest number allowed.
         high: Largest number allowed.
-        what: What such a number is, with its article, for the error.
+        what: What the number has to be, with an article, for the error.
         remedy: What to give instead; by default a number in the range.
 
     Raises:
-        ArgumentTypeError: It is no number.
+        ArgumentTypeError: It is not a number.
         GradCamError: It is NaN, infinite or out of range.
     """
     remedy = remedy or f"give a number from {low:g} to {high:g}"
@@ -94,7 +95,7 @@ def check_fraction(value: Any, name: str, *, below_one: bool = False) -> float:
         below_one: Whether 1 itself is refused, as for a threshold, above which nothing would be left.
 
     Raises:
-        ArgumentTypeError: It is no number.
+        ArgumentTypeError: It is not a number.
         GradCamError: It is out of range.
     """
     remedy = f"give a number from 0 up to{', not' if below_one else ''} 1"
@@ -153,7 +154,7 @@ def check_images(images: Any) -> Tensor:
         The same.
 
     Raises:
-        ArgumentTypeError: It is no tensor.
+        ArgumentTypeError: It is not a tensor.
         InputError: It is not (B, C, H, W), or (B, C, T, H, W) of videos and volumes, is empty, or holds no floating
             point numbers that can be computed with.
     """
@@ -198,7 +199,7 @@ def check_model(model: Any) -> nn.Module:
         The same.
 
     Raises:
-        ArgumentTypeError: It is no module.
+        ArgumentTypeError: It is not a module.
         GradCamError: Its parameters are on the meta device, or were never initialised.
     """
     import torch
@@ -211,6 +212,8 @@ def check_model(model: Any) -> nn.Module:
             remedy = f"build it first, for example with grad_cam.loading.load({model!r})"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             remedy = f"make one: {model.__name__}(...)"
+        elif isinstance(model, torch.Tensor):
+            remedy = "give the model first, then the images"
         elif isinstance(model, dict):
             remedy = "build the network and load these weights with load_state_dict"
         raise ArgumentTypeError("model must be a torch.nn.Module", _kind(model), remedy)
@@ -244,6 +247,11 @@ def _short(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- maps
+
+
+def canonical(name: str) -> str:
+    """The name or title of a method as names are compared: capitals, hyphens, blanks and underscores do not matter."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 def as_maps(maps: Any) -> NDArray[np.float64]:

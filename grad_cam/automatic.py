@@ -5,8 +5,9 @@ with boxes (see `metrics.srg`):
 
 - *Transformers of one grid* (DINOv2 ViT-S): every block attends over all patches. The HiResCAM maps of the later half
   of the blocks that have one, under the balanced rules with the residual rule, their mean.
-- *Convolutional networks that shrink on one path* (EfficientNet-Lite): the last map of every stage from twice the last
-  grid on, under the same rules and where it speaks for the class, and twice the map that Grad-CAM takes; their mean.
+- *Convolutional networks that shrink on one path* (EfficientNet-Lite): the last map of every stage but the last from
+  twice the last grid on, under the same rules and where it speaks for the class, and twice the map that Grad-CAM takes,
+  which the last stage ends in; their mean, the finest of them smoothed as enlarging smooths the others.
 
 All others take Grad-CAM at the default cut.
 """
@@ -137,6 +138,8 @@ def joined(each: Sequence[Explanation], choice: Choice) -> Explanation:
     sizes = [(int(e.map.shape[-2]), int(e.map.shape[-1])) for e in each]
     grid = max(height for height, _ in sizes), max(width for _, width in sizes)
     maps = [e.map.clamp(min=0) if choice.positive and e is not last else e.map for e in each]
+    if choice.positive:
+        maps = [smoothed(m) if size == grid else m for m, size in zip(maps, sizes, strict=True)]
     shares = [weight / sum(choice.weights) for weight in choice.weights]
     total = torch.stack([share * enlarged(m, grid) for share, m in zip(shares, maps, strict=True)]).sum(0)
     balances = [e.balance for e in each if e.balance is not None]
@@ -157,6 +160,18 @@ def enlarged(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     flat = working(maps).reshape(-1, 1, height, width)
     large = functional.interpolate(flat, size=grid, mode="bilinear", align_corners=False)
     return large.reshape(*maps.shape[:-2], *grid) * (height * width / (grid[0] * grid[1]))
+
+
+def smoothed(maps: Tensor) -> Tensor:
+    """Maps (..., h, w) with a quarter of each value given to either neighbour along each axis; sums stay.
+
+    It is how far enlarging by two spreads a value.
+    """
+    height, width = maps.shape[-2:]
+    padded = functional.pad(working(maps).reshape(-1, 1, height, width), (1, 1, 1, 1), mode="replicate")
+    along = padded.new_tensor([0.25, 0.5, 0.25])
+    smooth: Tensor = functional.conv2d(padded, (along[:, None] * along)[None, None])
+    return smooth.reshape(maps.shape)
 
 
 _ANNOUNCED: list[str] = []
@@ -250,7 +265,7 @@ def _is_global(plan: Plan, step: Any, positions: int) -> bool:
 
 
 def _convolutional(cutter: Cutter, steps: Sequence[tuple[int, Step]]) -> Choice | None:
-    """The last cut of every stage from twice the last grid on, and the default cut."""
+    """The last cut of every stage but the last from twice the last grid on, and the default cut."""
     plan = cutter.record.plan
     if not all(_is_plain(plan, position, step) for position, step in steps):
         return None
@@ -263,7 +278,8 @@ def _convolutional(cutter: Cutter, steps: Sequence[tuple[int, Step]]) -> Choice 
         parent = border.name.rpartition(".")[0]
         if parent and border.position < head.position and border.value != head.value:
             last[parent] = cutter.at_border(border)
-    layouts = {cut: found for cut in last.values() if (found := cutter.reading(cut).layout) is not None}
+    before = list(last.values())[:-1]  # the last stage is what leads to the default cut
+    layouts = {cut: found for cut in before if (found := cutter.reading(cut).layout) is not None}
     stages = [cut for cut, found in layouts.items() if all(
         a <= 2 * b for a, b in zip(found.grid, layout.grid, strict=True)
     )]  # fmt: skip

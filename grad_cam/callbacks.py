@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .arguments import as_index
 from .engine import explain
-from .errors import GradCamError
+from .errors import GradCamError, message_of
 from .rendering import Display, save
 
 __all__ = ["MapWriter", "Sink", "for_lightning", "for_trainer", "to_files", "to_tensorboard", "to_wandb"]
@@ -28,8 +28,11 @@ __all__ = ["MapWriter", "Sink", "for_lightning", "for_trainer", "to_files", "to_
 Sink = Callable[[int, dict[str, Image.Image]], None]
 """Where pictures go: called with the step and the overlays by name."""
 
-FIRST = 40
-"""What the first maps of a model cost at most, in forward passes of the same pictures: the model is recorded."""
+TENSORBOARD, WANDB, HUGGING_FACE = (f"'gradcam-layers[{extra}]'" for extra in ("tensorboard", "wandb", "hf"))
+"""What to install for sinks and frameworks."""
+
+FIRST = 10
+"""What the first maps of a model cost at most, in forward passes of the same pictures; three is the most seen."""
 
 
 class MapWriter:
@@ -114,7 +117,7 @@ class MapWriter:
                 self.sink(step, self._pictures(model))
         except Exception as error:  # whatever it is: maps are not worth a training
             self._ended = True
-            warnings.warn(f"no more maps are written: {' '.join(str(error).split())}", stacklevel=3)
+            warnings.warn(f"no more maps are written: {message_of(error)}", stacklevel=3)
             return
         finally:
             self._cost = self._clock() - begun
@@ -179,10 +182,10 @@ def to_tensorboard(writer: Any, tag: str = "maps") -> Sink:
         tag: What their names begin with.
 
     Raises:
-        ImportError: `writer` is a folder and TensorBoard is not installed.
+        ImportError: `writer` is a folder and the extra ``[tensorboard]`` is not installed.
     """
     if isinstance(writer, (str, pathlib.Path)):
-        writer = _imported("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(writer))
+        writer = _imported("torch.utils.tensorboard", "TensorBoard", TENSORBOARD).SummaryWriter(str(writer))
 
     def sink(step: int, pictures: dict[str, Image.Image]) -> None:
         for name, picture in pictures.items():
@@ -200,9 +203,9 @@ def to_wandb(run: Any, tag: str = "maps") -> Sink:
         tag: What they are called.
 
     Raises:
-        ImportError: wandb is not installed.
+        ImportError: The extra ``[wandb]`` is not installed.
     """
-    image = _imported("wandb", "wandb").Image
+    image = _imported("wandb", "wandb", WANDB).Image
 
     def sink(step: int, pictures: dict[str, Image.Image]) -> None:
         run.log({tag: [image(picture, caption=name) for name, picture in pictures.items()], f"{tag}/step": step})
@@ -225,11 +228,11 @@ def _pixels(picture: Image.Image) -> Tensor:
     return values.reshape(picture.height, picture.width, 3).permute(2, 0, 1)
 
 
-def _imported(module: str, package: str) -> Any:
+def _imported(module: str, package: str, install: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ImportError(f"{package} is not installed: pip install {package}") from None
+        raise ImportError(f"{package} is not installed: pip install {install}") from None
 
 
 # --------------------------------------------------------------------------------------------------------- frameworks
@@ -249,7 +252,7 @@ def for_lightning(writer: MapWriter, model: Callable[[Any], nn.Module] | None = 
     try:
         base = importlib.import_module("lightning.pytorch").Callback
     except ImportError:
-        base = _imported("pytorch_lightning", "lightning").Callback
+        base = _imported("pytorch_lightning", "lightning", "lightning").Callback
 
     class Maps(base):  # type: ignore[misc, valid-type]
         """Writes maps after training batches."""
@@ -287,9 +290,9 @@ def for_trainer(writer: MapWriter) -> Any:
     """A callback for the Trainer of Hugging Face that writes maps after optimisation steps.
 
     Raises:
-        ImportError: transformers is not installed.
+        ImportError: The extra ``[hf]`` is not installed.
     """
-    base = _imported("transformers", "transformers").TrainerCallback
+    base = _imported("transformers", "transformers", HUGGING_FACE).TrainerCallback
 
     class Maps(base):  # type: ignore[misc, valid-type]
         """Writes maps after optimisation steps."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import GradCamError
-from .ingredients import Forward, Pass, require_finite, scored
+from .ingredients import Forward, Pass, scored
 from .methods import MethodError
 from .methods.gradient import opaque_step, written_out
 from .requests import Request
@@ -56,7 +56,7 @@ class LivePass(Pass):
         """The activation, (B, C, h, w), with its graph."""
         with torch.enable_grad():
             found = self.layout.to_map(self._raw)
-        require_finite(found.detach(), f"the activations {self._where}", self.cutter)
+        self.cutter.require_finite(found.detach(), f"the activations {self._where}")
         return found
 
     def gradients(self, k: int) -> Tensor:
@@ -94,7 +94,7 @@ def check_differentiable(request: Request, images: Tensor, parameters: Any) -> N
     method = request.method
     if not (method.one_pass and method.class_specific and method.kind in ("gradient", "other")):
         raise MethodError(
-            f"{method.title} cannot be in a loss: it is no function of one activation and its gradient", "",
+            f"{method.title} cannot be in a loss: it is not a function of one activation and its gradient", "",
             'method="grad_cam", "hires_cam", "layer_cam" or another gradient method of one pass',
         )  # fmt: skip
     for name in ("aug_smooth", "eigen_smooth", "rules", "fuse"):

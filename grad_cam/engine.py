@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import warnings
-import weakref
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -24,12 +22,12 @@ from .depths import WHOLE, depth_of, empty_cuts, table_at
 from .detections import seen_size
 from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
-from .ingredients import Forward, Pass, require_finite
+from .ingredients import Forward, Pass
 from .inputs import Inputs
-from .introspection import frames_first, unwrap
-from .loading import class_names, normalisation_note, preprocessing
-from .loading.geometry import Geometry, check_geometry
-from .loading.preprocess import Preprocessing
+from .introspection import unwrap
+from .loading import class_names
+from .loading.geometry import check_geometry
+from .loading.normalisation import warn_if_unnormalised
 from .methods import METHODS, Method
 from .methods import aug_smooth as _aug_smooth
 from .methods import fuse as _fuse
@@ -42,7 +40,7 @@ from .predictions import class_label
 from .requests import AnyLayer, AnyMethod, Geometries, Layers, Request, Reshape, Target, check_volume, part_of
 from .results import Explanation, Layer, Sweep
 from .rules.ledger import warn_of_gaps
-from .seen import Seen
+from .seen import Seen, seen_of
 from .splitting import Chain
 from .splitting.cuts import Cutter
 from .splitting.default import default_cut
@@ -68,18 +66,6 @@ def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.
     if weight is not None and (images.device != weight.device or images.dtype != weight.dtype):
         images = images.to(device=weight.device, dtype=weight.dtype)
     return inner, images
-
-
-def _warn_of_range(model: nn.Module, images: Tensor) -> None:
-    """Warns where images do not seem to be normalised as the model expects."""
-    if images.ndim == 5:
-        return
-    low, high = (float(value) for value in images.aminmax())
-    if low < 0 and (max(-low, high) < 4 or float(images.abs().flatten(1).mean(1).amax()) < 4):
-        return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
-    note = normalisation_note(model, images)
-    if note is not None:
-        warnings.warn(note, stacklevel=3)
 
 
 def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, inputs: Inputs) -> Cutter:
@@ -188,7 +174,7 @@ def explain(
         request = dataclasses.replace(request, differentiable=True)
         check_differentiable(request, images, inner.parameters())
     request = dataclasses.replace(request, geometry=check_geometry(geometry, len(images), images.ndim - 2))
-    _warn_of_range(inner, images.detach())
+    warn_if_unnormalised(inner, images.detach())
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images.detach(), output, inputs)
         cuts = _cuts(cutter, request.method, layer)
@@ -260,7 +246,7 @@ def _explained(cutter: Cutter, cuts: Sequence[Cut], request: Request) -> list[Ex
         return [automatic.explained(cutter, request, _explained)]
     found: dict[int, Explanation] = {}
     check_volume(request, cutter.images)
-    seen = _seen(cutter.model, cutter.images, request.geometry)
+    seen = seen_of(cutter.model, cutter.images, request.geometry)
     groups = _groups(cuts, request)
     for i, group in enumerate(groups):
         each = dataclasses.replace(request, progress=part_of(request.progress, i, len(groups)))
@@ -284,54 +270,59 @@ def _groups(cuts: Sequence[Cut], request: Request) -> list[list[int]]:
 
 def _of_one_run(cutter: Cutter, cuts: list[Cut], request: Request, seen: Seen) -> list[Explanation]:
     """The explanations of cuts that one forward pass serves."""
-    method, live = request.method, request.differentiable
     names = class_names(cutter.model)
-    forward = (LiveForward if live else Forward)(
-        cutter,
-        cuts,
-        method,
-        lambda z: targets.resolve(request.target, z, names, _size(cutter.images)),
-        request.layout,
-        request.rules,
-    )
-    places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[method.scope]]
+    forward = (LiveForward if request.differentiable else Forward)(
+        cutter, cuts, request.method, lambda z: targets.resolve(request.target, z, names, _size(cutter.images)),
+        request.layout, request.rules,
+    )  # fmt: skip
+    logits = forward.graph if request.differentiable else forward.graph.detach()
+    places = [Layer(cut.name, cut.layer_idx) for cut in cuts] if cuts else [_NO_LAYER[request.method.scope]]
+    found = _maps_of(forward, request, len(places))
+    return [
+        _result(Pass(forward, n), place, maps, logits, request, seen, names)
+        for n, (place, maps) in enumerate(zip(places, found, strict=True))
+    ]
+
+
+def _maps_of(forward: Forward, request: Request, count: int) -> Sequence[Tensor | Factorization]:
+    """The maps, or the concepts, at each of a number of cuts of a run."""
 
     def maps_of(run: Forward) -> list[Tensor | Factorization]:
-        passes = [(LivePass if live else Pass)(run, n, request.progress) for n in range(len(places))]
+        passes = [(LivePass if request.differentiable else Pass)(run, n, request.progress) for n in range(count)]
         return [
             one.nothing() if request.rules is not None and one.is_dead else
-            one.maps(method, request.function, request.options) for one in passes
+            one.maps(request.method, request.function, request.options) for one in passes
         ]  # fmt: skip
 
-    logits = forward.graph if live else forward.graph.detach()
-    resolved = forward.targets
-    found: Sequence[Tensor | Factorization]
-    if request.aug_smooth and resolved.marks:
+    if not request.aug_smooth:
+        return maps_of(forward)
+    if forward.targets.marks:
         raise targets.TargetError(
             "aug_smooth mirrors the pictures, and what is explained is a part of them", "", "leave aug_smooth out"
         )
-    if request.aug_smooth:
-        found = _aug_smooth(lambda images: maps_of(forward.on(images)), cutter.images)  # type: ignore[arg-type, return-value]
+    return _aug_smooth(lambda images: maps_of(forward.on(images)), forward.cutter.images)  # type: ignore[arg-type, return-value]
+
+
+def _result(
+    run: Pass, place: Layer, maps: Tensor | Factorization, logits: Tensor, request: Request, seen: Seen,
+    names: list[str] | None,
+) -> Explanation:  # fmt: skip
+    """The explanation of one cut."""
+    cutter, resolved, live = run.forward.cutter, run.forward.targets, request.differentiable
+    words, classes = tuple(tuple(each) for each in resolved.names), resolved.classes
+    if isinstance(maps, Factorization):
+        words, classes = (_concept_names(run, maps, names),) * len(cutter.images), None
+        maps = maps.maps
     else:
-        found = maps_of(forward)
-    made = []
-    for n, (place, maps) in enumerate(zip(places, found, strict=True)):
-        words, classes = tuple(tuple(each) for each in resolved.names), resolved.classes
-        if isinstance(maps, Factorization):
-            words, classes = (_concept_names(Pass(forward, n), maps, names),) * len(cutter.images), None
-            maps = maps.maps
-        else:
-            require_finite(maps.detach(), f"the map at '{place.name}'", cutter)
-            with torch.set_grad_enabled(live):
-                maps = maps if resolved.several else maps[:, 0]
-        made.append(
-            (VolumeExplanation if cutter.images.ndim == 5 else Explanation)(
-                maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
-                Pass(forward, n).ledger() if cuts and request.rules is not None else None,
-                outliers=outliers_at(Pass(forward, n)) if cuts else (), marks=resolved.marks, part=_part_seen(cutter),
-            )
-        )  # fmt: skip
-    return made
+        cutter.require_finite(maps.detach(), f"the map at '{place.name}'")
+        with torch.set_grad_enabled(live):
+            maps = maps if resolved.several else maps[:, 0]
+    at_cut = request.method.scope == "layer"
+    return (VolumeExplanation if cutter.images.ndim == 5 else Explanation)(
+        maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
+        run.ledger() if at_cut and request.rules is not None else None,
+        outliers=outliers_at(run) if at_cut else (), marks=resolved.marks, part=_part_seen(cutter),
+    )  # fmt: skip
 
 
 def _concept_names(run: Pass, found: Factorization, names: list[str] | None) -> tuple[str, ...]:
@@ -347,11 +338,6 @@ def _fused(each: list[Explanation], how: Fusion) -> Explanation:
     return dataclasses.replace(each[-1], map=joined, layer=Layer(name, None), method=method, balance=None, outliers=())
 
 
-_PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list[Any], Preprocessing]]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
 def _part_seen(cutter: Cutter) -> tuple[float, float] | None:
     """The part of a map's height and width that the pictures lie on, where the model pads them; else None."""
     whole, inside = seen_size(cutter.model, _size(cutter.images))
@@ -360,16 +346,6 @@ def _part_seen(cutter: Cutter) -> tuple[float, float] | None:
 
 def _size(images: Tensor) -> tuple[int, int]:
     return int(images.shape[-2]), int(images.shape[-1])
-
-
-def _seen(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | None) -> Seen:
-    """What the model sees, safe from later changes; how it was normalised is worked out once per model and size."""
-    size = (int(images.shape[-2]), int(images.shape[-1]))
-    known = _PREPARED.setdefault(model, {})
-    given = [getattr(model, name, None) for name in ("preprocessing", "image_processor")]
-    if size not in known or any(old is not new for old, new in zip(known[size][0], given, strict=True)):
-        known[size] = given, preprocessing(model, size)
-    return Seen(images.detach().clone(), known[size][1], geometry, frames_first(model, images.shape[1:]))
 
 
 # --------------------------------------------------------------------------------------------------------------- sweep
@@ -435,7 +411,7 @@ def sweep(
     if not isinstance(layers, str) and not len(layers):
         raise ValueError("layers=[] names no layer: give at least one")
     inner, images = _prepared(model, images)
-    _warn_of_range(inner, images)
+    warn_if_unnormalised(inner, images)
     with torch.inference_mode(False), torch.no_grad():
         cutter = _cutter(model, inner, images, output, inputs)
         depth, cuts, skipped = _swept(cutter, request.method, layers)

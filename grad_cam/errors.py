@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 
 class GradCamError(ValueError):
-    """Something the package refuses to do, because the result would be wrong or cannot be had.
+    """Something the package refuses to do, because the result would be wrong or does not exist.
 
     Attributes:
         what: What is wrong, in one clause.
         given: What the caller or the model gave, or "".
-        remedy: What to do instead; an argument that helps, such as ``layer="blocks.2"``, is written as one types it.
+        remedy: What to do instead; an argument that helps, such as ``layer="blocks.2"``, is written as it is typed.
     """
 
     def __init__(self, what: str, given: str = "", remedy: str = "") -> None:
@@ -33,7 +33,7 @@ class SplitError(GradCamError):
 
 
 class OutputError(SplitError):
-    """What a model returns holds no tensor that is known to be the logits."""
+    """No tensor in what a model returns is known to be the logits."""
 
 
 class InputError(GradCamError):
@@ -50,6 +50,11 @@ class LayoutError(LayerError):
 
 class ModelError(GradCamError):
     """A model, a checkpoint or a class that does not exist; the message says what does."""
+
+
+def message_of(error: BaseException, most: int | None = None) -> str:
+    """The message of an error in one line, cut to a number of characters."""
+    return " ".join(str(error).split())[:most]
 
 
 def refuse_existing(paths: Sequence[pathlib.Path], force: bool = False) -> None:

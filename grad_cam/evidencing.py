@@ -18,6 +18,7 @@ from .loading.normalisation import mean_color as mean_color
 from .methods.chunks import ChunkedScores
 from .methods.regions import coalitions, filled, scores_of_kept
 from .outputs import Output
+from .predictions import percentage
 from .requests import Target
 from .results import Explanation
 
@@ -77,8 +78,8 @@ class Evidence:
         other = "lowers" if self.random < self.score else "raises"
         score, without, random = (f"{value:.{self._digits}f}" for value in (self.score, self.without, self.random))
         text = (
-            f"Removing the marked {100 * self.share:.0f} % {verb} the score from {score} to {without}; a random region "
-            f"of the same size {other} it to {random}; the map beats {100 * self.beats:.0f} % of random maps."
+            f"Removing the marked {percentage(self.share)} {verb} the score from {score} to {without}; a random region "
+            f"of the same size {other} it to {random}; the map beats {percentage(self.beats)} of random maps."
         )
         return text if self.weakness is None else f"{text} Weak evidence: {self.weakness}."
 
@@ -133,7 +134,7 @@ def evidence(
     _require_pictures(explanation.images)
     if not 0 < share < 1:
         raise GradCamError(f"share={share} is not a part of the picture", remedy="use a number between 0 and 1")
-    one = explanation.raw(image, target)
+    one = torch.from_numpy(explanation.on_picture(image, target)).float()
     score = score_function(model, explanation.images, _target_of(explanation, explained), output=output, inputs=inputs)
     picture = explanation.images[image]
     marked = _marked(one, share, seed)
@@ -178,9 +179,15 @@ def compare(
         classes = [targets.probability(int(row[0])) for row in first.classes]
         options["probability"] = score_function(model, images, classes, output=output, inputs=inputs)
     options.setdefault("fill", mean_color(first.seen.preprocessing))
-    return metrics.compare(
-        explanations, images, score_function(model, images, wanted, output=output, inputs=inputs), **options
-    )
+    maps = {name: _shown(each) for name, each in explanations.items()}
+    return metrics.compare(maps, images, score_function(model, images, wanted, output=output, inputs=inputs), **options)
+
+
+def _shown(each: Explanation | Tensor) -> Explanation | Tensor:
+    """Maps as they lie on the pictures, where the model pads these."""
+    if not isinstance(each, Explanation) or each.part is None or each.map.ndim != 3:
+        return each
+    return torch.stack([torch.from_numpy(each.on_picture(b)).float() for b in range(len(each.map))])
 
 
 def _require_pictures(images: Tensor) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from . import rendering
-from .arguments import ArgumentTypeError, as_layer, check_model
+from .arguments import ArgumentTypeError, as_layer, check_model, is_index
 from .engine import explain
 from .errors import refuse_existing
 from .introspection import unwrap
@@ -124,6 +124,8 @@ class GradCAM:
             value = getattr(Display.of(self.display, **{name: value}), name)
         elif name == "layer_idx":
             value = as_layer(value, "layer_idx")
+        elif name == "class_idx" and is_index(value):
+            value = int(value)
         elif name == "method":
             find(value)
         elif name == "model":
@@ -135,6 +137,10 @@ class GradCAM:
             settings = ", ".join([*_QUESTION, *_DISPLAY])
             raise AttributeError(f"GradCAM has no setting {name!r} to change: {hint or f'it has {settings}'}")
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Refuses to delete anything."""
+        raise AttributeError(f"{name!r} of a GradCAM can be changed, not deleted")
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self._size))

@@ -129,7 +129,7 @@ class Forward:
                 logits = self.cutter.forward(self.cutter.images)
         else:
             logits = self.captured[0]
-        require_finite(logits.detach(), "the logits", self.cutter)
+        self.cutter.require_finite(logits.detach(), "the logits")
         return logits
 
     @functools.cached_property
@@ -256,13 +256,13 @@ class Pass:
     def activations(self) -> Tensor:
         """The activation, (B, C, h, w)."""
         found = self.layout.to_map(self._raw.detach())
-        require_finite(found, f"the activations {self._where}", self.cutter)
+        self.cutter.require_finite(found, f"the activations {self._where}")
         return found
 
     def gradients(self, k: int) -> Tensor:
         """The gradient of a target's score on the activation, (B, C, h, w)."""
         found = self.forward.gradients[k][self.n]
-        require_finite(found, f"the gradient {self._where}", self.cutter)
+        self.cutter.require_finite(found, f"the gradient {self._where}")
         return self.layout.to_map(found)
 
     @property
@@ -431,23 +431,3 @@ def _column(scores: Score, k: int) -> Score:
 def scored(score: targets.Score, logits: Tensor, rows: Tensor | None = None) -> Tensor:
     """The score (N,), computed in float32 at least."""
     return score(working(logits), rows)
-
-
-def require_finite(values: Tensor, what: str, cutter: Cutter) -> None:
-    """Raises ValueError that says where NaN or infinite values come from."""
-    if bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
-        return  # a finite sum says that all are; a sum may overflow although every value is finite
-    if not bool(torch.isfinite(cutter.images).all()):
-        raise ValueError("the images hold NaN or infinite values; check their preprocessing")
-    for name, tensor in (*cutter.model.named_parameters(), *cutter.model.named_buffers()):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(
-                f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint"
-            )
-    where = cutter.first_not_finite()
-    if where:
-        raise ValueError(
-            f"{what} hold NaN or infinite values: they appear first after {where}; "
-            "try float32, or check the input's range"
-        )
-    raise ValueError(f"{what} hold NaN or infinite values")

@@ -20,8 +20,8 @@ from .outputs import Output, find_logits, key_of_function
 
 Inputs: TypeAlias = "Mapping[str, Any] | Sequence[Any] | Tensor | None"
 """What a model takes besides the images: a mapping of keyword arguments, or a tuple or list of positional ones; a
-tensor alone is one of these. ``...`` stands where the images go, at any depth; without it they come first, or go to the
-keyword ``pixel_values`` or the first argument that is not given."""
+tensor alone is one of these. ``...`` marks the place of the images, at any depth; without it they come first, or go to
+the keyword ``pixel_values`` or the first argument that is not given."""
 
 _IMAGES = ("pixel_values", "images", "image")
 
@@ -69,7 +69,7 @@ class Wiring:
         return detections.detect(root, size, args, kwargs)
 
     def key(self) -> Any:
-        """What tells these inputs from others for as long as a record lives: tensors by identity and version."""
+        """A key of these inputs for as long as a record lives: tensors count by identity and version."""
         parts = mapped((self.args, sorted(self.kwargs.items())), lambda v: _Same(v) if isinstance(v, Tensor) else v)
         return _Value((key_of_function(self.output), parts))
 
@@ -115,7 +115,7 @@ def output_of(asked: Asked) -> Output:
 
 
 def key_of(asked: Asked) -> Any:
-    """What tells one way of asking from another, for as long as a record lives."""
+    """A key of an output and its inputs, for as long as a record lives."""
     return asked.key() if isinstance(asked, Wiring) else key_of_function(asked)
 
 
@@ -134,7 +134,7 @@ def wired(model: nn.Module, images: Tensor, output: Output, inputs: Inputs | Wir
         inputs: See `Inputs`; or those of a chain.
 
     Raises:
-        ArgumentTypeError: They are no inputs, or name an argument that the model's forward does not take.
+        ArgumentTypeError: They are not inputs, or name an argument that the model's forward does not take.
         InputError: The images have no place or several.
     """
     if inputs is None:
@@ -156,7 +156,7 @@ def wired(model: nn.Module, images: Tensor, output: Output, inputs: Inputs | Wir
                 raise ArgumentTypeError(f"the forward of {type(model).__name__} has no argument {name!r}", "", remedy)
     places = _count_places((args, kwargs))
     if places > 1:
-        raise InputError(f"... stands {places} times in inputs", "", "write it once, where the images go")
+        raise InputError(f"inputs hold ... {places} times", "", "write it once, where the images go")
     if not places and not isinstance(inputs, Mapping):
         args = (..., *args)
     elif not places:
@@ -222,7 +222,7 @@ def _cloned(leaf: Any) -> Any:
 
 
 def _there(images: Tensor, leaf: Any) -> Any:
-    """A further tensor on the device, and if it holds floating point numbers in the precision, of the images."""
+    """A further tensor on the device of the images and, if it is floating point, in their precision."""
     if not isinstance(leaf, Tensor):
         return leaf
     tensor = leaf.detach()
@@ -237,7 +237,7 @@ def _count_places(value: Any) -> int:
 
 
 class _Same:
-    """A tensor as part of a key: the same object, not written to since."""
+    """A tensor as part of a key: equal only to the same object, not written to since."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.ref, self.version, self.hash = weakref.ref(tensor), tensor._version, id(tensor)

@@ -25,7 +25,7 @@ TOKENS = 16
 
 
 class Outlier(NamedTuple):
-    """A token that stands out.
+    """A token whose norm is far above the others'.
 
     Attributes:
         position: Row and column in the grid; frame first in a video.
@@ -59,7 +59,7 @@ def outliers(activations: Tensor, grid: tuple[int, ...]) -> tuple[tuple[Outlier,
 
 
 def outliers_at(there: Pass) -> tuple[tuple[Outlier, ...], ...]:
-    """The outlier tokens at a cut; none where positions are no tokens."""
+    """The outlier tokens at a cut; empty where positions are not tokens."""
     return outliers(there.activations, there.layout.grid) if there.layout.name == "tokens" else ()
 
 

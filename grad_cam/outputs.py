@@ -133,7 +133,7 @@ def rows(logits: Tensor, batch: int) -> Tensor:
 
 
 def key_of_function(output: Output) -> Any:
-    """What tells one output from another, for as long as a record lives.
+    """A key of an `output`, for as long as a record lives.
 
     Functions are held weakly: an id is given again to the next one once a function is gone, and a function that is
     kept may keep the model.

@@ -23,7 +23,7 @@ from .outputs import Output
 from .rules.balanced import Rules
 
 OneTarget: TypeAlias = "SupportsIndex | str | Callable[[Tensor], Tensor] | None"
-"""None (the predicted class), a class index or name, `targets.top(k)` and its like, or any callable
+"""None (the predicted class), a class index or name, `targets.top(k)` or another target, or any callable
 ``logits (B, classes) -> score (B,)``."""
 
 Target: TypeAlias = "OneTarget | Sequence[OneTarget | Sequence[OneTarget]] | NDArray[Any]"
@@ -36,7 +36,7 @@ AnyLayer: TypeAlias = "SupportsIndex | str | nn.Module"
 """A layer_idx, a module path or a module."""
 
 Layers: TypeAlias = "list[AnyLayer] | list[int] | list[str] | list[nn.Module] | tuple[AnyLayer, ...]"
-"""Several layers; a list of names is no list of "names or numbers" to a type checker, so that each is named."""
+"""Several layers; to a type checker a list of names is not a list of "names or numbers", so every kind is listed."""
 
 Geometries: TypeAlias = "Geometry | Sequence[Geometry] | None"
 """Where images lie in their originals: one geometry, or a list with one per image."""
@@ -98,13 +98,13 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The method and what is wrapped around it."""
+        """The method, with what is wrapped around it."""
         name = self.method.name if self.rules is None else f"{self.method.name} + {self.rules}"
         return name + " + eigen_smooth" * self.eigen_smooth + " + aug_smooth" * self.aug_smooth
 
 
 def check_volume(request: Request, images: Tensor) -> None:
-    """Raises MethodError where what is asked means nothing for a video or volume (B, C, T, H, W)."""
+    """Raises MethodError for a request that means nothing for a video or volume (B, C, T, H, W)."""
     if images.ndim != 5:
         return
     method = request.method
@@ -125,6 +125,8 @@ _HABITS = {
     "images": ("input_tensor", "inputs", "images", "image", "img_path"),
 }
 """Names that arguments have in other libraries, or in another function of this one."""
+_DEVICE = ("use_cuda", "use_gpu", "cuda", "device")
+"""Names for what the model's own device decides here."""
 _OURS = {
     "explain": {"target": "target=...", "layer": "layer=...", "images": ""},
     "sweep": {"target": "target=...", "layer": "layers=[...]", "images": ""},
@@ -138,6 +140,9 @@ def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeE
         picture = '"cat.jpg"' if function == "GradCAM" else "images"
         call = ", ".join(filter(None, ["model", picture, _OURS[function][meant]]))
         return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
+    if name in _DEVICE:
+        remedy = "move the model: model.cuda(); images follow it"
+        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=remedy)
     takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
     return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import GradCamError
+from .introspection import frames_first
 from .loading.geometry import Geometry
-from .loading.preprocess import Preprocessing
+from .loading.preprocess import Preprocessing, preprocessing
 from .rendering import OriginalMap
 
 
@@ -55,3 +58,18 @@ class Seen:
         where = self.geometry[image]
         affine = None if where.affine is None else np.array(where.affine)
         return OriginalMap(where.restore(raw), target, where.name, affine)
+
+
+_PREPARED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], tuple[list[Any], Preprocessing]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def seen_of(model: nn.Module, images: Tensor, geometry: tuple[Geometry, ...] | None) -> Seen:
+    """What a model sees, safe from later changes; how it was normalised is worked out once per model and size."""
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    known = _PREPARED.setdefault(model, {})
+    given = [getattr(model, name, None) for name in ("preprocessing", "image_processor")]
+    if size not in known or any(old is not new for old, new in zip(known[size][0], given, strict=True)):
+        known[size] = given, preprocessing(model, size)
+    return Seen(images.detach().clone(), known[size][1], geometry, frames_first(model, images.shape[1:]))

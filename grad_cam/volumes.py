@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from . import rendering
 from .errors import GradCamError, refuse_existing
@@ -30,28 +29,14 @@ class VolumeExplanation(Explanation):
     `map` is (B, t, h, w), or (B, K, t, h, w) for K targets an image; `pictures` are uint8 (B, T, H, W, 3).
     """
 
+    _AXES: ClassVar[int] = 3
+    _PLURAL: ClassVar[str] = "videos or volumes"
+
     @property
     def kind(self) -> str:
         """What one picture of it is called: "frame", or "slice" where there is one channel."""
         channels = self.images.shape[2 if self.seen.frames_first else 1]
         return "frame" if channels == 3 else "slice"
-
-    @property
-    def _per_image(self) -> int:
-        return self.map.shape[1] if self.map.ndim == 5 else 1
-
-    def raw(self, image: int = 0, target: int = 0) -> Tensor:
-        """The raw signed map (t, h, w) of one target of one video, float32 on the CPU.
-
-        Raises:
-            IndexError: There is no such video or target.
-        """
-        if not -len(self.map) <= image < len(self.map):
-            raise IndexError(f"image={image}: this explanation holds {len(self.map)} videos or volumes")
-        if not 0 <= target < self._per_image:
-            raise IndexError(f"target={target}: this explanation holds {self._per_image} targets for each of them")
-        one = self.map[image, target] if self.map.ndim == 5 else self.map[image]
-        return one.detach().float().cpu()  # (t,h,w)
 
     def _heat(self, image: int, target: int, display: Display) -> rendering.Heat:
         frames, height, width = self.pictures[image].shape[:3]
@@ -63,7 +48,7 @@ class VolumeExplanation(Explanation):
         several = range(self._per_image)
         heats = [[self._heat(b, k, display).values for k in several] for b in range(len(self.map))]
         found = np.asarray(heats)
-        return found if self.map.ndim == 5 else found[:, 0]
+        return found if self._of_several else found[:, 0]
 
     def overlay(
         self, image: int = 0, target: int = 0, *, display: Display | None = None, **changes: Any
@@ -97,10 +82,7 @@ class VolumeExplanation(Explanation):
                 "figure(image=0, target=0)",
             )  # fmt: skip
         b, k = image or 0, target or 0
-        display, note = Display.of(display, **changes), self.note(b, k)
-        plain = rendering.describe(self.raw(b, k))
-        if plain in ("all negative", "nowhere positive") and display.view == "positive":
-            display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
+        display, note = self._with_view(b, k, Display.of(display, **changes))
         return volume_strip(
             self.pictures[b], self._heat(b, k, display), title=self.title(b, k), display=display, kind=self.kind,
             note=note and rendering.noted("map", note), remark=remark,

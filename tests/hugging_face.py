@@ -201,6 +201,15 @@ def build(name: str) -> nn.Module:
     return redraw(getattr(library_, how.model)(config), how.size)
 
 
+def segmenter(classes: int) -> nn.Module:
+    """A SegFormer with random weights."""
+    config = library().SegformerConfig(
+        **_FOUR, num_labels=classes, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16
+    )
+    model: nn.Module = library().SegformerForSemanticSegmentation(config)
+    return model
+
+
 def uncovered() -> list[str]:
     """Image classifiers of the installed transformers that are neither built here nor named in `NOT_BUILT`."""
     from transformers.models.auto import modeling_auto

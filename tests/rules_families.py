@@ -29,7 +29,7 @@ EXACT = 1e-6  # of the absolute sum of the map
 EMPTY = 1e-3  # of the score
 LOUDEST = 50.0  # attention logits
 
-UNBALANCED = {"timm/sequencer": "lstm"}
+UNBALANCED: dict[str, str] = {}
 """Models with an operation that has no rule, and its name."""
 
 HEAVY = ("nasnet", "pnasnet", "deepseek_vit", "gemma4_vit", "qwen3_vit", "mobilenetv5", "naflexvit", "beit")
@@ -118,12 +118,14 @@ class _Loudness(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_ATTENTION = ("qkv", "query", "key", "attn", "attention", "in_proj", "to_q", "to_k", "q_proj", "k_proj", ".kv", ".q.")
+_ATTENTION = (
+    "qkv", "query", "key", "attn", "attention", "mhsa", "in_proj", "to_q", "to_k", "q_proj", "k_proj", ".kv", ".q.",
+)  # fmt: skip
 
 
 def calm(model: nn.Module, x: Tensor) -> float:
     """Makes attention weights smaller until no attention logit is large; returns the largest."""
-    for _ in range(6):
+    for _ in range(12):
         with torch.no_grad(), _Loudness() as mode:
             model(x.clone())
         if mode.largest <= LOUDEST or not math.isfinite(mode.largest):

@@ -635,7 +635,7 @@ class Visitor:
     def __init__(self, browser: Any, url: str, method: str = "Grad-CAM") -> None:
         self.context = browser.new_context(viewport={"width": 1366, "height": 820}, accept_downloads=True)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(90_000)
         self.errors: list[str] = []
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))

@@ -168,6 +168,7 @@ def test_nested_and_quantised_images() -> None:
         (3, r"torch\.nn\.Module \(int\)"),
         (None, "NoneType"),
         ("resnet18", r"loading\.load\('resnet18'\)"),
+        (torch.zeros(1, 3, 8, 8), "Tensor.*model first, then the images"),
         (nn.ReLU, r"the class ReLU.*ReLU\(\.\.\.\)"),
         ({"weight": torch.zeros(1)}, "dict.*load_state_dict"),
         (torch.relu, "builtin_function_or_method"),

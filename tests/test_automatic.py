@@ -79,13 +79,15 @@ def test_transformer_is_the_mean_of_its_blocks(vit: nn.Module, batch: Tensor) ->
 
 
 def test_tower_is_the_mean_of_its_last_stages(tower: nn.Module, batch: Tensor) -> None:
-    """On a CNN, by a loop over positions: the stages from twice the last grid on, clipped, and twice the last map."""
-    found = grad_cam.explain(tower, batch, target=1, method="auto")
+    """On a CNN, by a loop over positions: stages from twice the last grid on, clipped, smooth, and the last twice."""
     names = ["stages.1.1", "stages.2.1", "last"]
+    tower.stages.append(nn.Sequential(Tower.Block(12, 12, 1)).eval())  # the last stage, of which "last" stands
+    found = grad_cam.explain(tower, batch, target=1, method="auto")
     maps = _each(tower, batch, names, 1)
     assert [m.shape[-1] for m in maps] == [8, 4, 4] and found.map.shape == (3, 8, 8)
     wanted = torch.zeros(3, 8, 8)
     for name, m, weight in zip(names, maps, (1, 1, 2), strict=True):
+        share = _spread if m.shape[1] == 8 else _share
         for b in range(3):
             for row in range(8):
                 for column in range(8):
@@ -93,7 +95,7 @@ def test_tower_is_the_mean_of_its_last_stages(tower: nn.Module, batch: Tensor) -
                     for r in range(m.shape[1]):
                         for c in range(m.shape[2]):
                             one = float(m[b, r, c]) if name == "last" else max(float(m[b, r, c]), 0.0)
-                            value += _share(row, r, m.shape[1]) * _share(column, c, m.shape[2]) * one
+                            value += share(row, r, m.shape[1]) * share(column, c, m.shape[2]) * one
                     wanted[b, row, column] += weight / 4 * value * (m.shape[1] / 8) ** 2
     torch.testing.assert_close(found.map, wanted, rtol=1e-4, atol=1e-6)
     assert found.layer == ("stages.1.1 ... last", None)
@@ -107,9 +109,17 @@ def _share(place: int, source: int, count: int) -> float:
     return max(0.0, 1 - abs(at - source))
 
 
+def _spread(place: int, source: int, count: int) -> float:
+    """How much of a value comes to a place: half of its own, a quarter of each neighbour; beyond the border its own."""
+    return sum(
+        part for step, part in ((-1, 0.25), (0, 0.5), (1, 0.25)) if min(max(place + step, 0), count - 1) == source
+    )
+
+
 def test_enlarging_keeps_sums() -> None:
-    """A map has the same sum on a finer grid."""
+    """A map has the same sum on a finer grid, and smoothed."""
     m = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(automatic.smoothed(m).sum((-2, -1)), m.sum((-2, -1)), atol=1e-5)
     assert torch.allclose(automatic.enlarged(m, (14, 10)).sum((-2, -1)), m.sum((-2, -1)), atol=1e-5)
 
 

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -61,6 +62,53 @@ def test_budget_is_kept() -> None:
     assert 6 <= len(writer.written) <= 9 and all(
         b - a >= 5 for a, b in zip(writer.written, writer.written[1:], strict=False)
     )
+
+
+class Counting(Net):
+    """Counts the pictures that pass through any copy of it."""
+
+    passed = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits."""
+        Counting.passed += len(x)
+        return super().forward(x)
+
+
+def test_work_is_a_part_of_an_epochs() -> None:
+    """By the default budget maps pass at most 2 % of all pictures through the model, and a short training gets some."""
+    kept, model, batch = Kept(), Counting(), torch.randn(32, 3, 32, 32)
+    Counting.passed = ours = 0
+    writer = MapWriter(_images(), kept, every=5, clock=lambda: float(Counting.passed))
+    for _ in range(75):  # six epochs of 400 pictures
+        with torch.no_grad():
+            model(batch)
+        before = Counting.passed
+        writer.step(model)
+        ours += Counting.passed - before
+        assert ours <= max(0.02 * Counting.passed, 2)  # the estimate passes one picture before anything is known
+    assert ours == writer.spent and len(writer.written) >= 5
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "transformer"])
+def test_first_maps_cost_what_is_reckoned(kind: str) -> None:
+    """Recording a model for its first maps passes the pictures through it no more often than the budget allows for."""
+    transformer = timm.models.vision_transformer.VisionTransformer
+    model = Net() if kind == "convolutions" else transformer(32, 8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
+    passed: list[int] = []
+
+    class Counted(type(model)):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Any:
+            passed.append(len(x))
+            return super().forward(x)
+
+    model.__class__ = Counted
+    writer = MapWriter(_images(), Kept(), every=1, budget=None)
+    writer.write(model, 0)
+    assert not writer._ended and len(_images()) <= sum(passed) <= callbacks.FIRST * len(_images())
+    passed.clear()
+    writer.write(model, 1)
+    assert sum(passed) <= 2 * len(_images())
 
 
 def test_first_maps_wait_for_the_budget() -> None:
@@ -153,14 +201,14 @@ def test_tensorboard(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
     MapWriter(_images(), callbacks.to_tensorboard(tmp_path), budget=None).step(Net(), 4)
     assert next(tmp_path.glob("events.*")).stat().st_size > 2000
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match="pip install tensorboard"):
+    with pytest.raises(ImportError, match=r"pip install \'gradcam-layers\[tensorboard\]\'"):
         callbacks.to_tensorboard(tmp_path)
 
 
 def test_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are logged with the step beside them; without wandb the error names it."""
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match="pip install wandb"):
+    with pytest.raises(ImportError, match=r"pip install \'gradcam-layers\[wandb\]\'"):
         callbacks.to_wandb(None)
     fake = types.ModuleType("wandb")
     fake.Image = lambda picture, caption: (caption, picture.size)  # type: ignore[attr-defined]
@@ -168,6 +216,18 @@ def test_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, Any]] = []
     MapWriter(_images(), callbacks.to_wandb(types.SimpleNamespace(log=logged.append)), budget=None).step(Net(), 9)
     assert logged == [{"maps": [("image 0", (32, 32)), ("image 1", (32, 32))], "maps/step": 9}]
+
+
+@pytest.mark.slow
+def test_wandb_offline(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real run without a network keeps the pictures in its folder."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = wandb.init(mode="offline", dir=str(tmp_path), project="maps")
+    MapWriter(_images(), callbacks.to_wandb(run), budget=None).step(Net(), 3)
+    assert run.summary["maps/step"] == 3
+    run.finish()
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))) == 2
 
 
 def test_lightning(tmp_path: pathlib.Path) -> None:

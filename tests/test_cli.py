@@ -624,7 +624,7 @@ def test_cheap_things_first(tmp_path: pathlib.Path, words: list[str], says: str)
         cwd.mkdir()
     heavy = "import sys; sys.modules['torch'] = sys.modules['timm'] = None"  # importing them is an error now
     process = _started(*words, cwd=cwd, prelude=heavy)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode in (1, 2)
     assert says in " ".join(stderr.replace("│", " ").split())
     assert "Loading" not in stderr
@@ -645,7 +645,7 @@ def test_ctrl_c_at_any_moment(tmp_path: pathlib.Path, after: str) -> None:
         assert process.stderr is not None and process.stderr.readline().startswith("Loading demo")
         time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (130, "Stopped.\n")
 
 
@@ -746,7 +746,7 @@ def test_report(run: Run) -> None:
 
 def test_report_with_evidence(run: Run) -> None:
     """`report --evidence` puts the sentence of `evidence` under the deepest map of each class that marks anything."""
-    found = run("report", "cat.png", *TINY, "--class", "bee", "--evidence", "-o", "page.html")
+    found = run("report", "cat.png", *TINY, "-x", "layer_cam", "--class", "bee", "--evidence", "-o", "page.html")
     assert found.exit_code == 0, found.stderr
     page = pathlib.Path("page.html").read_text(encoding="utf-8")
     data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
@@ -758,6 +758,23 @@ def test_report_with_evidence(run: Run) -> None:
     assert text == str(grad_cam.evidence(model, e))
     refused = run("report", "cat.png", *TINY, "-x", "deep_feature_factorization", "--evidence", "-o", "no.html")
     assert refused.exit_code == 2 and "explain no score" in refused.stderr
+
+
+def test_report_opens_with_auto(run: Run) -> None:
+    """Without a method the last row of a report is auto's map, with its evidence; with one it is the deepest layer."""
+    found = run("report", "cat.png", *TINY, "--class", "bee", "--evidence", "-o", "page.html")
+    assert found.exit_code == 0, found.stderr
+    page = pathlib.Path("page.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    model = run.model  # type: ignore[attr-defined]
+    images = preprocessing(model, 64)(load_image("cat.png"))[0]
+    e = grad_cam.explain(model, images, target="bee", method="auto")
+    (maps,) = data["images"][0]["maps"]
+    assert data["layers"][-1]["name"] == "(auto)" and f"at {e.layer.name}" in data["layers"][-1]["note"]
+    assert maps[-1]["max"] == pytest.approx(float(e.raw(0, 0).max()), rel=1e-5)
+    assert data["images"][0]["evidence"] == [[0, len(maps) - 1, str(grad_cam.evidence(model, e))]]
+    assert run("report", "cat.png", *TINY, "-x", "layer_cam", "-o", "named.html").exit_code == 0
+    assert "(auto)" not in pathlib.Path("named.html").read_text(encoding="utf-8")
 
 
 def test_app_without_gradio(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

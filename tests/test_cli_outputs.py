@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from grad_cam.interfaces.cli import app
 
+from . import hugging_face
 from .tiny.shapes import scene
 
 
@@ -81,11 +82,7 @@ def test_a_folder_of_hugging_face(street: pathlib.Path, kind: str) -> None:
         model, processor = hf.ViTForImageClassification(config), hf.ViTImageProcessor(size={"height": 32, "width": 32})
         options = ["--class", "plate"]
     elif kind == "segmenter":
-        config = hf.SegformerConfig(
-            num_labels=3, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2],
-            decoder_hidden_size=16,
-        )  # fmt: skip
-        model = hf.SegformerForSemanticSegmentation(config)
+        model = hugging_face.segmenter(3)
         processor = hf.SegformerImageProcessor(size={"height": 64, "width": 64})
     else:
         config = hf.YolosConfig(

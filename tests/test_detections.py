@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grad_cam import detections, explain, sweep, targets, verify
+from grad_cam import detections, evidence, explain, sweep, targets, verify
 from grad_cam.arguments import ArgumentTypeError
 from grad_cam.detections import COLUMNS
+from grad_cam.detections.skipping import skipping_zeros
 from grad_cam.errors import OutputError
+from grad_cam.rendering.report import ReportLayer, _images_of
 from grad_cam.targets import TargetError
 
 from . import tiny
@@ -192,9 +194,9 @@ def test_no_boxes_and_no_detector(detector: nn.Module) -> None:
         plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten())
         explain(plain, torch.rand(1, 3, 8, 8), target=targets.box(0))
     for which in ("left", (1, 2, 3), None):
-        with pytest.raises(ArgumentTypeError, match="is no box"):
+        with pytest.raises(ArgumentTypeError, match="is not a box"):
             targets.box(which)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="nothing of a box"):
+    with pytest.raises(ArgumentTypeError, match="not a score of a box"):
         targets.box(0, "size")  # type: ignore[arg-type]
 
 
@@ -218,6 +220,85 @@ def test_padding_is_left_out(detector: nn.Module) -> None:
         left, top, right, bottom = (int(v) for v in found.mark(0, k))
         inside = heat[max(top - 8, 0) : bottom + 9, max(left - 8, 0) : right + 9].sum() / heat.sum()
         assert inside > 0.75, (k, inside)
+    judged = evidence(detector, found, explained=targets.boxes(5, "similarity"))
+    assert judged.share > 0 and judged.without < judged.score, judged
+    layers = sweep(detector, wide, layers=["backbone"], target=targets.box(0), method="hires_cam")
+    (page,) = _images_of(layers, [ReportLayer(None, "backbone")])
+    torch.testing.assert_close(torch.tensor(page.maps[0][0]), torch.tensor(layers[0].on_picture()).float())
+
+
+_BATCHES: list[int] = []
+
+
+def _count(module: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
+    _BATCHES.append(len(given[0]))
+
+
+def test_five_boxes_take_one_forward(detector: nn.Module) -> None:
+    """The trunk runs once, and once more on the first call, which records it; the layout is not asked of the model."""
+    model: Any = copy.deepcopy(detector)
+    model.backbone.register_forward_hook(_count)
+    _BATCHES.clear()
+    explain(model, IMAGES, target=targets.boxes(5), method="hires_cam")
+    assert _BATCHES == [1, 1]
+    explain(model, IMAGES, target=targets.boxes(5), method="hires_cam")
+    assert _BATCHES == [1, 1, 1]
+
+
+def test_a_further_box_costs_little() -> None:
+    """Convolutions that a box does not depend on are left out of its backward pass; the gradient stays what it was."""
+    torch.manual_seed(0)
+    trunk = nn.Conv2d(3, 4, 3, padding=1)
+    near, far = nn.Conv2d(4, 2, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+    leaf = trunk(torch.rand(1, 3, 8, 8)).detach().requires_grad_()
+    joined = torch.cat([near(leaf).flatten(1), far(leaf.relu()).flatten(1)], 1)  # (1,256)
+    passed: list[Tensor | None] = []
+    (wanted,) = torch.autograd.grad(joined[0, 3], leaf, retain_graph=True)
+    assert skipping_zeros(joined) is joined
+    _node_of(far, joined).register_prehook(lambda gradients: passed.extend(gradients))
+    (found,) = torch.autograd.grad(joined[0, 3], leaf, retain_graph=True)
+    assert torch.equal(found, wanted) and passed == [None]
+    assert torch.autograd.grad(joined[0, 200], leaf)[0].any() and passed[1] is not None
+
+
+def _node_of(convolution: nn.Module, joined: Tensor) -> Any:
+    """The step of a graph that a convolution made."""
+    waiting: list[Any] = [joined.grad_fn]
+    while True:
+        node = waiting.pop()
+        given = [following for following, _ in node.next_functions if following is not None]
+        if node.name().startswith("Convolution") and any(
+            getattr(g, "variable", 0) is convolution.weight for g in given
+        ):
+            return node
+        waiting += given
+
+
+def test_a_head_that_compares_proposals(detector: nn.Module) -> None:
+    """A head whose boxes depend on each other is differentiated with all its proposals, as a plain backward does."""
+    model: Any = copy.deepcopy(detector)
+    own = model.roi_heads.box_head
+
+    class Comparing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = own
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.own(x)
+            return made + 0.3 * made.mean(0)
+
+    model.roi_heads.box_head = Comparing()
+    with torch.no_grad():
+        found = model(IMAGES)[0]
+
+    def score(seen: dict[str, Any]) -> Tensor:
+        logits, label = seen["roi_heads.box_predictor"][0], int(found["labels"][0])
+        row = int((logits.softmax(1)[:, label] - found["scores"][0]).abs().argmin())
+        return logits[row, label]
+
+    made = explain(model, IMAGES, layer="backbone", target=targets.box(0), method="hires_cam")
+    torch.testing.assert_close(made.map, by_hook(model, "backbone", IMAGES, score), rtol=1e-3, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------- raw heads, DETRs

@@ -23,6 +23,7 @@ from grad_cam.splitting.cuts import Cutter
 
 from .oracle import READINGS, Reference, difference, off, snapshot
 from .zoo import ZOO, Net, block
+from .zoo.python import NestedLists, NoGradInside
 
 
 @pytest.fixture
@@ -444,16 +445,6 @@ def test_a_change_is_seen_by_a_perturbation_method(x: Tensor) -> None:
 # ------------------------------------------------------------------------------------------- modes, batches, write-ins
 
 
-class Gated(Net):
-    """A gate that no gradient goes through."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blk(self.stem(x))
-        with torch.no_grad():
-            gate = torch.sigmoid(4 * x)
-        return self.head(self.neck(x * gate))
-
-
 class FullPrecision(Net):
     """The head in full precision, whatever the caller says."""
 
@@ -465,7 +456,7 @@ class FullPrecision(Net):
 
 def test_no_grad_inside_a_forward(x: Tensor) -> None:
     """What is computed without a gradient is a constant of the explanation too."""
-    model = seeded(Gated)
+    model = seeded(NoGradInside)
     assert complaint(model, x, explained(model, x, "blk")) is None
 
 
@@ -790,18 +781,7 @@ def _closure() -> nn.Module:
 
 
 def _lists() -> nn.Module:
-    class Lists(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.groups = [[self.stem, self.blk], [self.neck]]
-
-        def forward(self, x: Tensor) -> Tensor:
-            for group in self.groups:
-                for module in group:
-                    x = module(x)
-            return self.head(x)
-
-    return Lists().train()
+    return NestedLists().train()
 
 
 def _compiled() -> nn.Module:

@@ -110,7 +110,7 @@ def test_sheet_shows_pictures_and_maps(tmp_path: Path, browser: Any) -> None:
     page.on("requestfinished", lambda request: asked.append(request.url))
     page.goto((tmp_path / "out" / "index.html").as_uri())
     page.wait_for_selector(".card")
-    page.wait_for_timeout(300)
+    page.wait_for_load_state("networkidle")
     assert {url.rsplit("/", 1)[1] for url in asked if url.endswith("jpg")} == {path.name for path in strips}
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()

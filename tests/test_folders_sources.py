@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,76 @@ def test_nothing_in_the_room_runs_what_it_reads() -> None:
         names = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert not names & forbidden, path.name
+
+
+class _Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.flag), "w")
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    """Pickles under the names of pictures, tables, datasets and rows are faults, and their code does not run."""
+    flag = tmp_path / "run"
+    evil = pickle.dumps(_Touch(flag))
+    inside = tmp_path / "in"
+    _pictures(inside, ["good.png"])
+    for name in ("a.jpg", "b.pkl", "c.png", "d.npy"):
+        (inside / name).write_bytes(evil)
+    torch.save(_Touch(flag), inside / "e.tif")
+    np.save(inside / "f.npy", np.array([_Touch(flag)], object), allow_pickle=True)
+    files = sorted(path.name for path in inside.iterdir())
+    (inside / "t.csv").write_text("path\n" + "\n".join(files))
+    rows = _run(_model(), inside / "t.csv", tmp_path / "out")
+    _once(rows, 7)
+    assert rows.errors.num_rows == 6
+    kind = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": evil}
+    field = pa.field("path", pa.string(), metadata=kind)
+    pq.write_table(pa.table([["good.png"]], pa.schema([field])), inside / "t.parquet")
+    _once(_run(_model(), inside / "t.parquet", tmp_path / "second"), 1)
+    (shard,) = (tmp_path / "second" / "rows").iterdir()
+    table = pq.read_table(shard)
+    at = table.schema.get_field_index("path")
+    pq.write_table(table.cast(table.schema.set(at, field)), shard)
+    assert grad_cam.read(tmp_path / "second").table().num_rows == 1
+    (inside / "sub").mkdir()
+    (inside / "sub" / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    (inside / "sub" / "data.arrow").write_bytes(evil)
+    with pytest.raises(SourceError, match="cannot be read"):
+        open_source(inside / "sub")
+    assert not flag.exists()
+    pickle.loads(evil)
+    assert flag.exists()  # it would have
+
+
+def test_bombs_are_refused_by_their_size(tmp_path: Path) -> None:
+    """Pictures of a few bytes that claim billions of pixels are refused before they are decoded, files or embedded."""
+    picture = Image.new("RGB", (16, 16))
+    for suffix in ("jpg", "gif", "bmp"):
+        picture.save(tmp_path / f"bomb.{suffix}")
+    side = (60_000).to_bytes(2, "big")
+    jpeg = bytearray((tmp_path / "bomb.jpg").read_bytes())
+    at = jpeg.index(b"\xff\xc0") + 5  # height and width of the frame
+    jpeg[at : at + 4] = side * 2
+    (tmp_path / "bomb.jpg").write_bytes(jpeg)
+    gif = bytearray((tmp_path / "bomb.gif").read_bytes())
+    gif[6:10] = (60_000).to_bytes(2, "little") * 2
+    (tmp_path / "bomb.gif").write_bytes(gif)
+    bmp = bytearray((tmp_path / "bomb.bmp").read_bytes())
+    bmp[18:26] = (60_000).to_bytes(4, "little") * 2
+    (tmp_path / "bomb.bmp").write_bytes(bmp)
+    for source in (tmp_path, tmp_path / "t.parquet"):
+        if source.suffix:
+            bombs = [path.read_bytes() for path in sorted(tmp_path.glob("bomb.*"))]
+            pq.write_table(pa.table({"image": [{"bytes": each, "path": None} for each in bombs]}), source)
+        rows = _run(_model(), source, tmp_path / f"out{source.suffix}")
+        _once(rows, 3)
+        reasons = rows.errors.column("error").to_pylist()
+        assert len(reasons) == 3 and all("too large" in each or "exceeds limit" in each for each in reasons), reasons
 
 
 def test_a_dataset_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:

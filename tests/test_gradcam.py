@@ -433,6 +433,17 @@ def test_swapped_arguments(cnn: nn.Module, path: pathlib.Path) -> None:
             GradCAM(cnn, second)
 
 
+def test_settings_stay_plain_and_cannot_be_deleted(cnn: nn.Module, path: pathlib.Path) -> None:
+    """A class index of numpy or torch is kept as an int; no setting can be deleted, so that the object stays whole."""
+    cam = GradCAM(cnn, path, 3, SIZE, class_idx=np.int64(1))
+    assert type(cam.class_idx) is int
+    cam.class_idx = torch.tensor(2)
+    assert "class_idx=2," in repr(cam)
+    with pytest.raises(AttributeError, match="'threshold' of a GradCAM can be changed, not deleted"):
+        del cam.threshold
+    assert copy.deepcopy(cam).threshold == cam.threshold
+
+
 def test_repr_pickle_and_display(cnn: nn.Module, path: pathlib.Path) -> None:
     """One line says what it is; a copy shows the same; all display settings can be exchanged at once."""
     cam = GradCAM(cnn, path, 3, SIZE, class_idx=1)

@@ -209,7 +209,7 @@ def test_what_has_no_row_for_each_image_follows_any_number() -> None:
     ("inputs", "error", "says"),
     [
         ({"tabel": torch.rand(2, 4)}, ArgumentTypeError, "no argument 'tabel'.*did you mean table"),
-        ({"table": ..., "image": ...}, InputError, "stands 2 times"),
+        ({"table": ..., "image": ...}, InputError, "hold \\.\\.\\. 2 times"),
         ({"table": torch.rand(2, 4), "image": IMAGES, "scale": 1.0, "pool": "max"}, InputError, "no argument for the"),
         (3, ArgumentTypeError, "inputs are what the model takes"),
         (None, InputError, "takes more than images.*inputs="),

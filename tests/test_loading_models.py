@@ -137,7 +137,7 @@ def test_hugging_face_folder(tmp_path):
         (f"{__name__}:broken", "no such width"),
         (f"{__name__}:SMALL", "not a function"),
         (f"{__name__}:pathlib.Path", "gave PosixPath"),
-        ("C:\\models\\net.pth", "is no model"),
+        ("C:\\models\\net.pth", "is not the name of a model"),
     ],
 )
 def test_wrong_names(name, said):

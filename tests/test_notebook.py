@@ -61,10 +61,12 @@ def counted(explorer, monkeypatch):
 class Gates:
     """A computation that waits to be let through, key by key."""
 
-    def __init__(self):
+    def __init__(self, opened=""):
         self.opened = {key: threading.Event() for key in "abc"}
         self.begun = {key: threading.Event() for key in "abc"}
         self.reported, self.runs = [], []
+        for key in opened:
+            self.opened[key].set()
 
     def compute(self, key):
         self.runs.append(key)
@@ -94,10 +96,8 @@ def test_last_request_wins():
 
 def test_known_values_are_reported_at_once():
     """What was computed once is not computed again, also if it came too late to be reported."""
-    gates = Gates()
+    gates = Gates(opened="abc")
     requests = LatestRequests(gates.compute, gates.report)
-    for gate in gates.opened.values():
-        gate.set()
     requests.request("a")
     assert requests.wait(LIMIT)
     requests.request("a")
@@ -107,10 +107,8 @@ def test_known_values_are_reported_at_once():
 
 def test_failures_are_reported_and_do_not_stick():
     """An error is reported where the value would have been, and the next request works."""
-    gates = Gates()
+    gates = Gates(opened="abc")
     requests = LatestRequests(gates.compute, gates.report)
-    for gate in gates.opened.values():
-        gate.set()
     requests.request("c")
     assert requests.wait(LIMIT)
     assert gates.reported[-1] == ("failed", "c", "c cannot be computed")

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from grad_cam import sweep
+from grad_cam import explain, sweep, targets
 from grad_cam.errors import GradCamError
 from grad_cam.rendering import Display
 from grad_cam.rendering import report as module
@@ -199,6 +199,22 @@ def test_of_a_sweep(cnn: torch.nn.Module, batch: torch.Tensor, tmp_path: pathlib
     assert data["display"]["colormap"] == "magma"
 
 
+def test_opens_with_another_map(cnn: torch.nn.Module, batch: torch.Tensor, open_report: Any, tmp_path: Any) -> None:
+    """A page opens with the map it is given beside the layers, says what it is, and counts the layers without it."""
+    found, best = sweep(cnn, batch, method="layer_cam"), explain(cnn, batch, method="auto")
+    data = _data(found.report(tmp_path / "a.html", opening=best).read_text(encoding="utf-8"))
+    assert [row["name"] for row in data["layers"]][-1] == module.OPENING
+    stored = data["images"][1]["maps"][0][-1]
+    assert stored["max"] == pytest.approx(float(best.raw(1, 0).max()), rel=1e-6)
+    page = open_report(report_of(found, opening=[best]))
+    assert page.text("here-name") == module.OPENING and "measures best" in page.text("here-note")
+    assert f"{len(found.stages)} layers" in page.text("summary")
+    with pytest.raises(ReportError, match="something else"):
+        report_of(found, opening=[explain(cnn, batch, target=targets.top(2), method="auto")])
+    with pytest.raises(ReportError, match="2 maps"):
+        report_of(found, opening=[best, best])
+
+
 # ------------------------------------------------------------------------------------------------------------- browser
 
 
@@ -215,7 +231,7 @@ class Page:
         self.page.on("request", lambda r: self.requests.append(r.url))
         path = write_report(report, folder / "report.html")
         self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready]", timeout=15000)
+        self.page.wait_for_selector("html[data-ready]", timeout=60_000)
 
     def set(self, control: str, value: float) -> None:
         """Moves a slider as a hand would: value and input event."""
@@ -526,7 +542,7 @@ def test_copy(open_report: Any) -> None:
     """The copy button puts the exact call on the clipboard."""
     page = open_report(_report(call='a("b")\nc'), permissions=["clipboard-read", "clipboard-write"])
     page.page.locator("[data-copy=call]").click()
-    page.page.locator("[data-copy=call]", has_text="Copied").wait_for(timeout=5000)
+    page.page.locator("[data-copy=call]", has_text="Copied").wait_for(timeout=30_000)
     assert page.page.evaluate("navigator.clipboard.readText()") == 'a("b")\nc'
 
 

@@ -29,6 +29,7 @@ def test_a_request_knows_its_method_and_options() -> None:
         ("sweep", "layer", r"write sweep\(model, images, layers=\[\.\.\.\]\)"),
         ("sweep", "input_tensor", r"write sweep\(model, images\)"),
         ("GradCAM", "target_category", r'write GradCAM\(model, "cat\.jpg", class_idx=\.\.\.\)'),
+        ("GradCAM", "use_cuda", r"GradCAM has no argument use_cuda=; move the model: model\.cuda\(\)"),
         ("explain", "steps", "hires_cam has no option 'steps'; it takes none"),
     ],
 )

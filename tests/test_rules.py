@@ -346,7 +346,7 @@ def test_half_precision() -> None:
     x = pictures(side, 2, torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        one = grad_cam.explain(model, x, rules="balanced", residual=1.0)
+        one = grad_cam.explain(model, x, method="grad_cam", rules="balanced", residual=1.0)
     assert torch.equal(one.logits, oracles.plain(model, x))
     assert one.ledger().score.dtype == DOUBLE
 
@@ -423,12 +423,56 @@ def test_images_whose_rows_are_mixed() -> None:
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, rnn: nn.RNNBase, first: bool = True) -> None:
         super().__init__()
-        self.conv, self.rnn, self.head = nn.Conv2d(3, 8, 4, 4), nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 5)
+        self.conv, self.rnn, self.head, self.first = nn.Conv2d(3, 8, 4, 4), rnn, nn.LazyLinear(5), first
+        self(torch.zeros(1, 3, 16, 16))  # the head takes its size
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(functional.gelu(self.conv(x)).flatten(2).transpose(1, 2))[0].mean(1))
+        rows = functional.gelu(self.conv(x)).flatten(2).transpose(1, 2)
+        out, state = self.rnn(rows if self.first else rows.transpose(0, 1))
+        last = state[0] if isinstance(state, tuple) else state
+        return self.head(out.mean(1 if self.first else 0) + 0 * last.sum(2).mean(0)[:, None])
+
+
+LSTMS = {
+    "rows first": lambda: Recurrent(nn.LSTM(8, 6, batch_first=True)),
+    "two layers, both ways": lambda: Recurrent(nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True)),
+    "steps first, without biases": lambda: Recurrent(nn.LSTM(8, 6, 2, bias=False), first=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("residual", [0.0, 1.0])
+@pytest.mark.parametrize("kind", LSTMS)
+def test_lstm_balances(kind: str, residual: float) -> None:
+    """An LSTM passes on what arrives and adds its biases, and the audit agrees."""
+    torch.manual_seed(3)
+    model, x = LSTMS[kind]().double().eval(), pictures(16, 2, DOUBLE)
+    with torch.no_grad():
+        plain = model(x)
+    found = grad_cam.explain(model, x, layer="conv", target=1, method="hires_cam", rules="balanced", residual=residual)
+    torch.testing.assert_close(found.logits, plain, rtol=1e-13, atol=1e-15)
+    ledger, size = found.ledger(), found.map.abs().sum((1, 2)).double()
+    assert float((ledger.gap.abs() / size).max()) < 1e-12 and float(size.min()) > 1e-4
+    checked = audit(model, x, residual=residual)
+    assert checked.operations == () and abs(checked.gap) < 1e-10, str(checked)
+
+
+def test_lstm_by_one_step() -> None:
+    """For a sequence of one step: o f(c) / c (i f(z) / z) through the weights, the gates held; bit for bit."""
+    torch.manual_seed(0)
+    rnn, x = nn.LSTM(3, 2, batch_first=True).double(), torch.randn(1, 1, 3, dtype=DOUBLE, requires_grad=True)
+    for p in rnn.parameters():
+        p.requires_grad_(False)
+    with Balanced(1):
+        out = rnn(x)[0]
+        (found,) = torch.autograd.grad(out.sum(), [x])
+        assert torch.equal(out.detach(), rnn(x.detach())[0])
+    gates = rnn.weight_ih_l0 @ x.detach()[0, 0] + rnn.bias_ih_l0 + rnn.bias_hh_l0
+    i, _, z, o = gates.chunk(4)
+    c = i.sigmoid() * z.tanh()
+    per_unit = o.sigmoid() * (c.tanh() / c) * i.sigmoid() * (z.tanh() / z)
+    torch.testing.assert_close(found[0, 0], per_unit @ rnn.weight_ih_l0.chunk(4)[2])
 
 
 class _Sine(torch.autograd.Function):
@@ -452,16 +496,16 @@ class Hidden(nn.Module):
 
 
 def test_audit_names_what_has_no_rule() -> None:
-    """An LSTM by its operation and module, a custom function by its node; a model that balances by nothing."""
+    """A GRU by its operation and module, a custom function by its node; a model that balances by nothing."""
     torch.manual_seed(0)
-    model, x = Recurrent(), pictures(16, 2)
+    model, x = Recurrent(nn.GRU(8, 8, batch_first=True)), pictures(16, 2)
     before = oracles.state(model)
     found = audit(model, x)
     oracles.require_untouched(before, oracles.state(model))
-    assert found.worst is not None and (found.worst.name, found.worst.module) == ("lstm", "rnn")
+    assert found.worst is not None and (found.worst.name, found.worst.module) == ("gru", "rnn")
     assert len(found.operations) == 1
     assert found.worst.off == pytest.approx(found.gap, rel=1e-3)
-    assert "lstm in 'rnn'" in str(found)
+    assert "gru in 'rnn'" in str(found)
     hidden = grad_cam.audit(Hidden(), x)
     assert hidden.worst is not None and "Sine" in hidden.worst.name and "cannot be seen" in str(hidden)
     for name in ("resnet", "attention module", "swin"):

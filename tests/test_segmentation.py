@@ -19,7 +19,7 @@ from grad_cam.splitting.default import default_cut
 from grad_cam.splitting.public import open_images
 from grad_cam.targets import TargetError
 
-from . import tiny
+from . import hugging_face, tiny
 from .tiny.shapes import scene
 
 
@@ -141,8 +141,8 @@ def test_a_mask_of_the_pictures_size() -> None:
         (lambda: targets.segmentation(1, "left"), ArgumentTypeError, "a mask is an array"),
         (lambda: targets.segmentation(1, point=(1, 2, 3)), ArgumentTypeError, "a point is two numbers"),
         (lambda: targets.segmentation(1, box=(1, 2)), ArgumentTypeError, "a box is four numbers"),
-        (lambda: targets.segmentation(1, point=(40, 2)), TargetError, r"point \(40.0, 2.0\) is no part of a picture"),
-        (lambda: targets.segmentation(1, box=(9, 2, 4, 5)), TargetError, "is no part of a picture"),
+        (lambda: targets.segmentation(1, point=(40, 2)), TargetError, r"point \(40.0, 2.0\) is not inside a picture"),
+        (lambda: targets.segmentation(1, box=(9, 2, 4, 5)), TargetError, "is not inside a picture"),
         (lambda: targets.segmentation(1, torch.zeros(16, 16)), TargetError, "the region is empty in image 0"),
         (lambda: targets.segmentation(7), TargetError, "class 7 of a model with 3 classes"),
         (lambda: targets.top(9), TargetError, r"top\(9\)"),
@@ -239,11 +239,7 @@ def built(kind: str) -> nn.Module:
         return model.eval()
     hf = pytest.importorskip("transformers")
     if name == "Segformer":
-        config = hf.SegformerConfig(
-            num_labels=5, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2],
-            decoder_hidden_size=16,
-        )  # fmt: skip
-        model = hf.SegformerForSemanticSegmentation(config)
+        model = hugging_face.segmenter(5)
     elif name == "UperNet":
         backbone = hf.ConvNextConfig(
             hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, out_features=["stage1", "stage2", "stage3", "stage4"]

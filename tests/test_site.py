@@ -37,7 +37,9 @@ MADE = ("_made", "_tables", "cards", "tutorials", "__pycache__")  # what the bui
 PAGES = sorted(
     path for path in DOCS.rglob("*.md") if not set(path.relative_to(DOCS).parts) & set(MADE) and path.name[0] != "_"
 )
-MODULES = ("callbacks", "folders", "loading", "targets", "methods", "splitting", "rules", "metrics", "rendering")
+MODULES = (
+    "callbacks", "folders", "loading", "targets", "methods", "splitting", "rules", "metrics", "rendering", "studies",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,10 @@ def test_two_clicks(site: pathlib.Path) -> None:
             if place and place[0] in pages and place[0] not in clicks:
                 clicks[place[0]] = clicks[page] + 1
                 queue.append(place[0])
-    for name in ("start", "transformers", "layers", "methods/index", "blank", "coming-from", "gallery", "reading"):
+    for name in (
+        "start", "transformers", "layers", "methods/index", "blank", "coming-from", "gallery", "reading", "tasks",
+        "detection", "segmentation", "text", "video", "folders", "training",
+    ):  # fmt: skip
         assert clicks.get((site / f"{name}.html").resolve(), 9) <= 2, name
     assert "your-own-model" in pages[(site / "start.html").resolve()].ids
     far = [path.name for path in pages if clicks.get(path, 9) > 2 and path.parent.name == "cards"]
@@ -239,7 +244,7 @@ def test_in_a_browser_from_disk(site: pathlib.Path, browser: Any, width: int) ->
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 1, f"{name} is {wide} pixels wider than a screen of {width}"
     page.goto(f"{(site / 'search.html').as_uri()}?q=whiskers")
-    page.wait_for_selector("#search-results ul.search li a", timeout=20_000)
+    page.wait_for_selector("#search-results ul.search li a", timeout=60_000)
     found = page.locator("#search-results ul.search li a").all_inner_texts()
     assert any("Gallery" in title or "Whiskers" in title for title in found), found
     assert not wrong

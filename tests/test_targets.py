@@ -296,7 +296,7 @@ def test_targets_of_other_outputs_survive_copies(again: Callable[[object], objec
         ([[1, 2], [3], [4, 0]], TargetError, "equally many"),
         ([[1], 2, [3]], TargetError, "equally many"),
         ([[], [], []], TargetError, "equally many"),
-        ([targets.top(2), 1, 2], TargetError, "cannot stand in a list"),
+        ([targets.top(2), 1, 2], TargetError, "cannot be part of a list"),
         ("tabbi", ModelError, "did you mean 'tabby'"),
         ("zzzzqqqq", ModelError, "give an index"),
         (True, TypeError, "not a target"),

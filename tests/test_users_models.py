@@ -372,13 +372,21 @@ def judged(entry: Entry, operations: Sequence[str] = OPERATIONS) -> dict[str, Ve
     return verdicts
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_model_is_explained_right_or_refused(name: str) -> None:
-    """No operation gives a wrong map or another error, nothing that must be right is refused, all is left as found."""
+EXPLAINED = [name for name, entry in ZOO.items() if not entry.raises and not entry.refuse]
+
+
+def _installed(name: str) -> Entry:
+    """An entry of the zoo; the test is skipped where its library is missing."""
     entry = ZOO[name]
     if entry.missing():
         pytest.skip(f"{entry.missing()} is not installed")
-    verdicts = judged(entry)
+    return entry
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_model_is_explained_right_or_refused(name: str) -> None:
+    """No operation gives a wrong map or another error, nothing that must be right is refused, all is left as found."""
+    verdicts = judged(_installed(name))
     bad = [f"{o}: {v.word}: {v.why}" for o, v in verdicts.items() if v.word in (WRONG, ERROR)]
     assert not bad, "\n".join(bad)
 
@@ -476,14 +484,12 @@ def test_nothing_of_a_call_stays_alive(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n, e in ZOO.items() if not e.raises and not e.refuse])
+@pytest.mark.parametrize("name", EXPLAINED)
 def test_every_layer_is_explained_right_or_refused(name: str) -> None:
     """Each module that returns a feature map, at any depth, gives the map that hooks give, or is refused."""
-    entry = ZOO[name]
-    if entry.missing():
-        pytest.skip(f"{entry.missing()} is not installed")
-    judge = Judge(entry)
-    count, bad = entry.batches[0], []
+    judge = Judge(_installed(name))
+    entry, bad = judge.entry, []
+    count = entry.batches[0]
     options = {"target": entry.target, "method": "hires_cam"}
     for path, calls in list(judge.reference(count).calls.items()):
         if not path or calls[-1].value.ndim != 4 or path not in dict(judge.model.named_modules()):
@@ -564,13 +570,11 @@ def test_oracle_on_a_model_whose_maps_are_known() -> None:
     assert off(reference.ablation_cam("conv", 2, (6, 8), "NCHW"), ablation) < 1e-5
 
 
-@pytest.mark.parametrize("name", [n for n, e in ZOO.items() if not e.raises and not e.refuse])
+@pytest.mark.parametrize("name", EXPLAINED)
 def test_every_model_has_something_to_show(name: str) -> None:
     """The named layer is called and its map is not zero, and a change changes what is computed: each test can fail."""
-    entry = ZOO[name]
-    if entry.missing():
-        pytest.skip(f"{entry.missing()} is not installed")
-    judge = Judge(entry)
+    judge = Judge(_installed(name))
+    entry = judge.entry
     count = entry.batches[0]
     reference = judge.reference(count)
     if "ablation" in entry.skip and not reference.find(judge.name()):

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..engine import explain, sweep
-from ..errors import GradCamError
 from ..methods import METHODS, Method, MethodError, find
 from ..outputs import Output
 from ..requests import AnyMethod
@@ -98,8 +97,3 @@ def _contender(given: Any) -> Contender:
     if method.no_rules:
         raise MethodError(f"rules mean nothing to {method.name}: {method.no_rules}", given, "leave the rules out")
     return Contender(f"{method.name}+{rules.strip()}", method, RULES[rules.strip()])
-
-
-def refusal(error: GradCamError | ValueError) -> str:
-    """Why a contender made no map, in one line."""
-    return " ".join(str(error).split())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_maps
 from ..engine import explain, score_function
-from ..errors import GradCamError
+from ..errors import GradCamError, message_of
 from ..evidencing import mean_color
 from ..methods.chunks import Progress, Score
 from ..methods.regions import MASKS
@@ -25,7 +25,7 @@ from ..metrics.comparison import CONTROLS
 from ..metrics.maps import on_grid
 from ..outputs import Output
 from ..requests import AnyMethod
-from .contenders import DEFAULT_CUT, Contender, contenders, refusal, timed
+from .contenders import DEFAULT_CUT, Contender, contenders, timed
 from .results import Bench, Entry, Example
 
 LIMIT = 20.0
@@ -198,7 +198,7 @@ class _Run:
                     found = [e for e in found if e.layer.name in self._some_layers() or len(found) == 1]
                     found = found if number in self.few else []
         except (GradCamError, ValueError) as error:
-            self.refused.setdefault(name, []).append(refusal(error))
+            self.refused.setdefault(name, []).append(message_of(error))
             return []
         return found
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import OutputError
 from ..introspection import is_detector
+from .skipping import skipping_zeros
 from .tables import Found, of_dicts, of_queries, table
 
 _SOFTMAX = ("Detr", "TableTransformer", "Yolos")
@@ -33,7 +34,7 @@ def detect(model: nn.Module, size: tuple[int, int], args: Any, kwargs: Any) -> A
     if is_detector(model) and not model.training:
         two_stages = hasattr(model, "roi_heads") and hasattr(model, "rpn")
         if two_stages or hasattr(model, "postprocess_detections"):
-            return (_two_stages if two_stages else _one_stage)(model, args, kwargs)
+            return skipping_zeros((_two_stages if two_stages else _one_stage)(model, args, kwargs))
     returned = model(*args, **kwargs)
     if isinstance(returned, list) and returned and all(_is_found(one) for one in returned):
         return of_dicts(returned)
@@ -98,25 +99,97 @@ def _watched(module: nn.Module, name: str, seen: dict[str, Any]) -> Iterator[Non
 
 
 def _two_stages(model: Any, args: Any, kwargs: Any) -> Tensor:
-    """The table of a Faster, Mask or Keypoint R-CNN."""
+    """The table of a Faster, Mask or Keypoint R-CNN; its head has a graph for the proposals that became boxes."""
     seen: dict[str, Any] = {}
-    with _watched(model.roi_heads, "postprocess_detections", seen), _watched(model.rpn, "filter_proposals", seen):
-        returned = model(*args, **kwargs)
+    heads = model.roi_heads
+    with _watched(heads, "postprocess_detections", seen), _watched(model.rpn, "filter_proposals", seen):
+        with _detached(heads, seen):
+            returned = model(*args, **kwargs)
     (class_logits, regression, proposals, shapes), made = seen["postprocess_detections"]
     candidates, objectness, *_ = seen["filter_proposals"][0]
     with torch.no_grad():
-        decoded = model.roi_heads.box_coder.decode(regression, proposals)  # (N,classes,4)
-        counts = [len(one) for one in proposals]
-        probabilities, decoded = class_logits.softmax(-1).split(counts), decoded.split(counts)
-    found = []
-    for b, one in enumerate(returned):
-        labels, logits = one["labels"], class_logits.split(counts)[b]
-        boxes = _clipped(decoded[b], shapes[b])
-        rows = _looked_up(probabilities[b], boxes, labels, one["scores"], made[0][b])
-        there = objectness.reshape(len(proposals), -1)[b]
-        anchors = _rows_of(_clipped(candidates[b], shapes[b]), proposals[b][rows])
-        found.append(Found(one["boxes"], logits[rows, labels], labels, one["scores"], there[anchors]))
-    return table(found)
+        decoded = _decoded(heads, regression, proposals, shapes)
+    logits = class_logits.split([len(one) for one in proposals])
+    rows = [
+        _looked_up(z.detach().softmax(-1), boxes, one["labels"], one["scores"], edges)
+        for z, boxes, one, edges in zip(logits, decoded, returned, made[0], strict=True)
+    ]
+    picked, found = [z[r] for z, r in zip(logits, rows, strict=True)], list(returned)
+    if "features" in seen and any(len(r) for r in rows):
+        picked, boxes = _again(heads, seen["features"], proposals, shapes, rows, torch.cat(picked))
+        found = [_with_graph(*each) for each in zip(found, boxes, made[0], strict=True)]
+    each = []
+    for b, one in enumerate(found):
+        labels, there = one["labels"], objectness.reshape(len(proposals), -1)[b]
+        anchors = _rows_of(_clipped(candidates[b], shapes[b]), proposals[b][rows[b]])
+        own = picked[b].gather(1, labels[:, None])[:, 0]
+        each.append(Found(one["boxes"], own, labels, one["scores"], there[anchors]))
+    return table(each)
+
+
+@contextlib.contextmanager
+def _detached(heads: Any, seen: dict[str, Any]) -> Iterator[None]:
+    """Runs the head of a detector on features without their graph, and keeps those that have one."""
+    pool = getattr(heads, "box_roi_pool", None)
+    if pool is None or not all(hasattr(heads, name) for name in ("box_head", "box_predictor", "box_coder")):
+        yield
+        return
+
+    def pooling(features: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        if not any(feature.requires_grad for feature in features.values()):
+            return pool(features, *args, **kwargs)
+        seen["features"] = features
+        return pool({name: feature.detach() for name, feature in features.items()}, *args, **kwargs)
+
+    vars(heads)["box_roi_pool"] = pooling
+    try:
+        yield
+    finally:
+        vars(heads).pop("box_roi_pool", None)
+
+
+def _again(
+    heads: Any, features: Any, proposals: list[Tensor], shapes: Any, rows: list[Tensor], wanted: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    """The class logits (D, classes) and the boxes (D, classes, 4) of some proposals of each image, with their graph.
+
+    Raises:
+        OutputError: The head does not give the logits `wanted` again.
+    """
+    everything = [torch.arange(len(one), device=one.device) for one in proposals]
+    for chosen in (rows, everything):  # all of them where it does not judge each by itself
+        given = [one[r] for one, r in zip(proposals, chosen, strict=True)]
+        made, regression = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, given, shapes)))
+        logits, boxes = made.split([len(one) for one in given]), _decoded(heads, regression, given, shapes)
+        if chosen is everything:
+            logits, boxes = ([one[r] for one, r in zip(each, rows, strict=True)] for each in (logits, boxes))
+        off = (torch.cat(list(logits)) - wanted).detach().abs().max()
+        if float(off) <= 1e-3 * max(1.0, float(wanted.detach().abs().max())):
+            return list(logits), boxes
+    raise OutputError(
+        "the head of the detector gives other logits when it is run again", f"a difference of {float(off):.2g}",
+        "output=lambda returned: ... that gives one score per image",
+    )  # fmt: skip
+
+
+def _decoded(heads: Any, regression: Tensor, proposals: list[Tensor], shapes: Any) -> list[Tensor]:
+    """The boxes of proposals for every class, (N, classes, 4) for each image, within it."""
+    boxes = heads.box_coder.decode(regression, proposals).split([len(one) for one in proposals])
+    return [_clipped(one, shape) for one, shape in zip(boxes, shapes, strict=True)]
+
+
+def _with_graph(one: dict[str, Tensor], boxes: Tensor, edges: Tensor) -> dict[str, Tensor]:
+    """The boxes of an image as they were returned, with the graph of those that were decoded.
+
+    Args:
+        one: What the detector returned for it.
+        boxes: Decoded for every class, (D, classes, 4).
+        edges: The boxes before they were brought to the size of the picture, (D, 4).
+    """
+    own = boxes[torch.arange(len(boxes), device=boxes.device), one["labels"]]  # (D,4)
+    returned = one["boxes"].detach()
+    scale = (returned.sum(0) / edges.detach().sum(0).clamp(min=1e-6)).view(2, 2).amax(0).repeat(2)  # of x and y
+    return {**one, "boxes": returned + (own - own.detach()) * scale}
 
 
 def _one_stage(model: Any, args: Any, kwargs: Any) -> Tensor:

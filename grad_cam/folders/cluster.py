@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .decoding import Decoder, together
-from .explaining import Explainer, Question
+from .explaining import Explainer, Question, fitting
 from .kinds import Files, Input, Source
 from .needs import RunError, arrow, ray_data
 from .place import Place, missing
@@ -47,12 +47,14 @@ class Job:
         decoder: Opens and prepares inputs; without its source where that is files.
         question: What is asked.
         root: The folder of the files; None where the source comes with the decoder.
+        whole: Explain all of a batch at a time; else as many as fit the actor's device best.
     """
 
     model: nn.Module
     decoder: Decoder
     question: Question
     root: Path | None
+    whole: bool = False
 
 
 class Actor:
@@ -65,7 +67,8 @@ class Actor:
         torch.set_num_threads(1)
         model = job.model.cuda() if torch.cuda.is_available() else job.model
         self.job = job
-        self.explainer: Explainer = Explainer(model, job.question, logging.getLogger(__name__).warning)
+        most = None if job.whole else fitting(model)
+        self.explainer: Explainer = Explainer(model, job.question, logging.getLogger(__name__).warning, most=most)
 
     def __call__(self, batch: Any) -> Any:
         """From a table with the columns input, path, class, box, mask to a table of rows."""

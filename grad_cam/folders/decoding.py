@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import GradCamError
+from ..errors import GradCamError, message_of
 from ..loading import ClassNames, ImageError, Preprocessing, read_image
 from .kinds import Indexed, Input, Source
 
@@ -176,7 +176,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 def reason(error: BaseException) -> str:
     """The message of an error in one line, at most 500 characters; an unexpected kind of error is named."""
-    text = " ".join(str(error).split())[:500]
+    text = message_of(error, 500)
     return text if isinstance(error, GradCamError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import message_of
 from .kinds import Embedded, listing
 from .needs import SourceError, arrow
 
@@ -29,7 +30,7 @@ def dataset(folder: Path) -> Embedded:
             parts = [folder / _inside(name) for name in splits]
         tables = [table for part in parts for table in _tables(part)]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise SourceError(f"the dataset {str(folder)!r} cannot be read", " ".join(str(error).split())[:200]) from error
+        raise SourceError(f"the dataset {str(folder)!r} cannot be read", message_of(error, 200)) from error
     if not tables:
         raise SourceError(f"the dataset {str(folder)!r} is empty")
     table = arrow().concat_tables(tables)

@@ -24,6 +24,9 @@ from .rows import Row, failed_row, rows_of
 OVERLAY = "overlay"
 """The key of a row under which its overlay is, as JPEG; it is no column."""
 
+FEW = 4
+"""Images that a CPU of few cores explains at a time, see `fitting`."""
+
 Notify = Callable[[str], None]
 """Called with what the owner of a run should know, in one sentence."""
 
@@ -59,6 +62,16 @@ class Question:
             raise GradCamError("of_class=True and target contradict each other", remedy="give one of them")
 
 
+def fitting(model: nn.Module) -> int | None:
+    """How many images a model explains at a time where that is left open: on a CPU few, on a GPU all of a batch.
+
+    What a layer computes of many images does not stay in a processor's caches, and is memory fetched from the system
+    again and again: with 16 at a time EfficientNet-B0 takes 1.5 times as long for each as with 4, ResNet-50 1.25 times.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return max(FEW, torch.get_num_threads()) if device.type == "cpu" else None
+
+
 class Explainer:
     """Explains batches of decoded inputs.
 
@@ -70,9 +83,13 @@ class Explainer:
         question: What is asked.
         notify: Called with what the owner should know.
         overlays: How overlays are drawn that every row gets as `OVERLAY`; None for none.
+        most: Images explained at a time at most; None for all of a batch.
     """
 
-    def __init__(self, model: nn.Module, question: Question, notify: Notify, overlays: Display | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, question: Question, notify: Notify, overlays: Display | None = None,
+        most: int | None = None,
+    ) -> None:  # fmt: skip
         self.model: nn.Module = model
         self.question: Question = question
         self.notify: Notify = notify
@@ -81,7 +98,7 @@ class Explainer:
         self.asked: nn.Module = model
         self.asked_as: Callable[[Question], Question] = lambda question: question
         self.named: Callable[[list[Explanation]], list[Explanation]] = lambda found: found
-        self.most: int | None = None
+        self.most: int | None = most
 
     def __call__(self, batch: Batch) -> list[Row]:
         """The rows of a batch, in the order of its inputs."""
@@ -141,7 +158,7 @@ class Explainer:
             maps = [(e, k) for e in found for k in range(len(e.target[b]))]
             for row, (e, k) in zip(of_image, maps, strict=True):
                 buffer = io.BytesIO()
-                display.overlay(e.pictures[b], e.raw(b, k)).save(buffer, "JPEG", quality=90)
+                display.overlay(e.pictures[b], e.on_picture(b, k)).save(buffer, "JPEG", quality=90)
                 row[OVERLAY] = buffer.getvalue()
 
 

@@ -128,7 +128,7 @@ def _of_logits(e: Explanation, b: int, labels: Sequence[str] | None) -> Row:
 
 
 def _of_map(e: Explanation, b: int, k: int) -> Row:
-    raw = e.raw(b, k)
+    raw = torch.from_numpy(e.on_picture(b, k)).float()
     halves, scale = packed(raw)
     index = None if e.classes is None else int(e.classes[b, k])
     chances: Any = probabilities(e.logits[b]) if index is not None and e.is_of_classes else []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..arguments import check_model
+from ..arguments import as_index, check_model
 from ..errors import GradCamError
 from ..introspection import class_count, unwrap
 from ..loading import Preprocessing, class_names, load
@@ -24,7 +24,7 @@ from ..requests import AnyLayer, AnyMethod, Layers, OneTarget
 from ..splitting import Chain
 from . import local
 from .decoding import Decoder, Ready
-from .explaining import OVERLAY, Explainer, Notify, Question, probed
+from .explaining import OVERLAY, Explainer, Notify, Question, fitting, probed
 from .exports import file_name
 from .fast import accelerated
 from .kinds import Files, Source, Stream
@@ -37,6 +37,9 @@ from .sheet import MOST, contact_sheet, draw
 from .sources import Anything, open_source
 from .workers import default_workers
 
+BATCH = 16
+"""Images that are decoded together, and explained together on a GPU, where that is left open."""
+
 
 class RunWarning(UserWarning):
     """Something in a run that its owner should know of."""
@@ -46,8 +49,8 @@ def run(
     model: nn.Module | str, source: Anything, out: str | os.PathLike[str], *, layer: AnyLayer | Layers | None = None,
     target: OneTarget | Sequence[OneTarget] = None, method: AnyMethod = "grad_cam", of_class: bool = False,
     evidence: bool = False, preprocessing: Preprocessing | None = None, class_folders: bool | None = None,
-    columns: Mapping[str, str] | None = None, batch_size: int = 16, workers: int | None = None, shard: int = 1000,
-    overlays: bool = False, sheet: bool = True, display: Display | None = None,
+    columns: Mapping[str, str] | None = None, batch_size: int | None = None, workers: int | None = None,
+    shard: int = 1000, overlays: bool = False, sheet: bool = True, display: Display | None = None,
     fast: bool = False, engine: str = "local", address: str | None = None, actors: int | None = None,
     progress: local.Progress | None = None, notify: Notify | None = None, **options: Any,
 ) -> Rows:  # fmt: skip
@@ -71,7 +74,8 @@ def run(
         preprocessing: How pictures are prepared; as the model says by default.
         class_folders: Whether the folder of a picture is its class; None sees by itself.
         columns: Names of the columns of a table: ``{"path": ..., "class": ..., "box": ..., "mask": ...}``.
-        batch_size: Images explained at a time; halved where memory does not suffice.
+        batch_size: Images explained at a time; halved where memory does not suffice. None takes 16 on a GPU, and 4 on a
+            CPU (or as many as PyTorch has threads), where more take longer for each.
         workers: Processes that read pictures; None takes the number of cores less one, 0 reads in this process.
         shard: Inputs in one Parquet file at most.
         overlays: Write every map over its picture, in the folder `overlays`.
@@ -97,6 +101,8 @@ def run(
     """
     model = _opened(model)
     say = notify or (lambda text: warnings.warn(text, RunWarning, stacklevel=3))
+    batch_size = None if batch_size is None else as_index(batch_size, "batch_size", least=1)
+    shard = as_index(shard, "shard", least=1)
     place = Place(out)
     question = Question(layer, target, method, of_class, evidence, options)
     _check_engine(engine, address, actors, overlays, fast)
@@ -105,14 +111,15 @@ def run(
     decoder = Decoder(opened if isinstance(opened, Source) else None, prepare, class_names(model), class_count(model))
     shown = Display.of(display)
     settings = local.Settings(
-        batch_size, default_workers() if workers is None else workers, shard, progress, say,
+        batch_size or BATCH, default_workers() if workers is None else workers, shard, progress, say,
         functools.partial(_draw, place, shown if sheet else None),
     )  # fmt: skip
     with place.locked():
         question = _begun(place, opened, model, question, decoder, say, fast)
-        explainer = Explainer(model, question, say, shown if overlays else None)
+        most = None if batch_size else fitting(model)
+        explainer = Explainer(model, question, say, shown if overlays else None, most)
         if fast:
-            _accelerate(place, explainer, opened, decoder, batch_size)
+            _accelerate(place, explainer, opened, decoder, settings.batch_size)
         if engine == "ray":
             _on_ray(place, opened, explainer, decoder, settings, address, actors)
         else:
@@ -156,7 +163,7 @@ def _on_ray(
         raise SourceError("an iterable cannot be divided among actors", source.given, 'give engine="local"')
     root = source.root if isinstance(source, Files) else None
     sent = Decoder(None if root is not None else source, decoder.prepare, decoder.names, decoder.count)
-    job = cluster.Job(explainer.model, sent, explainer.question, root)
+    job = cluster.Job(explainer.model, sent, explainer.question, root, whole=explainer.most is None)
     cluster.compute(place, source, job, settings.batch_size, settings.shard, address, actors)
 
 

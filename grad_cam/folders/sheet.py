@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..rendering import Display
 from ..rendering.files import write
-from ..rendering.pages import digest, environment
+from ..rendering.pages import rendered
 from .reading import Rows
 from .rows import Row, unpacked
 
@@ -72,17 +72,13 @@ def draw(folder: Path, rows: Sequence[Row], display: Display) -> None:
 def _page(rows: Rows) -> str:
     table = rows.table([*_COLUMNS, *_WORDS]).slice(0, MOST)
     about = rows.about
-    made = environment("grad_cam.folders")
-    assert made.loader is not None
-    css, js = (made.loader.get_source(made, name)[0] for name in ("sheet.css", "sheet.js"))
     layers = dict.fromkeys(name for name in table.column("layer").to_pylist() if name)
     failed = sum(error is not None for error in table.column("error").to_pylist())
     summary = f"{about['method']} at {', '.join(layers) or 'no layer'} · {rows.done:,} inputs, {failed:,} failed"
-    return made.get_template("sheet.html").render(
+    return rendered(
+        "sheet.html", style="sheet.css", script="sheet.js", package="grad_cam.folders", images="'self' file: data:",
         title=f"{about['model']['type']}: {about['source']}", summary=summary, shown=f"{MOST:,}",
-        left_out=f"{len(rows) - MOST:,}" if len(rows) > MOST else "", data=_data(table), css=css, js=js,
-        policy="default-src 'none'; img-src 'self' file: data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{digest(css)}'; script-src '{digest(js)}'",
+        left_out=f"{len(rows) - MOST:,}" if len(rows) > MOST else "", data=_data(table),
     )  # fmt: skip
 
 

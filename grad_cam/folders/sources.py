@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..errors import GradCamError
+from ..errors import GradCamError, message_of
 from . import embedded
 from .kinds import Files, Indexed, Input, Source, Stream, listing
 from .needs import SourceError, arrow
@@ -159,7 +159,7 @@ def _read_tables(files: Sequence[Path]) -> Any:
             convert_options=csv.ConvertOptions(column_types=texts, strings_can_be_null=True, null_values=[""]),
         )  # fmt: skip
     except (ValueError, OSError) as error:
-        raise SourceError(f"the table {str(files[0])!r} cannot be read", " ".join(str(error).split())[:200]) from error
+        raise SourceError(f"the table {str(files[0])!r} cannot be read", message_of(error, 200)) from error
 
 
 def _columns(names: Sequence[str], given: Mapping[str, str], table: Path) -> dict[str, str]:

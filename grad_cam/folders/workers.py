@@ -147,7 +147,10 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             yield batch
     finally:
-        del batches  # ends the processes, before anyone else hears of it
+        for process in workers:  # none is left whose end would be told to someone else
+            process.kill()
+            process.join()
+        del batches
         if main:
             signal.signal(signal.SIGCHLD, before)
 

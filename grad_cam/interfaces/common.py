@@ -14,7 +14,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import GradCamError, refuse_existing
+from ..arguments import canonical
+from ..errors import GradCamError, message_of, refuse_existing
 from ..predictions import Prediction, class_label, percentage, predictions, probabilities
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def unique_slugs(texts: Sequence[str]) -> list[str]:
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; an unexpected kind of error is named."""
-    message = " ".join(str(error).split())
+    message = message_of(error)
     expected = isinstance(error, (ValueError, TypeError, OSError, ImportError)) and not isinstance(error, UnicodeError)
     if expected and message:
         return message
@@ -83,16 +84,12 @@ def method_names() -> dict[str, str]:
 
 
 def check_method_name(name: str) -> None:
-    """Refuses a name that is no method's (see `methods.find`), without importing the methods."""
-    known = {_letters(text): each for each, title in method_names().items() for text in (title, each)}
-    if known and _letters(name) not in known:
-        close = list(dict.fromkeys(known[key] for key in difflib.get_close_matches(_letters(name), known)))
+    """Refuses a name that no method has (see `methods.find`), without importing the methods."""
+    known = {canonical(text): each for each, title in method_names().items() for text in (title, each)}
+    if known and canonical(name) not in known:
+        close = list(dict.fromkeys(known[key] for key in difflib.get_close_matches(canonical(name), known)))
         remedy = f"did you mean {' or '.join(close)}?" if close else "grad-cam methods lists them"
         raise GradCamError(f"there is no method {name!r}", remedy=remedy)
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 # --------------------------------------------------------------------------------------------------------------- models

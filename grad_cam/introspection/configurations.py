@@ -31,7 +31,7 @@ class Declared(Generic[T]):
 
 
 def timm_config(model: nn.Module) -> Declared[Mapping[str, Any]] | None:
-    """Reads timm's configuration of a model, also of one that Hugging Face wraps; None if it is none of timm's."""
+    """Reads timm's configuration of a model, also of one that Hugging Face wraps; None for any other model."""
     for owner, path in ((model, ""), (getattr(model, "config", None), "config.")):
         for name in ("pretrained_cfg", "default_cfg"):
             found: Any = getattr(owner, name, None)
@@ -69,7 +69,7 @@ def as_size(value: Any) -> tuple[int, int] | None:
             ``height`` and ``width`` or with ``shortest_edge``.
 
     Returns:
-        (height, width), or None if that is no size.
+        (height, width), or None if that is not a size.
     """
     if isinstance(value, Mapping):
         edge = value.get("shortest_edge")
@@ -83,7 +83,7 @@ def as_size(value: Any) -> tuple[int, int] | None:
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """Whether a value is a whole number from 1 on; numpy's count, a bool does not."""
+    """Whether a value is an integer of at least 1, numpy's included; not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
 
@@ -109,7 +109,7 @@ def settings(config: Any, names: tuple[str, ...], path: str) -> Iterator[tuple[A
 
 
 _NOT_OF_IMAGES = ("text", "audio", "decoder", "qformer", "label", "prompt")
-"""Words in the names of nested configurations and mappings that are not of what sees the image."""
+"""Words in the names of nested configurations and mappings of parts that do not see the image."""
 
 
 def _items(config: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def is_detector(model: nn.Module) -> bool:
 
 
 def detector_size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width that a detector brings pictures to; of its own choice, a square of its shorter side."""
+    """Height and width that a detector resizes pictures to; if that depends on them, a square of its shorter side."""
     transform: Any = getattr(model, "transform", None)
     if not is_detector(model) or transform is None:
         return None

@@ -88,8 +88,8 @@ def declared_size(model: nn.Module) -> Declared[tuple[int, int]] | None:
         (height, width) and its source, or None if nothing declares a size.
 
     Note:
-        torchvision's models do not keep which weights they carry. The newest ones of the architecture are supposed, and
-        where those of a family differ and the number of parameters does not tell the model, there is no answer.
+        torchvision's models do not keep which weights they carry. The newest ones of the architecture are assumed;
+        where those of a family differ and the number of parameters does not decide, the result is None.
     """
     for outer in wrapped(model):
         if (found := _set_size(outer, "model")) is not None:
@@ -116,7 +116,7 @@ def _set_size(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
 
 
 def _size_of(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None:
-    """What a Hugging Face, timm or torchvision model declares, or None if it is none of them."""
+    """What a Hugging Face, timm or torchvision model declares, or None for any other model."""
     config, processor = getattr(model, "config", None), getattr(model, "image_processor", None)
     pretrained = timm_config(model)
     if pretrained is not None:
@@ -367,7 +367,7 @@ _COMPUTED_IN = frozenset({torch.float32, torch.float64, torch.float16, torch.bfl
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a model's images belong and in which precision.
+    """The device and the dtype that a model's images have to have.
 
     Args:
         model: Any module.

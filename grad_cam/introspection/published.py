@@ -16,7 +16,7 @@ def is_torchvision(model: nn.Module) -> bool:
 
 
 def torchvision_weights(model: nn.Module) -> list[Any]:
-    """The weights of torchvision a model was made for, as far as its class and its number of parameters tell.
+    """The weights of torchvision a model was made for, as far as its class and its number of parameters say.
 
     Args:
         model: A module.

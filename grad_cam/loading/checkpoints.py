@@ -31,7 +31,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, Tensor]:
         path: A .pth, .pt or .safetensors file.
 
     Raises:
-        ModelError: No such file, nothing in it, or contents that are not weights by name.
+        ModelError: The file does not exist, is empty, or does not hold weights by name.
     """
     if not path.exists():
         raise ModelError(f"there is no checkpoint {str(path)!r}")
@@ -140,8 +140,8 @@ def _class_setting(
         heads = [k for k in differ if own[k].shape[:1] == (count,) and state[k].shape[1:] == own[k].shape[1:]]
         counts = {state[key].shape[0] for key in heads}
         return {"num_classes": counts.pop()} if len(counts) == 1 else {}
-    settings = getattr(model, "pretrained_cfg", None)
-    head = settings.get("classifier") if isinstance(settings, Mapping) else None
+    settings = introspection.timm_config(model)
+    head = settings.value.get("classifier") if settings is not None else None
     if isinstance(head, str) and f"{head}.weight" in state:  # published without a classifier, trained with one
         return {"num_classes": state[f"{head}.weight"].shape[0]}
     return {}

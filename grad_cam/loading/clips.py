@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..arguments import as_index
+from ..errors import message_of
 from ..introspection import declares_frames
 from .geometry import Geometry
 from .images import ImageError, load_image
@@ -60,7 +61,7 @@ def load_volume(source: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Ge
         turned: slices from the feet up, the front at the top, the patient's right at the left.
 
     Raises:
-        ImageError: It cannot be read, is no volume, or holds several series.
+        ImageError: It cannot be read, is not a volume, or holds several series.
     """
     path = Path(source)
     if not path.exists():
@@ -73,7 +74,7 @@ def load_volume(source: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Ge
         with Image.open(path) as pages:
             slices = [np.asarray(page.convert("F"), np.float32) for page in ImageSequence.Iterator(pages)]
         return _whole(np.stack(slices), path.name)
-    raise ImageError(f"{path.name} is no volume that can be read", "", "give .nii, .nii.gz, .tif or a DICOM folder")
+    raise ImageError(f"{path.name} is not a volume that can be read", "", "give .nii, .nii.gz, .tif or a DICOM folder")
 
 
 def clip_tensor(model: nn.Module, frames: NDArray[np.uint8], *, name: str = "") -> tuple[Tensor, Geometry]:
@@ -82,7 +83,7 @@ def clip_tensor(model: nn.Module, frames: NDArray[np.uint8], *, name: str = "") 
     Args:
         model: The model.
         frames: uint8 (T, H, W, 3), as `load_frames` gives them.
-        name: What the video is called.
+        name: Name of the video.
 
     Returns:
         (1, C, T, H, W), or (1, T, C, H, W) where the model takes frames first; and where that lies in the frames.
@@ -154,7 +155,7 @@ def _decoded(path: Path) -> Iterable[Image.Image]:
                 raise ImageError(f"{path.name} holds no video")
             return [frame.to_image() for frame in container.decode(stream)]
     except (av.error.FFmpegError, OSError) as error:
-        raise ImageError(f"{path.name} cannot be decoded", " ".join(str(error).split())[:120]) from error
+        raise ImageError(f"{path.name} cannot be decoded", message_of(error, 120)) from error
 
 
 def _chosen(frames: list[Any], count: int | None) -> list[Image.Image]:
@@ -178,7 +179,7 @@ def _module(name: str, what: str, package: str) -> Any:
 
 def _whole(volume: NDArray[np.float32], name: str) -> tuple[NDArray[np.float32], Geometry]:
     if volume.ndim != 3 or 0 in volume.shape:
-        raise ImageError(f"{name} is no volume", f"its shape is {volume.shape}", "give one volume of three axes")
+        raise ImageError(f"{name} is not a volume", f"its shape is {volume.shape}", "give one volume of three axes")
     return volume, Geometry.whole(*volume.shape, name=name)
 
 
@@ -188,7 +189,7 @@ def _from_nifti(path: Path) -> tuple[NDArray[np.float32], Geometry]:
         image = nibabel.load(str(path))
         stored = np.asarray(image.get_fdata(dtype=np.float32))
     except Exception as error:
-        raise ImageError(f"{path.name} cannot be read", " ".join(str(error).split())[:120]) from error
+        raise ImageError(f"{path.name} cannot be read", message_of(error, 120)) from error
     stored = stored[..., 0] if stored.ndim == 4 and stored.shape[3] == 1 else stored
     directions = nibabel.io_orientation(image.affine)  # for each stored axis: left-right, back-front, down-up; its sign
     order = tuple(int(np.flatnonzero(directions[:, 0] == axis)[0]) for axis in (2, 1, 0))
@@ -226,13 +227,13 @@ def _from_dicom(path: Path) -> tuple[NDArray[np.float32], Geometry]:
         ]
         stacked = np.concatenate([plane if plane.ndim == 3 else plane[None] for plane in planes])
     except (ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
-        raise ImageError(f"{path.name} cannot be decoded", " ".join(str(error).split())[:120]) from error
+        raise ImageError(f"{path.name} cannot be decoded", message_of(error, 120)) from error
     volume, where = _whole(stacked.astype(np.float32), path.name)
     return volume, dataclasses.replace(where, affine=_matrix(slices))
 
 
 def _place(one: Any) -> tuple[float, float]:
-    """Where a slice stands along its normal; by its number where it does not say."""
+    """The place of a slice along its normal; its number where the file does not say."""
     number = float(getattr(one, "InstanceNumber", 0) or 0)
     if "ImagePositionPatient" not in one or "ImageOrientationPatient" not in one:
         return 0.0, number

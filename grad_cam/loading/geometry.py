@@ -17,10 +17,10 @@ from ..errors import GradCamError
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Which part of an original an input shows: the frame that was cut out, stretched to the input and maybe turned.
+    """Which part of an original an input shows: the frame that was cut out, resized to the input and possibly turned.
 
     Coordinates are those of edges: pixel i of an axis goes from i to i + 1. A frame that begins below 0 or ends beyond
-    the original was filled up. A photo is meant upright, as `load_image` returns it.
+    the original was padded. A photo is meant upright, as `load_image` returns it.
 
     Attributes:
         original: Size of the original along the axes of the input: (height, width), or (depth, height, width).
@@ -67,7 +67,7 @@ class Geometry:
 
         Args:
             original: Height and width of the picture.
-            box: Left, top, right and bottom in its pixels; beyond its edges it was filled up.
+            box: Left, top, right and bottom in its pixels; beyond its edges it was padded.
             name: What the picture is called.
         """
         left, top, right, bottom = (float(edge) for edge in box)
@@ -129,7 +129,7 @@ def _interpolation(places: NDArray[np.floating[Any]], cells: int) -> NDArray[np.
 
 
 def file_name(source: Any) -> str:
-    """The name of a file without its folder; "" of anything that is no path."""
+    """The name of a file without its folder; "" for anything that is not a path."""
     return os.path.basename(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else ""
 
 

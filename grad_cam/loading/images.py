@@ -31,7 +31,7 @@ class ImageError(GradCamError):
 
 
 class ImageWarning(UserWarning):
-    """An image was read in a way that its owner should know of."""
+    """An image was read in a way that its owner should know about."""
 
 
 def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -53,7 +53,7 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         ImageError: No such file, a directory, not an image, damaged, too large, or an array of another shape, type or
             range.
-        TypeError: `source` is none of the kinds above.
+        TypeError: `source` is of another type.
 
     Warns:
         ImageWarning: Only one of several frames or pages was read, or the values were stretched to their own range.

@@ -1,4 +1,4 @@
-"""The names of a model's classes, and which class a name means: the one place where that is decided."""
+"""The names of a model's classes, and the one place that decides which class a name means."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DISTINCT = {
 _OFFERED = 5
 
 Entry = tuple[str, tuple[str, ...]]
-"""A class: its label, and the other words it is found by."""
+"""A class: its label, and the other names it is found by."""
 
 
 class ClassNames(list[str]):
@@ -184,10 +184,10 @@ def _entries_of(model: nn.Module) -> tuple[Entry, ...] | None:
     names = _in_order(getattr(config, "id2label", None) or ())
     if names and not all(re.fullmatch(r"LABEL_\d+", each) for each in names) and count in (None, len(names)):
         return _entries(tuple(names))
-    settings = getattr(model, "pretrained_cfg", None)
-    names = _in_order(settings.get("label_names") or ()) if isinstance(settings, Mapping) else None
-    if isinstance(settings, Mapping) and names and len(names) == count:
-        words = settings.get("label_descriptions")
+    settings = introspection.timm_config(model)
+    names = _in_order(settings.value.get("label_names") or ()) if settings is not None else None
+    if settings is not None and names and len(names) == count:
+        words = settings.value.get("label_descriptions")
         return _entries(tuple(str(words.get(each, each)) if isinstance(words, Mapping) else each for each in names))
     return _imagenet(_IMAGENET_SUBSETS[count]) if count in _IMAGENET_SUBSETS else None
 
@@ -237,7 +237,7 @@ def _imagenet(subset: str) -> tuple[Entry, ...]:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Suggests the names most like one ("did you mean ...?"); empty if none is like it."""
+    """A suggestion of the names closest to one ("did you mean ...?"); "" if none is close."""
     lowered: dict[str, str] = {}
     for each in names:
         lowered.setdefault(each.casefold(), each)

@@ -62,7 +62,7 @@ def load(
     if num_classes is not None:
         if not is_index(num_classes) or num_classes < 1:
             raise ModelError(
-                f"num_classes={num_classes!r} is not a number of classes", remedy="give an integer from 1 on"
+                f"num_classes={num_classes!r} is not a number of classes", remedy="give an integer of at least 1"
             )
         num_classes = int(num_classes)
     build = _builder(name)
@@ -190,7 +190,7 @@ def _hugging_face(name: str, pretrained: bool, num_classes: int | None = None) -
 
 
 def _architecture(config: Any, transformers: Any) -> Any:
-    """The class that a configuration names, if it finds boxes or segments pictures; else that of image classifiers."""
+    """The class that a configuration names, if that is of a detector or a segmenter; else that of image classifiers."""
     for name in getattr(config, "architectures", None) or ():
         if name.endswith(("ForObjectDetection", "ForSemanticSegmentation", "ForUniversalSegmentation")):
             found = getattr(transformers, name, None)
@@ -202,7 +202,7 @@ def _architecture(config: Any, transformers: Any) -> Any:
 def _own(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Module:
     module, _, attribute = name.partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*", module) or not re.fullmatch(r"\w+(\.\w+)*", attribute):
-        raise ModelError(f"{name!r} is no model", remedy=f"a model is {_KINDS}")
+        raise ModelError(f"{name!r} is not the name of a model", remedy=f"a model is {_KINDS}")
     with _working_directory_importable():
         found = _attribute(name)
         if isinstance(found, nn.Module):
@@ -235,7 +235,7 @@ def _working_directory_importable() -> Iterator[None]:
 
 
 def imported(name: str) -> Any:
-    """What ``package.module:attribute`` names; modules in the working directory are found, too.
+    """The object that ``package.module:attribute`` names; modules in the working directory are found, too.
 
     Raises:
         GradCamError: The module cannot be imported, or has no such attribute.
@@ -280,7 +280,7 @@ def _unknown(name: str) -> ModelError:
 
 @contextlib.contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Turns whatever goes wrong while weights are fetched into one clear error."""
+    """Turns whatever fails while weights are fetched into one clear error."""
     try:
         with _reachable():
             yield

@@ -1,7 +1,8 @@
-"""Notices images that are not normalised as a model expects."""
+"""Detects images that are not normalised as a model expects."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -11,11 +12,23 @@ from .. import introspection
 from .preprocess import IMAGENET_MEAN, Preprocessing, declared_preprocessing, for_channels, preprocessing_set_by_user
 
 
+def warn_if_unnormalised(model: nn.Module, images: Tensor) -> None:
+    """Warns the caller of a function that calls this where images do not seem to be normalised as a model expects."""
+    if images.ndim == 5:
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if low < 0 and (max(-low, high) < 4 or float(images.abs().flatten(1).mean(1).amax()) < 4):
+        return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
+    note = normalisation_note(model, images)
+    if note is not None:
+        warnings.warn(note, stacklevel=3)
+
+
 def normalisation_note(model: nn.Module, images: Tensor) -> str | None:
     """Describes in what range images lie that do not seem to be normalised as a model expects, and what to do.
 
     Only what a model itself declares counts: a `preprocessing` the user set, a Hugging Face processor, and timm's and
-    torchvision's settings. A model of one's own that holds a known network may normalise its input itself, and one with
+    torchvision's settings. A user's own model that holds a known network may normalise its input itself, and one with
     another classifier than the published one may have been trained on images from 0 to 1.
 
     Args:
@@ -94,8 +107,8 @@ def _is_as_published(model: nn.Module) -> bool:
 def mean_color(preprocessing: Preprocessing) -> Sequence[float]:
     """The mean colour of the data a model was trained on, in its input units, one number for each channel.
 
-    Subtracting the mean makes it 0. A mean of one half is no mean of data but a scaling to -1..1, of models trained on
-    ImageNet as a rule: then it is ImageNet's.
+    Subtracting the mean makes it 0. A mean of one half is not a mean of data but a scaling to -1..1, mostly of models
+    trained on ImageNet: then it is ImageNet's.
     """
     mean, std = preprocessing.mean, preprocessing.std
     if mean != (0.5, 0.5, 0.5):

@@ -1,4 +1,4 @@
-"""From an image to the tensor that a model computes on, and back.
+"""Prepares images for a model: from an image to the tensor that the model computes on, and back.
 
 `preprocessing(model)` reads from a model how its images are prepared. The `view` that a `Preprocessing` makes is
 exactly what the model sees, so that a heatmap drawn over it lies where it belongs.
@@ -37,8 +37,8 @@ _INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 class Preprocessing:
     """How the images of one model are prepared: image -> view (what is shown) -> tensor (what is computed on).
 
-    Calling it with anything that `load_image` reads gives both, `(tensor, view)`. To prepare the images of a model of
-    your own in your own way, set `model.preprocessing = Preprocessing(...)`.
+    Calling it with anything that `load_image` reads gives both, `(tensor, view)`. To prepare the images of your own
+    model in your own way, set `model.preprocessing = Preprocessing(...)`.
 
     Attributes:
         size: Height and width of the model's input in pixels.
@@ -220,7 +220,7 @@ class Preprocessing:
         return left, top, right, bottom
 
     def geometry(self, source: Source, name: str = "") -> Geometry:
-        """Says where the input made of an image lies in it, for `explain(..., geometry=)` and `to_original`."""
+        """Says where in an image the input made from it lies, for `explain(..., geometry=)` and `to_original`."""
         image = load_image(source)
         return Geometry.box((image.height, image.width), self.frame(image), name=name or file_name(source))
 
@@ -234,18 +234,18 @@ class Preprocessing:
         return note_on(self, image.size, self.used_box(image))
 
     def whole(self, source: Source) -> WholePhoto:
-        """What of an image the model sees, to show beside a map (see `Explanation.figure`)."""
+        """The part of an image that the model sees, to show beside a map (see `Explanation.figure`)."""
         return whole_photo(self, load_image(source))
 
     def uncropped(self) -> Preprocessing:
-        """The same, but keeping the whole of every image: padded to fit where this one crops."""
+        """The same preprocessing, but of the whole of every image: padded to fit where this one crops."""
         if self.crop_mode != "center" and self.crop_pct == 1.0:
             return self
         mode = "border" if self.crop_mode == "center" else self.crop_mode
         return dataclasses.replace(self, crop_mode=mode, crop_pct=1.0, processor=None)
 
     def resized(self, size: int | Sequence[int]) -> Preprocessing:
-        """The same for another input size: pixels, or (height, width)."""
+        """The same preprocessing for another input size: pixels, or (height, width)."""
         size = _as_input_size(size)
         return self if size == self.size else dataclasses.replace(self, size=size, processor=None)
 
@@ -317,7 +317,7 @@ def preprocessing(
 
     The first of these counts: `model.preprocessing`, set by the user; timm's configuration; the `image_processor`
     (where one is attached) and the configuration of a Hugging Face model; the transforms that torchvision has for the
-    architecture's default weights. A model of your own around one of these is given what the inner one is given. Any
+    architecture's default weights. Your own model around one of these gets what the inner one gets. Any
     other model gets 224 x 224 and the mean and standard deviation of ImageNet, marked as `assumed`. Nothing is
     downloaded.
 
@@ -330,7 +330,7 @@ def preprocessing(
         GradCamError: An input size that is not possible.
 
     Note:
-        torchvision's models do not keep which weights they carry; the default ones (the newest) are supposed.
+        torchvision's models do not keep which weights they carry; the default ones (the newest) are assumed.
     """
     found = _read_off(model)
     found = found if input_size is None else found.resized(input_size)

@@ -29,7 +29,7 @@ class Measured:
     Attributes:
         size: Height and width of what it makes of a square image.
         mean: Mean of each channel that it subtracts, for pixels from 0 to 1, in the order of its output.
-        std: What it divides by, likewise.
+        std: Standard deviation of each channel that it divides by, likewise.
         bgr: Whether its output has the channels in the order blue, green, red.
         interpolation: Name of its interpolation.
         crop_pct: Side of the centre that it keeps of a square image, as a fraction.
@@ -172,7 +172,7 @@ def _ramps(processor: Any, size: tuple[int, int], mean: Any, std: Any) -> NDArra
 
 
 def _edges(ramp: NDArray[np.float64], length: int) -> tuple[float, float]:
-    """The coordinates of the outer edges of a line of pixels in an image of some length, by a straight line."""
+    """The coordinates of the outer edges of a line of pixels in an image of some length, by a straight line fit."""
     margin = min(2, (len(ramp) - 1) // 3)
     places = np.arange(margin, len(ramp) - margin) + 0.5
     positions = ramp[margin : len(ramp) - margin] * (length - 1) + 0.5
@@ -187,7 +187,7 @@ def process(processor: Any, image: Image.Image) -> Tensor:
     """Runs a processor on an image, (1,3,H,W)."""
     made = run_processor(processor, image)
     if made is None:
-        raise TypeError(f"{type(processor).__name__} makes no batch of images")
+        raise TypeError(f"{type(processor).__name__} does not make a batch of images")
     return made
 
 

@@ -1,4 +1,4 @@
-"""The whole of a photo of which a model sees a part: the rest dimmed, and a sentence on it."""
+"""A whole photo of which a model sees a part: the rest dimmed, and a sentence about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REST = 0.4  # what is left of the brightness where the model does not look
 
 
 class WholePhoto(NamedTuple):
-    """What became of a photo on its way into the model.
+    """A whole photo, and how much of it the model sees.
 
     Attributes:
         picture: The whole photo with the unused part dimmed, RGB; None where all of it is used.

@@ -1,4 +1,4 @@
-"""The method that is no formula of its own: `grad_cam.automatic` takes the one that was measured to be best."""
+"""`method="auto"`, which has no formula of its own: `grad_cam.automatic` takes the method that measured best."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ def auto(whole_score: WholeScore, *, cost: Cost = "pass") -> Tensor:
     Raises:
         MethodError: Always: `explain` and `sweep` run what is chosen instead.
     """
-    raise MethodError("auto is no formula of its own", f"cost={cost!r}", 'use explain(..., method="auto")')
+    raise MethodError("auto has no formula of its own", f"cost={cost!r}", 'use explain(..., method="auto")')

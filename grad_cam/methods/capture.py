@@ -1,4 +1,4 @@
-"""The attention of a running vision transformer, whatever it is written in, as tensors of the autograd graph.
+"""The attention of a running vision transformer, however it is written, as tensors of the autograd graph.
 
 While `Capture` is active, fused calls are written out and unfused ones are seen at their softmax. It is a mode of the
 calling thread; no module is changed and no hook is set. `gradients` and `block_gradients` differentiate scores with
@@ -42,7 +42,7 @@ class Capture(TorchFunctionMode):
     It sees `scaled_dot_product_attention`, `nn.MultiheadAttention` and softmax followed by a matrix product, and
     writes the first two out: softmax(q k^T * scale + mask) v, without dropout. The first attention becomes the leaf
     of the graph if nothing before it requires grad, so that no graph is kept of what comes before. Attention over
-    other things (windows, channels, pooled keys) is left as it is and only counted.
+    anything else (windows, channels, pooled keys) is left as it is and only counted.
 
     Args:
         batch: Number of images B.
@@ -63,7 +63,7 @@ class Capture(TorchFunctionMode):
         """What was captured, one (B, heads, queries, keys) for each attention, in order.
 
         A few blocks with attention of another kind (VOLO's outlook attention, TNT's inner one) are left out, as if they
-        passed every token on.
+        passed every token on unchanged.
 
         Raises:
             MethodError: The model has no self-attention over all positions, or most of its attention is over

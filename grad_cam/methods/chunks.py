@@ -1,7 +1,7 @@
 """Scores of perturbed copies, computed in chunks.
 
 Copies are made in chunks and never all at once; the size of a chunk changes neither the map nor, beyond rounding, its
-numbers. When a chunk does not fit into memory it is halved. The score function is told which image each row belongs
+numbers. When a chunk does not fit into memory it is halved. The score function learns which image each row belongs
 to, so that targets which differ from image to image work.
 """
 
@@ -40,7 +40,7 @@ class ChunkedScores:
         copies: int = COPIES,
     ) -> None:  # fmt: skip
         if chunk is not None and (not is_index(chunk) or chunk < 1):
-            raise ValueError(f"chunk={chunk!r} is no number of copies: use 1 or more, or None to have it chosen")
+            raise ValueError(f"chunk={chunk!r} is not a number of copies: use 1 or more, or None to have it chosen")
         self.score: Score = score
         self.progress: Progress | None = progress
         self.several: bool = False
@@ -112,7 +112,7 @@ class ChunkedScores:
             self.progress(self.done, self.total)
 
     def shaped(self, maps: Tensor) -> Tensor:
-        """Drops the axis of scores if the score function has one score only."""
+        """Drops the axis of scores if the score function returns a single score."""
         return maps if self.several else maps[:, 0]
 
 

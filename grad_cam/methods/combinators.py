@@ -1,4 +1,4 @@
-"""What wraps or joins methods: eigen-smoothing, averaging over flips and brightness, fusing several cuts."""
+"""Functions that wrap or join methods: eigen-smoothing, averaging over flips and brightness, fusing several cuts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods share: their error and their working precision."""
+"""The error and the working precision that all methods share."""
 
 from __future__ import annotations
 

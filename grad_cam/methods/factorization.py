@@ -23,7 +23,7 @@ _LANDMARKS = 3136  # positions a kernel matrix is built over: 56 x 56, 39 MB
 @method(
     "Eigen-CAM", kind="factorization", source="Muhammad and Yeasin, IJCNN 2020",
     link="https://arxiv.org/abs/2008.00299",
-    advice="What stands out of the picture for this layer, whatever the class; clean maps of the main object.",
+    advice="What stands out to this layer, whatever the class; clean maps of the main object.",
 )  # fmt: skip
 def eigen_cam(activations: Tensor) -> Tensor:
     """First principal component of the activations over positions: what stands out, whatever the class.
@@ -40,7 +40,7 @@ def eigen_cam(activations: Tensor) -> Tensor:
 
     Note:
         The paper does not centre the activations; as in pytorch-grad-cam every channel's mean over the positions is
-        taken off, without which the first component is little more than that mean.
+        subtracted, without which the first component is little more than that mean.
     """
     return principal_component(activations)
 
@@ -222,7 +222,7 @@ def deep_feature_factorization(activations: Tensor, *, concepts: int = 5, iterat
     Args:
         activations: A at the cut, (B, C, H, W).
         concepts: Number k of concepts, 1..min(C, B H W).
-        iterations: At most so many rounds of updates.
+        iterations: Largest number of rounds of updates.
 
     Returns:
         Maps (B, k, H, W), concept vectors (k, C), the offset and the error.
@@ -277,7 +277,7 @@ def _nonnegative_factors(matrix: Tensor, rank: int, iterations: int) -> tuple[Te
 
 
 def amounts_of(matrix: Tensor, vectors: Tensor, iterations: int = 100) -> Tensor:
-    """How much of each given concept is where: the non-negative amounts (P, k) nearest to a matrix (P, C).
+    """The amount of each given concept at every position: the non-negative amounts (P, k) nearest to a matrix (P, C).
 
     Args:
         matrix: Activations without their offset, (P, C).
@@ -322,7 +322,7 @@ def leading_eigenpair(
         product: Multiplies a vector (n,) by the matrix, which is never formed.
         like: A tensor (n,) of the size, dtype and device of the vectors; its values are not read.
         tolerance: Stops at a residual of this fraction of the eigenvalue.
-        steps: Stops after so many products.
+        steps: Largest number of products.
 
     Returns:
         Eigenvector (n,), of arbitrary sign, and eigenvalue; for a zero matrix any unit vector and zero.

@@ -2,7 +2,7 @@
 
 Every method is one pure function of the activations A (B, C, H, W) at the cut and the gradients g (B, C, H, W) of the
 score with respect to them, and returns the raw, signed map (B, H, W) at the layer's own size. Clipping at zero and
-scaling to 0..1 belong to the display, so a ReLU stands here only where it is inside the published sum.
+scaling to 0..1 belong to the display, so a ReLU appears here only where it is inside the published sum.
 
 Half-precision tensors are read as float32. Three methods need more than one gradient; they receive it as an argument
 (see `TailGradient` and `NoisyGradients`), never the model.
@@ -265,7 +265,7 @@ def norm_grad(activations: Tensor, gradients: Tensor) -> Tensor:
     advice="Grad-CAM corrected for the curvature of the score; differs only where the tail is not linear.",
 )  # fmt: skip
 def shapley_cam(activations: Tensor, tail_gradient: TailGradient) -> Tensor:
-    """Grad-CAM with the gradient's own change along the activations taken off: Shapley values to second order.
+    """Grad-CAM less the change of the gradient along the activations: Shapley values to second order.
 
     Args:
         activations: A at the cut, (B, C, H, W).

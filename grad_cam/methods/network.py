@@ -158,7 +158,7 @@ _NORMS = {  # position and name of the bias
 
 
 class _Biases(TorchFunctionMode):
-    """Notes the output of every operation that adds a bias: (place in the graph, bias, axis of the channels)."""
+    """Records the output of every operation that adds a bias: (place in the graph, bias, axis of the channels)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def guided_gradient(images: Tensor, score: WholeScore) -> Tensor:
 
     Note:
         As ReLU count `relu`, `relu6`, `hardtanh` from 0, `threshold` at 0 and `clamp` from 0, as functions, methods
-        and modules, in place or not. Of the bounded ones, what lies at the bound has no gradient, as ever. GELU,
+        and modules, in place or not. Of the bounded ones, what lies at the bound has no gradient, as usual. GELU,
         SiLU and the like keep their own gradient.
     """
     leaf = images.detach().clone().requires_grad_()

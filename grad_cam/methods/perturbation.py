@@ -1,4 +1,4 @@
-"""Maps from what a score does when something is taken away.
+"""Maps from how a score changes when something is taken away.
 
 A method here receives activations or images together with a function that scores perturbed copies of them, never the
 model: the *tail*, from activations at the cut to scores, which is all that `ablation_cam` and `activation_occlusion`
@@ -122,7 +122,7 @@ def score_cam(
         images: Model inputs, (B, c, h, w).
         score: Scores of images.
         progress: Called after every chunk.
-        channels: How many channels to use, those whose activation varies most over the picture (standard deviation);
+        channels: Number of channels to use, those whose activation varies most over the picture (standard deviation);
             None uses all.
         chunk: Number of masked images the network gets at once; None chooses by size and free memory.
 
@@ -143,7 +143,7 @@ def score_cam(
 
 @method(
     "SS-CAM", kind="perturbation", source="Wang et al., 2020", link="https://arxiv.org/abs/2006.14255",
-    advice="Score-CAM with noise averaged away; slow.",
+    advice="Score-CAM averaged over noisy masks; slow.",
 )  # fmt: skip
 @torch.no_grad()
 def ss_cam(
@@ -168,7 +168,7 @@ def ss_cam(
         samples: Number n of noisy copies of every mask.
         noise: Standard deviation of the noise d added to the masks, whose values lie in 0..1.
         seed: Seed of the noise, drawn from a generator of its own.
-        channels: How many channels to use (see `score_cam`); None uses all.
+        channels: Number of channels to use (see `score_cam`); None uses all.
         chunk: Number of masked images the network gets at once; None chooses by size and free memory.
 
     Returns:
@@ -214,7 +214,7 @@ def is_cam(
         score: Scores of images.
         progress: Called after every chunk.
         steps: Number n of points on the way.
-        channels: How many channels to use (see `score_cam`); None uses all.
+        channels: Number of channels to use (see `score_cam`); None uses all.
         chunk: Number of masked images the network gets at once; None chooses by size and free memory.
 
     Returns:

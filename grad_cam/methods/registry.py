@@ -1,7 +1,8 @@
 """The registry of methods: a method is a function whose parameters name what it needs.
 
 A method's positional parameters are *ingredients* (`INGREDIENTS`), which the engine supplies by name; its keyword-only
-parameters are the caller's options. Everything that follows from the signature is read off it and stands nowhere else.
+parameters are the caller's options. Everything that follows from the signature is read off it, and written down nowhere
+else.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from ..arguments import ArgumentTypeError
+from ..arguments import ArgumentTypeError, canonical
 from .common import MethodError
 
 Kind = Literal["gradient", "factorization", "perturbation", "attention", "network", "other"]
@@ -135,7 +135,8 @@ class Method:
     def no_volumes(self) -> str:
         """Why it makes no map of a video or volume, in a clause; "" if it does.
 
-        What counts positions of an activation one by one needs not know how they lie; what masks or resizes does.
+        A method that treats the positions of an activation one by one works for any axes; one that masks or resizes
+        does not.
         """
         if self.scope != "layer" or "images" in self.ingredients:
             return "it masks, resizes or follows positions of one picture"
@@ -162,7 +163,7 @@ class Method:
 
     @property
     def eigen_smooth(self) -> bool:
-        """The same as `channelwise`."""
+        """Whether `eigen_smooth` can wrap it; the same as `channelwise`."""
         return self.channelwise
 
 
@@ -256,9 +257,9 @@ def method(
             name or _name_of(function), title, function, kind, source, link, advice, channelwise, aug_smooth,
             own_backward,
         )  # fmt: skip
-        own = {_letters(entry.name), _letters(title)}
+        own = {canonical(entry.name), canonical(title)}
         for taken in METHODS.values():
-            if own & {_letters(taken.name), _letters(taken.title)} and not (replace and taken.name == entry.name):
+            if own & {canonical(taken.name), canonical(taken.title)} and not (replace and taken.name == entry.name):
                 remedy = "give replace=True to take its place" if taken.name == entry.name else "choose another"
                 raise MethodError(f"the name '{taken.name}' is taken", f"by {taken.title}", remedy)
         METHODS[entry.name] = entry
@@ -289,17 +290,13 @@ def find(method: str | Callable[..., Any] | Method) -> Method:
         raise ArgumentTypeError(
             "method= is a name or a function", type(method).__name__, "give a name from grad_cam.METHODS"
         )
-    names = {_letters(text): m for m in METHODS.values() for text in (m.title, m.name)}
-    key = _letters(method)
+    names = {canonical(text): m for m in METHODS.values() for text in (m.title, m.name)}
+    key = canonical(method)
     if key in names:
         return names[key]
     close = list(dict.fromkeys(names[k].name for k in difflib.get_close_matches(key, names, n=3, cutoff=0.6)))
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(METHODS)}"
     raise MethodError(f"there is no method {method!r}", remedy=hint)
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -1,9 +1,9 @@
 """Numbers that judge maps: what they look like, where they lie, whether the score depends on what they mark.
 
-`focus` and `agreement` read maps alone, `energy_inside` and `pointing_game` hold them against boxes or masks. The
+`focus` and `agreement` read maps alone, `energy_inside` and `pointing_game` compare them with boxes or masks. The
 others ask the model, through a function that scores versions of the images (`grad_cam.engine.score_function`): `srg`
 first, `insertion`, `deletion` and `region_deletion`, and `Bank`, which scores random coalitions of regions once and
-then judges any map at no further pass. `compare` puts maps and the two controls into one table.
+then judges any map without a further pass. `compare` puts maps and the two controls into one table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One bank of scores that judges every map of an image at no further forward pass."""
+"""A bank of scores that judges every map of an image without a further forward pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Bank:
     """Random coalitions of an image's regions and their scores; made by `Bank.of`.
 
     A map is judged by the correlation, over the coalitions, of the map's mass that is left visible with the score,
-    both cleaned of the coalition's size and its square. It sees nothing smaller than a cell.
+    both corrected for the coalition's size and its square. It sees nothing smaller than a cell.
 
     Attributes:
         kept: Which cells are visible, bool (N, cells, cells), in antithetic pairs.
@@ -115,7 +115,7 @@ class Bank:
 
 
 def kept_mass_correlation(kept: Tensor, values: Tensor, scores: Tensor) -> Tensor:
-    """Correlation of the map's mass that is left visible with the score, both cleaned of size and its square.
+    """Correlation of the map's mass that is left visible with the score, both corrected for size and its square.
 
     Args:
         kept: Which cells are visible, (N, n).

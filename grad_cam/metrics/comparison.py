@@ -31,7 +31,7 @@ class Row:
 
     Attributes:
         name: Of the method or control.
-        values: For each measure one number an image, (B,); NaN where it cannot be had.
+        values: For each measure one number an image, (B,); NaN where it does not exist.
         control: Whether the maps know nothing of the model.
     """
 
@@ -96,11 +96,11 @@ Interval = tuple[float, float, float]
 
 
 def interval(values: Tensor | Sequence[float], *, draws: int = 2000, seed: int = 0) -> Interval:
-    """The mean over images and its 95 % interval, by drawing as many images again and again (bootstrap).
+    """The mean over images and its 95 % interval, by the bootstrap: images are drawn again and again, with replacement.
 
     Args:
         values: One number an image; what is NaN is left out. Differences give a paired interval.
-        draws: How often to draw.
+        draws: Number of draws.
         seed: Seed of a generator of its own.
     """
     known = torch.as_tensor(values, dtype=torch.float64)
@@ -129,7 +129,7 @@ def compare(
         probability: The same score as a probability: adds insertion and deletion.
         bank: A bank of these images; it is made if it is needed and not given.
         measures: What to measure, of "srg", "bank", "insertion", "deletion", "energy", "pointing"; by default all that
-            can be.
+            can be measured.
         units: See `srg`.
         steps: See `srg`.
         masks: See `Bank.of`.
@@ -183,7 +183,7 @@ def compare(
 def _map_of(name: str, given: Any, batch: int) -> Tensor:
     found = getattr(given, "map", given)
     if not isinstance(found, Tensor):
-        raise GradCamError(f"'{name}' is no map", type(given).__name__, "give a tensor (B, h, w) or an Explanation")
+        raise GradCamError(f"'{name}' is not a map", type(given).__name__, "give a tensor (B, h, w) or an Explanation")
     if found.ndim == 4 and found.shape[1] == 1:
         found = found[:, 0]
     if found.ndim != 3 or len(found) != batch or name in CONTROLS:

@@ -10,7 +10,7 @@ def random_maps(count: int, cells: int = 7, seed: int = 0) -> Tensor:
     """Draws maps of normal noise, smoothed over neighbours as the maps of deep layers are.
 
     Args:
-        count: How many.
+        count: Number of maps.
         cells: Positions along each side.
         seed: Seed of a generator of its own.
 
@@ -26,7 +26,7 @@ def centred_gaussian(count: int, cells: int = 7, width: float = 0.25) -> Tensor:
     """Makes a bell in the middle of the picture: photographers put the object there.
 
     Args:
-        count: How many copies.
+        count: Number of copies.
         cells: Positions along each side.
         width: Standard deviation, as a part of the side.
 

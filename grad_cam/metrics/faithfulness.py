@@ -112,7 +112,7 @@ def insertion(
         score: Scores of images, best a probability.
         units: As for `srg`.
         steps: Steps of the curve.
-        fill: What is seen before; None is the image, blurred.
+        fill: What is shown before units are put in; None is the image, blurred.
         seed: As for `srg`.
         chunk: As for `srg`.
         progress: As for `srg`.
@@ -137,7 +137,7 @@ def region_deletion(
     maps: Tensor, images: Tensor, score: Score, *, units: int = 7, fill: Fill = 0.0, chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:  # fmt: skip
-    """How far a map agrees with what the score loses when each region is taken away alone.
+    """How far a map agrees with what the score loses when one region at a time is taken away.
 
     Args:
         maps: As for `srg`.
@@ -173,7 +173,7 @@ def completeness_gap(maps: Tensor, scores: Tensor, rest: Tensor | float = 0.0) -
     Args:
         maps: Raw signed maps, (..., h, w).
         scores: The scores, (...).
-        rest: What the method assigns to something else than positions, such as biases, (...).
+        rest: What the method assigns to anything but positions, such as biases, (...).
 
     Returns:
         abs(sum + rest - score) / max(1, abs(score)), (...); 0 for a map that adds up.

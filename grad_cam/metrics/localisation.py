@@ -40,7 +40,7 @@ def pointing_game(heatmaps: ArrayLike, boxes: ArrayLike, tolerance: float = 0.0)
 def energy_inside(heatmaps: ArrayLike, boxes: ArrayLike) -> Numbers:
     """The part of a map's positive evidence that lies on the object.
 
-    To be read beside the part of the picture that the boxes cover (`box_area`), which an even map reaches.
+    Compare it with the part of the picture that the boxes cover (`box_area`): an even map reaches that.
 
     Args:
         heatmaps: Heatmaps (..., H, W) at the size of the picture the boxes are drawn in.
@@ -73,7 +73,7 @@ def box_area(boxes: ArrayLike, size: tuple[int, int]) -> float:
 
 
 def _near(boxes: ArrayLike, height: int, width: int, tolerance: float) -> NDArray[np.bool_]:
-    """The pixels (H, W) whose centre is at most so far from the boxes, or from the pixels of a mask."""
+    """The pixels (H, W) whose centre is within a distance of the boxes, or from the pixels of a mask."""
     mask = _as_mask(boxes, height, width)
     y, x = np.mgrid[:height, :width] + 0.5  # (H, W) twice, pixel centres
     if mask is not None:

@@ -14,7 +14,7 @@ from .maps import agreement
 
 
 class Randomised(NamedTuple):
-    """How much of a map is left when a layer and all before it in the order are random.
+    """How much of a map is left when a layer, and all before it in the order, is random.
 
     Attributes:
         layer: Module path of the layer randomised last.
@@ -39,7 +39,7 @@ def parameter_randomisation(
         samples: Noisy copies of the images to average over; 1 with `noise=0` is the test without smoothing.
         noise: Standard deviation of the noise, as a part of each image's range.
         order: From the head to the images, or from the images to the head.
-        layers: How many points to take, evenly spread over the layers; None takes all.
+        layers: Number of points to take, evenly spread over the layers; None takes all.
         seed: Seed of weights and noise; the caller's random state is kept.
 
     Returns:
@@ -78,7 +78,7 @@ def parameter_randomisation(
 
 @torch.no_grad()
 def _randomise(module: nn.Module) -> None:
-    """Draws the parameters that a module itself holds anew, as it does when it is made, or normal of the same size."""
+    """Draws new parameters for one module: as when it is made, or else normal ones of the same size."""
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         reset()

@@ -9,10 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import refuse_existing
 from . import files
 from .display import Display
-from .pages import digest, environment
+from .pages import rendered, write_page
 from .report import file_name, versions, without_folders
 
 
@@ -25,16 +24,12 @@ def bench_html(bench: Any, *, model: str | None = None, call: str = "", display:
         call: The code that measures it again; the folders of absolute paths are left out.
         display: How maps are shown; `Display()` by default.
     """
-    loaded = environment()
-    assert loaded.loader is not None
-    css = loaded.loader.get_source(loaded, "bench.css")[0]
-    text: str = loaded.get_template("bench.html").render(
+    return rendered(
+        "bench.html", style="bench.css",
         model=model or bench.model, bench=bench, rows=_rows(bench), heat=_heat(bench), measures=bench.measures,
         boxed=_boxed(bench), photos=_photos(bench, Display.of(display)), call=without_folders(call),
-        versions=versions(), css=css,
-        policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; base-uri 'none'; form-action 'none'",
+        versions=versions(),
     )  # fmt: skip
-    return text.encode("utf-8", "replace").decode()
 
 
 def write_bench(
@@ -47,9 +42,7 @@ def write_bench(
         FileExistsError: The file exists already and `force` is not given.
         IsADirectoryError: `path` is a folder.
     """
-    if Path(path).is_file():
-        refuse_existing([Path(path)], force)  # before the work
-    return files.write(path, bench_html(bench, model=model, call=call, display=display), force=force)
+    return write_page(path, lambda: bench_html(bench, model=model, call=call, display=display), force)
 
 
 def _rows(bench: Any) -> list[dict[str, Any]]:
@@ -128,4 +121,4 @@ def _rectangle(box: tuple[float, float, float, float] | None) -> dict[str, float
 
 
 def _overlay(explanation: Any, display: Display) -> Any:
-    return display.overlay(explanation.pictures[0], explanation.raw())
+    return display.overlay(explanation.pictures[0], explanation.on_picture())

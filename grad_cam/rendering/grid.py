@@ -121,15 +121,11 @@ def draw_grid(
         remark: A quiet line under all.
         curves: Name -> one value for each panel but the first, or a sum for each.
     """
-    # The steps depend on each other in this order: measure captions, place axes, then cut the figure to what is drawn.
     first = cells[0]
     assert first is not None
     aspect = min(max(first.pixels.shape[1] / first.pixels.shape[0], 1 / 8), 8.0)
     width = max(area * math.sqrt(aspect), 0.7)
-    if columns is None:
-        room = max(int(most * area / width + 0.5), 2)
-        columns = math.ceil(len(cells) / math.ceil(len(cells) / room))
-    columns = min(columns, len(cells))
+    columns = min(_columns(len(cells), most * area / width) if columns is None else columns, len(cells))
     rows, curves = math.ceil(len(cells) / columns), curves or {}
     captions = [_wrapped(_above(cell), width) if cell else [] for cell in cells]
     figure, grid = _empty_figure(rows, columns, width, width / aspect, max(map(_tall, captions)), len(curves))
@@ -145,25 +141,20 @@ def draw_grid(
     single = rows == 1 and len(cells) > 1
     below = [_bare(figure.add_subplot(grid[rows + i, int(single) : columns])) for i in range(len(curves))]
     for axes, (name, values) in zip(below, curves.items(), strict=True):
-        if isinstance(values, SignedBars):
-            draw_bars(axes, values)
-            _caption_curve(axes, name)
-        else:
-            _draw_curve(axes, name, values)
+        _draw_summary(axes, name, values)
     _place(figure, panels, beside)
     if single:
         for axes, (name, values) in zip(below, curves.items(), strict=True):
-            middles = _middles(axes, panels[1:])
-            if isinstance(values, SignedBars):
-                draw_bars(axes, values, middles)
-                _caption_curve(axes, name)
-            else:
-                axes.set_xlim(0, 1)
-                axes.lines[-1].set_xdata(middles)
+            _draw_summary(axes, name, values, _middles(axes, panels[1:]))
     elif below:
         _name_points(below[-1], [cell.caption.split("\n")[0] for cell in cells[1:] if cell is not None])
     _cut(figure, headline, remark)
     return figure
+
+
+def _columns(count: int, room: float) -> int:
+    """Columns that make rows of about the same length, with about as many panels as there is room for."""
+    return math.ceil(count / math.ceil(count / max(int(room + 0.5), 2)))
 
 
 def _empty_figure(
@@ -268,6 +259,20 @@ def _draw_curve(axes: Axes, name: str, values: Sequence[float]) -> None:
         clip_on=False, zorder=3,
     )  # fmt: skip
     _caption_curve(axes, name)
+
+
+def _draw_summary(
+    axes: Axes, name: str, values: Sequence[float] | SignedBars, middles: Sequence[float] | None = None
+) -> None:
+    """One summary over the layers; once the panels have their places, each value under its own panel."""
+    if isinstance(values, SignedBars):
+        draw_bars(axes, values, middles)
+        _caption_curve(axes, name)
+    elif middles is None:
+        _draw_curve(axes, name, values)
+    else:
+        axes.set_xlim(0, 1)
+        axes.lines[-1].set_xdata(middles)
 
 
 def _caption_curve(axes: Axes, name: str) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..arguments import check_fraction
 from ..errors import GradCamError
+from ..predictions import percentage
 from .display import Display
 from .files import png_bytes, write
 
@@ -46,7 +47,7 @@ class OriginalMap:
         """What it is of, in a line."""
         seen = float(np.isfinite(self.values).mean())
         size = "x".join(map(str, self.values.shape))
-        return f"OriginalMap({self.target!r} over {self.name or 'the original'}, {size}, {seen:.0%} of it seen)"
+        return f"OriginalMap({self.target!r} over {self.name or 'the original'}, {size}, {percentage(seen)} of it seen)"
 
     def mask(self, level: float = 0.5) -> NDArray[np.bool_]:
         """Where the map is at least a fraction of its highest value.

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import GradCamError, refuse_existing
+from ..errors import GradCamError
 from ..predictions import Prediction, percentage, predictions
 from . import files
 from .colors import COLORMAPS, palette
 from .display import Display
 from .figures import Photo
-from .pages import digest, environment
+from .pages import rendered, write_page
 
 __all__ = [
     "Report", "ReportError", "ReportImage", "ReportLayer", "ReportPrediction",
@@ -35,6 +35,10 @@ __all__ = [
 SIZE_LIMIT = 4_900_000  # bytes of a report of up to three pictures; more pictures may take more in proportion
 # From the finest storage of the maps to the coarsest: bits of a value, cells along the longer side (None: as they are).
 STORAGE: tuple[tuple[int, int | None], ...] = ((16, None), (8, None), (8, 112), (8, 80), (8, 56), (8, 40), (8, 28))
+
+
+OPENING = "(auto)"
+"""Name of the row that a page opens with (see `report_of`), which no layer can have."""
 
 
 class ReportError(GradCamError):
@@ -130,6 +134,7 @@ def report_of(
     names: Sequence[str] | None = None,
     photos: Sequence[Photo] | None = None,
     evidence: Sequence[Mapping[tuple[int, str], str]] | None = None,
+    opening: Sequence[Any] = (),
     model: str | None = None,
     call: str | None = None,
     display: Display | None = None,
@@ -141,7 +146,10 @@ def report_of(
         *sweeps: One or more `Sweep`s, each of one or more images, at the same layers.
         names: What to call the images, in order; their numbers by default. Of a path only the file's name is kept.
         photos: What the model sees of each whole photo, as `Preprocessing.whole` says.
-        evidence: For each image what the model says of its maps, by number of the target and name of the layer.
+        evidence: For each image what the model says of its maps, by number of the target and name of the layer
+            (`OPENING` for the map that the page opens with).
+        opening: For each sweep an `Explanation` of the same images and targets, such as that of `method="auto"`; the
+            page opens with it, and it stands behind the layers.
         model: Name of the model; by default its class.
         call: The code that makes the maps again; the folders of absolute paths are left out.
         display: Settings the page opens with; `Display()` by default.
@@ -151,10 +159,12 @@ def report_of(
         What `write_report` takes.
 
     Raises:
-        ReportError: Another number of names, photos or evidence than of images, or evidence at a layer without a map.
+        ReportError: Another number of names, photos or evidence than of images, evidence at a layer without a map, or
+            what the page is to open with explains something else.
     """
     display, first = Display.of(display, **changes), sweeps[0]
-    layers = _layer_rows(first)
+    layers = _layer_rows(first) + ([_opening_row(opening[0])] if opening else [])
+    _check_opening(sweeps, opening)
     count = sum(len(sweep[0].map) for sweep in sweeps)
     names = [f"image {i + 1}" for i in range(count)] if names is None else [file_name(name) for name in names]
     photos = [(None, "")] * count if photos is None else photos
@@ -162,7 +172,10 @@ def report_of(
     for what, given in (("names", names), ("photos", photos), ("evidence", evidence)):
         if len(given) != count:
             raise ReportError(f"{len(given)} {what} for {count} images", remedy="give one for each")
-    images = [image for sweep in sweeps for image in _images_of(sweep, layers)]
+    images = [
+        image for sweep, found in zip(sweeps, opening or [None] * len(sweeps), strict=True)
+        for image in _images_of(sweep, layers, found)
+    ]  # fmt: skip
     numbers = {layer.name: i for i, layer in enumerate(layers)}
     images = [
         replace(image, name=n, photo=p, evidence={(k, numbers[at]): text for (k, at), text in said.items()})
@@ -184,12 +197,32 @@ def _layer_rows(sweep: Any) -> list[ReportLayer]:
     return rows + [ReportLayer(e.layer.layer_idx, e.layer.name, grid=tuple(e.map.shape[-2:])) for e in inside]
 
 
-def _images_of(sweep: Any, layers: Sequence[ReportLayer]) -> Iterator[ReportImage]:
+def _opening_row(found: Any) -> ReportLayer:
+    """The row of the map that the page opens with, which may be of several layers."""
+    title = found.title().partition("\n")[2].rpartition(" at ")[0]
+    note = f"What measures best of such a model: {title}, at {found.layer.name}."
+    return ReportLayer(None, OPENING, grid=tuple(found.map.shape[-2:]), note=note)
+
+
+def _check_opening(sweeps: Sequence[Any], opening: Sequence[Any]) -> None:
+    """Refuses maps that are of other images or targets than the sweeps."""
+    if opening and len(opening) != len(sweeps):
+        raise ReportError(f"{len(opening)} maps to open with for {len(sweeps)} sweeps", remedy="give one for each")
+    for sweep, found in zip(sweeps, opening, strict=False):
+        if found.target != sweep[0].target:
+            raise ReportError(
+                "the map to open with explains something else than the layers", f"{found.target}, {sweep[0].target}",
+                "give both the same images and targets",
+            )  # fmt: skip
+
+
+def _images_of(sweep: Any, layers: Sequence[ReportLayer], opening: Any = None) -> Iterator[ReportImage]:
     """The images of a sweep, without names."""
     at, first = {e.layer.name: e for e in sweep}, sweep[0]
+    at |= {} if opening is None else {OPENING: opening}
     for b in range(len(first.map)):
         maps = [
-            [at[row.name].raw(b, k).numpy() if row.name in at else None for row in layers]
+            [at[row.name].on_picture(b, k).astype("float32") if row.name in at else None for row in layers]
             for k in range(len(first.target[b]))
         ]
         logits = first.logits[b]
@@ -252,20 +285,18 @@ def write_report(report: Report, path: str | os.PathLike[str], force: bool = Fal
     """Writes the report to a file.
 
     Args:
-        report: what to show.
-        path: file to write; a folder that is missing is made.
-        force: overwrite a file that exists already.
+        report: What to show.
+        path: The file to write; a folder that is missing is made.
+        force: Overwrite a file that exists.
 
     Returns:
         The path written.
 
     Raises:
-        FileExistsError: the file exists already and `force` is not given.
+        FileExistsError: The file exists already and `force` is not given.
         IsADirectoryError: `path` is a folder.
     """
-    if Path(path).is_file():
-        refuse_existing([Path(path)], force)  # before the work
-    return files.write(path, report_html(report), force=force)
+    return write_page(path, lambda: report_html(report), force)
 
 
 def _check(image: ReportImage, layers: int) -> None:
@@ -300,16 +331,11 @@ def _check(image: ReportImage, layers: int) -> None:
 
 
 def _document(report: Report, bits: int, side: int | None) -> str:
-    made = environment()
-    assert made.loader is not None
-    css, js = (made.loader.get_source(made, name)[0] for name in ("report.css", "report.js"))
-    text = made.get_template("report.html").render(
+    return rendered(
+        "report.html", style="report.css", script="report.js", switched=True,
         report=report, data=_data(report, bits, side), storage=_storage(report, bits, side),
-        smoothest=max(20.0, _smoothing(report)), css=css, js=js,
-        policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; script-src '{digest(js)}'; "
-        "base-uri 'none'; form-action 'none'",
+        depths=sum(layer.name != OPENING for layer in report.layers), smoothest=max(20.0, _smoothing(report)),
     )  # fmt: skip
-    return text.encode("utf-8", "replace").decode()  # file names may carry bytes that are no text
 
 
 def _data(report: Report, bits: int, side: int | None) -> dict[str, Any]:

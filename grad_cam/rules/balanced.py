@@ -1,8 +1,8 @@
 """The balanced backward: one function mode under which the gradients of a score add up to it.
 
-Under `Balanced` every operation computes what it always does, bit for bit, and passes a gradient on by its rule (see
-`table`). What operations add that does not depend on the tensors at the cut is written into a ledger when the gradient
-is taken.
+Under `Balanced` every operation computes the same result, bit for bit, and passes a gradient on by its rule (see
+`table`). Whatever operations add that does not depend on the tensors at the cut is entered in a ledger when the
+gradient is taken.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..errors import GradCamError
+from . import recurrent
 from .functions import OWN
 from .linear import any_live, by_image, images_first
 from .table import IN_PLACE, RULES
@@ -27,7 +28,7 @@ _HOOKS = (Tensor.register_hook, Tensor.retain_grad)
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The choice of a caller: `rules="balanced"` and the strength of the residual rule."""
+    """The rules a caller chose: `rules="balanced"` and the strength of the residual rule."""
 
     residual: float = 0.0
 
@@ -78,7 +79,7 @@ class Balanced(TorchFunctionMode):
     Args:
         images: Number of images B.
         residual: Strength gamma of the rule for residual additions; 0 is the plain sum.
-        source: The images, if constants that depend on them are to be told from the others in the ledger.
+        source: The images, if the ledger is to list constants that depend on them apart from the others.
     """
 
     def __init__(self, images: int, residual: float = 0.0, source: Tensor | None = None) -> None:
@@ -90,14 +91,14 @@ class Balanced(TorchFunctionMode):
         self._second = 0  # size of the second axis, where that and not the first is the images'
 
     def entries(self) -> list[Entry]:
-        """What was written into the ledger since it was last read; to be read after each gradient."""
+        """The entries made since the ledger was last read; to be read after each gradient."""
         found, self._entries = self._entries, []
         return found
 
     # ------------------------------------------------------------------------------------------------- what rules use
 
     def constant(self, out: Tensor, constant: Any, func: Any, scale: float = 1.0) -> None:
-        """Notes that an operation added a constant to its result."""
+        """Records that an operation added a constant to its result."""
         node = out.grad_fn
         if node is None or not (out.is_floating_point() or out.is_complex()):
             return
@@ -139,7 +140,7 @@ class Balanced(TorchFunctionMode):
             return func(*args, **kwargs) if out is OWN else out
         if func in IN_PLACE:
             return self._in_place(func, args, kwargs)
-        body = body_of(func)
+        body = body_of(func, args)
         if body is None:
             return func(*args, **kwargs)
         tokens_first = func is functional.multi_head_attention_forward and args[0].ndim == 3
@@ -202,11 +203,13 @@ def _tensors(value: Any) -> list[Tensor]:
 _BODIES: dict[Any, Any] = {}
 
 
-def body_of(func: Any) -> Any:
-    """A function of `torch.nn.functional` as what it is written in, whose operations the mode sees; else None.
+def body_of(func: Any, args: Any) -> Any:
+    """A function of `torch.nn.functional`, or an LSTM, as what it is made of, which the mode sees; else None.
 
-    Each of them begins by handing itself to the mode that is active; in the copy that question is answered with no.
+    Each of them begins by handing itself to the active mode, if there is one; in the copy there is none.
     """
+    if func is torch.lstm:
+        return recurrent.written_out(args)
     if type(func) is not types.FunctionType or func.__globals__ is not vars(functional):
         return None
     if func not in _BODIES:

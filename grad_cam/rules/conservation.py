@@ -1,4 +1,4 @@
-"""The audit: which operation does not pass on what arrives at it."""
+"""The audit: which operations do not pass on what arrives at them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Audit:
 
     Attributes:
         score: The score.
-        gap: What input and ledger miss it by.
+        gap: By how much input and ledger miss it.
         operations: The operations that do not conserve the score, the worst first.
         count: Number of operations that were checked.
     """
@@ -186,7 +186,7 @@ class _Audited(Balanced):
         self._current: _Call | None = None
 
     def follow(self, modules: dict[str, nn.Module]) -> None:
-        """Notes which module is running."""
+        """Records which module is running."""
         for path, module in modules.items():
             if not isinstance(module, torch.jit.ScriptModule):
                 module.register_forward_pre_hook(lambda m, a, path=path: self._path.append(path))
@@ -208,7 +208,7 @@ class _Audited(Balanced):
 
     def _ruled(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", str(func))
-        if func not in RULES and func not in IN_PLACE and body_of(func) is not None or name in _LEFT:
+        if func not in RULES and func not in IN_PLACE and body_of(func, args) is not None or name in _LEFT:
             return super()._ruled(func, args, kwargs)
         call = self._current = _Call(name.strip("_"), self._path[-1])
         self.calls.append(call)
@@ -242,7 +242,7 @@ class _Audited(Balanced):
         return out
 
     def _require_seen(self, given: Any) -> None:
-        """Notes the operations that made an input and were not seen."""
+        """Records the operations that made an input and were not seen."""
 
         def look(tensor: Tensor) -> Tensor:
             node = tensor.grad_fn

@@ -101,13 +101,20 @@ def einsum(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     return out
 
 
-def division(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """For y = a / b: g_a = g / b; a divisor counts as a constant."""
-    divisor = argument(args, kwargs, 1, "other")
-    if not live(divisor):
-        return OWN
-    args, kwargs = replaced(args, kwargs, 1, "other", divisor.detach())
-    return func(*args, **kwargs)
+def linear_but_for(place: int, name: str) -> Rule:
+    """Operations that are linear once one argument counts as a constant: a divisor, or where a grid is read.
+
+    For y = a / b this is g_a = g / b.
+    """
+
+    def rule(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
+        given = argument(args, kwargs, place, name)
+        if not live(given):
+            return OWN
+        args, kwargs = replaced(args, kwargs, place, name, given.detach())
+        return func(*args, **kwargs)
+
+    return rule
 
 
 # ------------------------------------------------------------------------------------------------------------ additions
@@ -147,7 +154,7 @@ def residual_factors(one: Tensor, two: Tensor, gamma: float) -> tuple[Tensor, Te
         g_a = g |y| (1 + gamma [s a > 0]) / (|y| + gamma (|p(a)| + |p(b)|)), and g_b alike.
 
     Then a g_a + b g_b = y g exactly, and |a g_a| + |b g_b| <= (1 + 2 / gamma) |y g|: two large branches that cancel
-    pass on no more than their sum is worth.
+    pass on no more than their sum.
 
     Source:
         The bound is that of Berend et al., https://arxiv.org/abs/2609.17152.
@@ -281,15 +288,6 @@ def attention(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     return func(*args, **kwargs)
 
 
-def sampled(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """Grid sampling: linear in the picture; where it is read counts as a constant."""
-    grid = argument(args, kwargs, 1, "grid")
-    if not live(grid):
-        return OWN
-    args, kwargs = replaced(args, kwargs, 1, "grid", grid.detach())
-    return func(*args, **kwargs)
-
-
 def affine(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
     """Whatever is affine in its operands (cat, stack, where, masked_fill, pad): the constant is its value at zero."""
     out = func(*args, **kwargs)
@@ -313,7 +311,7 @@ def padded(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def chosen(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """Choosing by `where`: as `affine` where one of the two is a constant."""
+    """Selection by `where`: as `affine` where one of the two is a constant."""
     return OWN if sum(live(a) for a in (*args, *kwargs.values())) == 2 else affine(mode, func, args, kwargs)
 
 
@@ -326,7 +324,7 @@ def interpolated(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
 
 
 def written(mode: Balanced, func: Any, args: Args, kwargs: Options) -> Any:
-    """Writing into a part of a tensor (`x[i] = v`, index_copy_): the constant is what stands there for zero."""
+    """Writing into a part of a tensor (`x[i] = v`, index_copy_): the constant is what remains there at zero."""
     with torch.no_grad():
         zeroed = map_tensors((args, kwargs), lambda t: torch.zeros_like(t) if t.requires_grad else t)
         if live(args[0]) or not isinstance(args[0], Tensor):

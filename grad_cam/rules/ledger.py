@@ -14,7 +14,7 @@ from .balanced import Entry
 from .linear import total
 
 PARTS = ("map", "prefix", "context", "constants")
-"""What a score is the sum of."""
+"""The parts that a score is the sum of, with their titles."""
 
 TITLES = {"map": "map", "prefix": "prefix tokens", "context": "context", "constants": "constants"}
 
@@ -53,17 +53,17 @@ class Ledger:
         return float(values[image, target] if values.ndim == 2 else values[image])
 
     def closes(self, dtype: torch.dtype) -> bool:
-        """Whether nothing is missing but rounding.
+        """Whether nothing but rounding is missing.
 
         Args:
-            dtype: In which the model computes.
+            dtype: The dtype in which the model computes.
         """
         half = dtype in (torch.float16, torch.bfloat16)
         size = torch.stack([self.score.abs(), *(getattr(self, name).abs() for name in PARTS)]).amax(0).clamp(min=1)
         return bool((self.gap.abs() <= (30 if half else 3000) * torch.finfo(dtype).eps * size).all())
 
     def closes_in_sum(self, dtype: torch.dtype) -> bool:
-        """Whether nothing is missing over the batch, or what is cannot be said by image."""
+        """Whether nothing is missing over the batch, or what is missing cannot be attributed to images."""
         if bool(self.gap.isnan().any()):
             return True
         return Ledger(*(getattr(self, f.name).sum(0, keepdim=True) for f in dataclasses.fields(self))).closes(dtype)
@@ -92,7 +92,7 @@ def ledger_at(
         activation: The tensor at the cut, as the gradient was taken on it.
         gradient: The gradient on it.
         maps: Both as maps (B, C, h, w).
-        entries: What operations added, anywhere.
+        entries: What operations added, at any depth.
         score: (B,).
         linear: Sum of logits times their gradient, (B,): the score, if the target is linear.
     """

@@ -1,4 +1,4 @@
-"""What rules are made of: an operation with a backward of our own, and sums by image."""
+"""The parts that rules are made of: an operation with a backward of its own, and sums by image."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Linearised(torch.autograd.Function):
     """An operation whose backward is given with it.
 
     Its first argument takes the inputs and returns the result and a function from the gradient on it to those on the
-    inputs. What that function needs is kept as it is, so that it must be what no later operation writes to.
+    inputs. What that function needs is kept as it is, so that no later operation may write to it.
     """
 
     @staticmethod
@@ -84,7 +84,7 @@ class Shared(torch.autograd.Function):
 
 
 def total(values: Tensor) -> Tensor:
-    """Sums over the last axis, in float64; numbers of groups of at most 16 are added as they are, which is quicker."""
+    """Sums over the last axis, in float64; groups of at most 16 are added one by one, which is quicker."""
     values, count = working(values), values.shape[-1]
     group = next((k for k in (16, 8, 7, 4, 2) if count % k == 0), 1) if count > 512 else 1
     if group > 1 and values.dtype != torch.float64:

@@ -1,6 +1,6 @@
 """Which rule holds for which operation.
 
-What stands in no line is either linear or homogeneous of degree one (views, sums, means, pooling, resizing, ReLU, its
+An operation in no line is either linear or homogeneous of degree one (views, sums, means, pooling, resizing, ReLU, its
 leaky relatives, absolute values, maxima, sorting, indexing), so that PyTorch's own gradient is balanced, or it is
 unknown; then the ledger shows a gap and `audit` names it.
 """
@@ -31,7 +31,7 @@ NAMES: dict[Rule, str] = {
     rules.product(0, 1): "mul multiply matmul mm bmm mv dot outer __mul__ __rmul__ __matmul__ __rmatmul__ inner vdot",
     rules.product(0, 1, 2): "bilinear",
     rules.einsum: "einsum",
-    rules.division: "div divide true_divide __truediv__ __div__",
+    rules.linear_but_for(1, "other"): "div divide true_divide __truediv__ __div__",
     rules.addition(1.0): "add __add__ __radd__",
     rules.addition(-1.0): "sub subtract __sub__",
     rules.addition(-1.0, turned=True): "rsub __rsub__",
@@ -53,7 +53,7 @@ NAMES: dict[Rule, str] = {
         "masked_fill scatter index_copy index_fill masked_scatter index_put scatter_add index_add select_scatter "
         "slice_scatter"
     ),
-    rules.sampled: "grid_sample grid_sampler",
+    rules.linear_but_for(1, "grid"): "grid_sample grid_sampler",
     rules.constant: (
         "softmax log_softmax softmin sigmoid logsigmoid log_sigmoid hardsigmoid softplus exp exp2 log log2 log10 cos "
         "sqrt rsqrt reciprocal var std norm vector_norm matrix_norm logsumexp expit cdist sign sgn round floor ceil "

@@ -98,7 +98,7 @@ def layout_of(labels: Labels | None, shape: Sequence[int]) -> Layout | None:
     return None
 
 
-# Long since it is the table of operations.
+# Long because it is the table of operations.
 def _follow(step: Step, log: Log, found: dict[Ref, Labels]) -> None:
     name = getattr(step.func, "__name__", "")
     plain = name.strip("_") if name.endswith("_") or name.startswith("__") else name
@@ -237,6 +237,11 @@ def _sliced(name: str, step: Step, labels: Labels | None, old: Sequence[int], ne
     if name in ("unbind", "select"):
         removed = (_dims(step)[:1] or [0])[0] % len(old)
         return None if labels[removed] not in (C, None) else (*labels[:removed], *labels[removed + 1 :])
+    return _indexed(step, labels, old)
+
+
+def _indexed(step: Step, labels: Labels, old: Sequence[int]) -> Labels | None:
+    """What is left of the axes by an index such as ``x[:, 1:, None]``."""
     index = step.args[1] if isinstance(step.args[1], tuple) else (step.args[1],)
     if any(type(i) not in (int, slice, type(None), type(Ellipsis)) for i in index):
         return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..batchnorm import correct_gradients
-from ..errors import GradCamError, LayerError, SplitError
+from ..errors import GradCamError, LayerError, SplitError, message_of
 from ..inputs import at, logits_of
 from ..outputs import rows
 from . import intercept as intercept_
@@ -77,7 +77,7 @@ class Cutter(Halves):
         except (GradCamError, *_FAILS) as error:
             if isinstance(error, GradCamError) or count == len(self.images):
                 raise
-            text = " ".join(str(error).split())[:200]
+            text = message_of(error, 200)
             raise _coupled(f"it fails for {count} images: {type(error).__name__}: {text}") from error
 
     def for_images(self, images: Tensor, index: Tensor | None = None) -> Cutter:
@@ -388,7 +388,7 @@ def _translating(run: Callable[[], Any]) -> Any:
 
 def _refuse_autograd(error: RuntimeError) -> None:
     """Raises SplitError where autograd's error means something that the model's forward does."""
-    text = " ".join(str(error).split())
+    text = message_of(error)
     if "modified by an inplace operation" in text:
         raise _inplace(error) from error
     if "checkpoint" in text.lower() and ".grad()" in text:
@@ -401,7 +401,7 @@ def _refuse_autograd(error: RuntimeError) -> None:
 def _inplace(error: BaseException) -> Overwritten:
     return Overwritten(
         "its forward writes in place to a tensor that the gradient needs, as training it would show",
-        " ".join(str(error).split())[:200], "write x = x + y instead of x += y, or choose a later layer",
+        message_of(error, 200), "write x = x + y instead of x += y, or choose a later layer",
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SplitError
+from ..errors import SplitError, message_of
 from ..inputs import Wiring
 from .align import Unaligned, align
 from .evalcopy import EvalCopy
@@ -172,7 +172,7 @@ class Halves(Layers):
         except Exception as error:
             raise Unaligned(
                 f"its forward fails for {len(images)} instead of {len(self.images)} images",
-                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                f"{type(error).__name__}: {message_of(error, 200)}",
                 "explain() with gradient methods works for these images; for split() and perturbation methods make the "
                 "forward take any number of images",
             ) from error

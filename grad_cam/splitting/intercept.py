@@ -123,7 +123,7 @@ def needs_mode(model: nn.Module) -> bool:
     return any(isinstance(m, (nn.MultiheadAttention, nn.TransformerEncoderLayer)) for m in model.modules())
 
 
-# Long since what `exchange` saw decides between the three errors after the run.
+# Long because what `exchange` saw decides between the three errors after the run.
 def intercept(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], output: Asked = None, *, mode: bool = False,
     cloned: Sequence[bool], saving: bool = False,
@@ -189,7 +189,7 @@ def intercept(
     return Taken(tensors, logits)
 
 
-# Long since the hooks it sets have to be taken off in the same place.
+# Long because the hooks it sets have to be taken off in the same place.
 def observe(
     copy: EvalCopy, images: Tensor, points: Sequence[Point], exchange: Callable[[int, Tensor], Tensor],
     output: Asked = None, *, mode: bool = False, anywhere: bool = False, saving: bool = False,

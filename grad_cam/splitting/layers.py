@@ -96,30 +96,36 @@ class Layers(Session):
                 if border.name == name:
                     return self.at_border(border)
         if path in self.copy.modules and path:
-            inner = [p for p in self.copy.modules if p.startswith(path + ".") and plan.calls_of(p)]
-            remedy = f'layer="{inner[-1]}"' if inner else "see print(grad_cam.chain(model, depth=2))"
-            raise LayerError(
-                f"module '{path}' is not called in the forward pass, so there is no activation to explain",
-                "a module whose forward is called directly, without module(...), counts as not called", remedy,
-            )  # fmt: skip
+            raise self._not_called(path)
         try:  # a module registered under a second name
             known = self._path_of(self.model.get_submodule(path)) if path else ""
         except AttributeError:
             known = ""
         if known and known != path:
             return self._named(f"{known}@{nth}" if nth else known)._replace(name=name)
+        raise self._unknown(name)
+
+    def _not_called(self, path: str) -> LayerError:
+        inner = [p for p in self.copy.modules if p.startswith(path + ".") and self.record.plan.calls_of(p)]
+        remedy = f'layer="{inner[-1]}"' if inner else "see print(grad_cam.chain(model, depth=2))"
+        return LayerError(
+            f"module '{path}' is not called in the forward pass, so there is no activation to explain",
+            "a module whose forward is called directly, without module(...), counts as not called", remedy,
+        )  # fmt: skip
+
+    def _unknown(self, name: str) -> LayerError:
         if " ... " in name:
-            raise LayerError(
+            return LayerError(
                 "that is the name of several layers, whose maps were joined", name,
                 'method="auto" without a layer, or one of its layers',
             )  # fmt: skip
+        what = f"there is no module '{name}' in {type(self.model).__name__}"
+        if name.isdecimal() and 1 <= int(name) < len(self.borders):
+            return LayerError(what, "text; a layer_idx is a number", f"layer={int(name)}")
         names = dict.fromkeys([*(p for p in self.copy.modules if p), *(b.name for b in self.borders)])
         close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
         hint = f"closest: {', '.join(close)}" if close else "see print(grad_cam.chain(model))"
-        raise LayerError(
-            f"there is no module '{name}' in {type(self.model).__name__}", "",
-            hint + (f'; layer="{close[0]}"' if close else ""),
-        )  # fmt: skip
+        return LayerError(what, "", hint + (f'; layer="{close[0]}"' if close else ""))
 
     def _after(self, call: Call, name: str) -> Cut:
         """The cut at a module's output."""

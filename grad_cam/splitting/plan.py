@@ -197,7 +197,7 @@ class Plan:
 
     # ------------------------------------------------------------------------------------------------------- stages
 
-    # Long since it is one walk with a case for each kind of event.
+    # Long because it is one walk with a case for each kind of event.
     def program(self, start: int, stop: int, outs: Iterable[Ref], whole: Collection[int] = ()) -> list[Step | Call]:
         """What has to run between two positions to make some values: whole calls where that is the same, else steps.
 

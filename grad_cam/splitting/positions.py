@@ -61,6 +61,8 @@ class Positions:
         self._orders = _token_orders(root, plan)
         self._spatial = {n for n, p in root.named_parameters() if p.ndim == len(size) + 2 and min(p.shape[2:]) > 1}
         self._assumed: dict[Ref, Labels] | None = None
+        trunk = introspection.is_detector(root)  # it pads pictures in ways that are not followed
+        self._trunk = {r for c in plan.log.calls if trunk and c.path.split(".")[0] == "backbone" for r in c.outs}
         planes = {size[-2:]} if len(size) == 2 else set()  # frames are not declared in these terms
         self._grids = {(-(-h // r), -(-w // r)) for r in introspection.reductions(root) for h, w in planes}
         self._grids |= {(h // r, w // r) for r in introspection.reductions(root) for h, w in planes}
@@ -98,7 +100,7 @@ class Positions:
                 followed = orders[0]
         if followed is not None and not careful:
             return Reading(followed, "", "followed")
-        declared = self._declared_grid(value)
+        declared = self._declared_grid(value) or (self._convolved(value) if value in self._trunk else None)
         if declared is not None and not careful and value not in self._measured:
             return Reading(declared, "", "declared")
         candidates = self.candidates(value)
@@ -181,9 +183,7 @@ class Positions:
         declared = self._declared_grid(value)
         if declared is not None and verdicts.get(declared) != "contradicted":
             return declared
-        if self._assumed is None:
-            self._assumed = labels_of(self.plan.log, self._spatial, self.frames_first)
-        assumed = layout_of(self._assumed.get(value), shape)
+        assumed = self._convolved(value)
         if assumed is not None:
             return assumed
         if self.prefix is None or len(shape) != 3:
@@ -192,6 +192,12 @@ class Positions:
             c for c in layouts.candidates(shape, self.size, self.prefix) if c.axis == 1 and c.prefix == self.prefix
         ]
         return fitting[0] if len(fitting) == 1 and verdicts.get(fitting[0]) != "contradicted" else None
+
+    def _convolved(self, value: Ref) -> Layout | None:
+        """The reading that convolutions on the way to a value declare, or None."""
+        if self._assumed is None:
+            self._assumed = labels_of(self.plan.log, self._spatial, self.frames_first)
+        return layout_of(self._assumed.get(value), self.plan.log.shapes[value])
 
     # ---------------------------------------------------------------------------------------------------- experiment
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import as_index, as_layer, check_model
-from ..errors import GradCamError, InputError, SplitError
+from ..errors import GradCamError, InputError, SplitError, message_of
 from ..inputs import Inputs, Wiring, output_of, wired
 from ..introspection import input_description, unwrap
 from ..layouts import Layout
@@ -299,13 +299,13 @@ def open_images(
             if inputs is not None or "required positional argument" not in str(error):
                 raise
             raise InputError(
-                f"{type(model).__name__} takes more than images", " ".join(str(error).split()),
+                f"{type(model).__name__} takes more than images", message_of(error),
                 'give inputs={"name": value}: explain(model, images, inputs=...)',
             ) from error  # fmt: skip
         except (RuntimeError, AssertionError, IndexError, ValueError) as error:
             if not _from_library(error):
                 raise
-            reason = " ".join(str(error).split())[:300]
+            reason = message_of(error, 300)
             raise InputError(
                 f"{type(model).__name__} refuses a batch of shape {tuple(images.shape)}: {reason}",
                 input_description(model) or "nothing in the model says what size it takes",
@@ -428,7 +428,7 @@ def require_exact(cutter: Cutter, parts: list[tuple[Any, nn.Module]]) -> None:
                     x = module(x)
                 problem = differs(x, wanted)
             except Exception as error:
-                problem = f"it fails ({' '.join(str(error).split())[:200]})"
+                problem = f"it fails ({message_of(error, 200)})"
         if problem:
             raise SplitError(
                 f"the chain of {type(cutter.model).__name__} is not the model for a batch of {len(images)}: {problem}",

@@ -147,7 +147,7 @@ class _Recorder(TorchFunctionMode):
 
     # -- operations
 
-    # Long since it runs for every operation: a call of a helper costs as much as what it would do.
+    # Long because it runs for every operation: a call of a helper costs as much as what it would do.
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         self.number += 1
@@ -363,7 +363,7 @@ def _custom_codes() -> set[types.CodeType]:
     return found
 
 
-# Long since every refusal of a record stands in the order in which it can be known.
+# Long because every refusal of a record stands in the order in which it can be known.
 def record(copy: EvalCopy, images: Tensor, output: Asked = None) -> Recording:
     """Runs an eval copy once and writes down what happened.
 

@@ -154,6 +154,17 @@ class Session:
         wanted = self.record.mode and not torch._C._is_torch_function_mode_enabled()
         return Plain() if wanted else contextlib.nullcontext()
 
-    def first_not_finite(self) -> str:
-        """The first module whose result holds NaN or infinite values, or ""."""
-        return first_not_finite(self.new_copy(), self.images, self.record.mode, self.output)
+    def require_finite(self, values: Tensor, what: str) -> None:
+        """Raises ValueError that says where NaN or infinite values come from."""
+        if bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
+            return  # a finite sum says that all are; a sum may overflow although every value is finite
+        if not bool(torch.isfinite(self.images).all()):
+            raise ValueError("the images hold NaN or infinite values; check their preprocessing")
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ValueError(
+                    f"{what} hold NaN or infinite values: the weights '{name}' already do; reload the checkpoint"
+                )
+        where = first_not_finite(self.new_copy(), self.images, self.record.mode, self.output)
+        said = f": they appear first after {where}; try float32, or check the input's range" if where else ""
+        raise ValueError(f"{what} hold NaN or infinite values{said}")

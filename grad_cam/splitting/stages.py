@@ -49,7 +49,7 @@ class Stage(nn.Module):
         self.batch_axis: tuple[int, int, int, int] | None = None
         self.device_type = "cpu"
 
-    # Long since it is one loop over the operations, whose local names are what frees their values.
+    # Long because it is one loop over the operations, whose local names are what frees their values.
     def forward(self, x: Any) -> Any:
         """Runs the recorded operations on what the stage before handed over."""
         given = (x,) if len(self.inputs) == 1 else x
@@ -160,7 +160,7 @@ class StageBuilder:
         self.device_type = device_type
         self.constants = constants
 
-    # Long since the slots are numbered by three closures over one table.
+    # Long because the slots are numbered by three closures over one table.
     def build(
         self, program: Sequence[tuple[int, Step | Call, list[tuple[Ref, Ref]]]], inputs: list[Ref], outputs: list[Ref],
         batch_axis: tuple[int, int, int, int] | None, training: bool,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_model
-from ..errors import GradCamError
+from ..errors import GradCamError, message_of
 from ..inputs import Inputs, logits_of
 from ..outputs import Output, rows
 from .cuts import Cutter
@@ -216,7 +216,7 @@ def _check_gradient(cutter: Cutter, cut: Cut, hooked: _Hooked) -> str:
     except GradCamError as error:
         return f"refused: {error.what}"
     except Exception as error:  # what the user's own hooks raise
-        return f"refused: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        return f"refused: {type(error).__name__}: {message_of(error, 80)}"
     wanted = hooked.gradient(cut.point) if cut.point is not None else None
     logits = rows(cutter.values().logits, len(cutter.images))
     for own, _ in found:

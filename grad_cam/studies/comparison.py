@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import GradCamError
 from ..metrics import agreement
 from ..metrics.comparison import Interval, interval
+from ..rendering.pages import write_page
 from .knowledge import Depth, points
 from .results import Study
 
@@ -128,9 +129,9 @@ class Comparison:
             path: The file to write.
             force: Overwrite a file that exists.
         """
-        from .comparison_page import write_comparison
+        from .comparison_page import comparison_page
 
-        return write_comparison(self, path, force)
+        return write_page(path, lambda: comparison_page(self), force)
 
 
 def compare(first: Study, second: Study) -> Comparison:

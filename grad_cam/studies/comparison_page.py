@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import pathlib
 from typing import TYPE_CHECKING, Any
 
-from ..errors import refuse_existing
-from ..rendering import files
-from ..rendering.pages import digest, environment
+from ..rendering.pages import rendered
 from ..rendering.report import versions
 from .knowledge import points
 from .page import HEIGHT, LEFT, SHOWN, TOP, WIDTH, source_of
@@ -19,23 +15,12 @@ if TYPE_CHECKING:
     from .results import Study
 
 
-def write_comparison(found: Comparison, path: str | os.PathLike[str], force: bool = False) -> pathlib.Path:
-    """Writes the page of a comparison."""
-    if pathlib.Path(path).is_file():
-        refuse_existing([pathlib.Path(path)], force)
-    return files.write(path, comparison_page(found), force=force)
-
-
 def comparison_page(found: Comparison) -> str:
     """The page of a comparison as one HTML document, without scripts."""
-    made = environment()
-    assert made.loader is not None
-    css = made.loader.get_source(made, "study.css")[0]
-    text = made.get_template("comparison.html").render(
-        found=found, css=css, chart=_chart(found), versions=versions(), points=points, groups=_groups(found),
-        policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; base-uri 'none'; form-action 'none'",
+    return rendered(
+        "comparison.html", style="study.css",
+        found=found, chart=_chart(found), versions=versions(), points=points, groups=_groups(found),
     )  # fmt: skip
-    return text.encode("utf-8", "replace").decode()
 
 
 def _chart(found: Comparison) -> dict[str, Any]:

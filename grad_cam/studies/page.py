@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..errors import refuse_existing
 from ..predictions import percentage
 from ..rendering import Display, files
 from ..rendering.colors import colorize
-from ..rendering.pages import digest, environment
+from ..rendering.pages import rendered
 from ..rendering.report import versions
 from .knowledge import Knowledge, Share
 
@@ -32,26 +29,15 @@ SHOWN = 12
 """Pictures in a row at most."""
 
 
-def write_page(study: Study, path: str | os.PathLike[str], force: bool = False) -> pathlib.Path:
-    """Writes the page of a study."""
-    if pathlib.Path(path).is_file():
-        refuse_existing([pathlib.Path(path)], force)  # before the work
-    return files.write(path, page(study), force=force)
-
-
 def page(study: Study) -> str:
     """The page of a study as one HTML document, without scripts."""
-    made = environment()
-    assert made.loader is not None
-    css = made.loader.get_source(made, "study.css")[0]
-    text = made.get_template("study.html").render(
-        study=study, css=css, chart=chart(study.knowledge), rows=_rows(study), tips=_tips(study),
+    return rendered(
+        "study.html", style="study.css",
+        study=study, chart=chart(study.knowledge), rows=_rows(study), tips=_tips(study),
         findings=_findings(study), tried=_tried(study), classes=_classes(study), confusions=_confusions(study),
         concepts=_concepts(study),
         versions=versions(),
-        policy=f"default-src 'none'; img-src data:; style-src '{digest(css)}'; base-uri 'none'; form-action 'none'",
     )  # fmt: skip
-    return text.encode("utf-8", "replace").decode()  # file names may carry bytes that are no text
 
 
 # --------------------------------------------------------------------------------------------------------------- curve
@@ -192,7 +178,7 @@ def _tried(study: Study) -> str:
     best = max(repeated, key=lambda each: each.share or 0.0)
     return (
         f"{text}. Of these the {best.region.place} of {best.label} carries the most of a decision, "
-        f"{100 * (best.share or 0):.0f} %; a shortcut is reported from 25 % on."
+        f"{percentage(best.share or 0)}; a shortcut is reported from 25 % on."
     )
 
 

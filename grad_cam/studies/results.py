@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any
 
+from ..rendering.pages import write_page
 from .classes import Classes
 from .concepts import Concepts
 from .knowledge import Knowledge
@@ -100,6 +101,6 @@ class Study:
             path: The file to write.
             force: Overwrite a file that exists.
         """
-        from .page import write_page
+        from .page import page
 
-        return write_page(self, path, force)
+        return write_page(path, lambda: page(self), force)

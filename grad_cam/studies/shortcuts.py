@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..predictions import percentage
 from .pictures import Pictures
 from .probes import folds
 from .regions import (
@@ -76,10 +77,10 @@ class Shortcut:
         what = {"tint": "The tint, the", "border": "The"}.get(self.region.kind, "Something in the")
         where = self.region.place if self.region.kind != "inside" else f"same place {self.region.place}"
         return (
-            f"{self.label}: {what[0].lower()}{what[1:]} {where} carries {100 * self.share:.0f} % of the decision. Its "
-            f"look is in {100 * self.repetition.within:.0f} % of the class's pictures and in "
-            f"{100 * self.repetition.elsewhere:.0f} % of the others; put into other pictures, it turns "
-            f"{100 * self.turned:.0f} % of them into {self.label}."
+            f"{self.label}: {what[0].lower()}{what[1:]} {where} carries {percentage(self.share)} of the decision. Its "
+            f"look is in {percentage(self.repetition.within)} of the class's pictures and in "
+            f"{percentage(self.repetition.elsewhere)} of the others; put into other pictures, it turns "
+            f"{percentage(self.turned)} of them into {self.label}."
         )
 
     def __str__(self) -> str:

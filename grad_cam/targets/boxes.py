@@ -51,7 +51,7 @@ def boxes(which: SupportsIndex | Sequence[SupportsIndex | Sequence[float]] = 5, 
     """Several boxes of a detector, from one forward pass: a map for each.
 
     Args:
-        which: How many of the likeliest at most; or a list of them, each as for `box`.
+        which: Largest number of the likeliest; or a list of them, each as for `box`.
         score: As for `box`.
     """
     chosen: Any
@@ -77,13 +77,13 @@ def _which(which: Any) -> Any:
         return as_numbers(None if isinstance(which, str) else which, 4) or 1 / 0
     except (TypeError, ValueError, ZeroDivisionError):
         raise ArgumentTypeError(
-            f"{which!r} is no box", type(which).__name__, "give its number, or (left, top, right, bottom) in pixels"
+            f"{which!r} is not a box", type(which).__name__, "give its number, or (left, top, right, bottom) in pixels"
         ) from None
 
 
 def _kind(score: Any) -> str:
     if score not in KINDS:
-        raise ArgumentTypeError(f"score={score!r} is nothing of a box", "", f"give one of {', '.join(KINDS)}")
+        raise ArgumentTypeError(f"score={score!r} is not a score of a box", "", f"give one of {', '.join(KINDS)}")
     return str(score)
 
 

@@ -20,7 +20,7 @@ def is_class(value: Any) -> bool:
 
 
 def plain(k: Any) -> Any:
-    """A class or count as one writes it: whole numbers of numpy and torch as int."""
+    """A class or a count as it is written: numpy and torch integers as int."""
     return int(k) if is_index(k) else k
 
 

@@ -1,6 +1,6 @@
-"""Targets in a space of embeddings: what makes an image like a text, or like another image.
+"""Targets in a space of embeddings: what makes an image similar to a text, or to another image.
 
-They are written without a model, and encoded by the model that is explained: see `Encoded`.
+They are made without a model, and encoded by the model that is explained: see `Encoded`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tokenizer = Callable[..., Any]
 
 
 class Encoder(Protocol):
-    """What turns texts and images into embeddings."""
+    """Turns texts and images into embeddings."""
 
     def texts(self, prompts: Sequence[str], tokenizer: Tokenizer | None) -> Tensor:
         """Embeddings (K, D) of texts."""
@@ -35,7 +35,7 @@ class Encoder(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Encoded(Target):
-    """A target that the model itself has to encode before it is one.
+    """A target that the model itself has to encode before it can be used.
 
     Attributes:
         encode: From an encoder to the target in the model's space of embeddings.
@@ -49,7 +49,7 @@ def text(prompts: str | Sequence[str], *, tokenizer: Tokenizer | None = None) ->
 
     Args:
         prompts: One text, or several: one map each, from one forward pass of the image.
-        tokenizer: What the texts are made tokens with: from a list of texts to ids (K, L) or to a mapping. By default
+        tokenizer: Turns the texts into tokens: from a list of texts to ids (K, L) or to a mapping. By default
             the one that comes with the model: its `tokenizer` or `processor`, the files beside a model that was loaded
             from a folder, or OpenCLIP's.
 
@@ -89,7 +89,7 @@ def similarity(embedding: Tensor | None = None, *, to: Tensor | None = None) -> 
 
     Args:
         embedding: (D,), or (B, D) for one per image.
-        to: Instead of it, an image (1, C, H, W) that the model has not seen the batch with, or one per image
+        to: Instead of it, an image (1, C, H, W), or one per image
             (B, C, H, W), prepared alike: which parts make the two alike.
     """
     if (embedding is None) == (to is None) or not isinstance(to if embedding is None else embedding, Tensor):

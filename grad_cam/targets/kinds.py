@@ -1,4 +1,4 @@
-"""The targets: each names itself and turns logits into one score per image."""
+"""The targets: each has a name and turns logits into one score per image."""
 
 from __future__ import annotations
 
@@ -121,15 +121,15 @@ def _bind_top(k: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
 
 
 def finer(classes: SupportsIndex | Sequence[SupportsIndex | str] = 3, gamma: float = 0.6, k: Class = None) -> Target:
-    """What tells a class from the ones most like it: y_k - gamma mean of the other classes' logits.
+    """What sets a class apart from those most like it: y_k - gamma mean of the other classes' logits.
 
     Args:
-        classes: How many of the nearest other logits to compare with (at most all of them), or the classes themselves.
+        classes: Number of the nearest other logits to compare with (at most all of them), or the classes themselves.
         gamma: Strength of the comparison, 0 (none) and up.
         k: Index, name, or None for the predicted class.
 
     Raises:
-        GradCamError: `gamma` is no number from 0 on.
+        GradCamError: `gamma` is not a number of at least 0.
 
     Source:
         Zhang et al., CVPR 2025, https://arxiv.org/abs/2501.11309

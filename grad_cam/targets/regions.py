@@ -44,7 +44,7 @@ def segmentation(
             Without a region: the pixels where k is the predicted class.
 
     Raises:
-        ArgumentTypeError: A mask is no array, a point or a box no numbers.
+        ArgumentTypeError: A mask is not an array, or a point or box is not made of numbers.
         TargetError: Several regions are given.
 
     Note:
@@ -72,7 +72,7 @@ def segmentation(
 
 
 def as_numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """A sequence of so many numbers, or None."""
+    """A sequence of a given number of numbers, or None."""
     if value is None:
         return None
     numbers = tuple(float(v) for v in (value.tolist() if hasattr(value, "tolist") else value))
@@ -156,7 +156,7 @@ def _weights(region: Region, logits: Tensor, size: Size) -> Tensor | None:
     x0, y0, x1, y1 = region.box or (*region.point[:2], *region.point[:2])  # type: ignore[index]
     if not (0 <= x0 <= x1 <= size[1] and 0 <= y0 <= y1 <= size[0]) or (region.box and (x0 == x1 or y0 == y1)):
         what = f"the box {(x0, y0, x1, y1)}" if region.box else f"the point {(x0, y0)}"
-        raise TargetError(f"{what} is no part of a picture of {size[1]} x {size[0]} pixels", remedy="give x before y")
+        raise TargetError(f"{what} is not inside a picture of {size[1]} x {size[0]} pixels", remedy="give x before y")
     down, right = height / size[0], width / size[1]
     left, top = min(int(x0 * right), width - 1), min(int(y0 * down), height - 1)
     weights = logits.new_zeros(batch, height, width)

@@ -24,7 +24,7 @@ def resolve(target: Any, logits: Tensor, names: Names = None, size: Size | None 
         target: None (the predicted class); a class index or name; a list with one class or target per image; a list of
             lists with K classes per image; `top(k)` or another target; or any callable from logits to scores (B,).
         logits: The model's output for the batch, (B, classes), or (B, classes, H, W) for `segmentation`.
-        names: What knows the names of the classes: a resolver such as `grad_cam.loading.class_names(model)`, the names
+        names: Where class names are looked up: a resolver such as `grad_cam.loading.class_names(model)`, the names
             in order (a plain list finds only exact names), or a function from a name to an index.
         size: Height and width of the pictures, in whose pixels points and boxes are; by default those of the output.
 
@@ -77,7 +77,7 @@ def _per_image(column: list[Any], logits: Tensor, names: Names, size: Size | Non
         bound, several = _bind(each, logits[b : b + 1], names, size)
         if several:
             raise TargetError(
-                f"{each!r} gives several scores and cannot stand in a list", remedy="use it for the whole batch"
+                f"{each!r} gives several scores and cannot be part of a list", remedy="use it for the whole batch"
             )
         parts.append(bound[0])
     known = [part.classes for part in parts if part.classes is not None]
@@ -118,7 +118,7 @@ def _bind(target: Any, logits: Tensor, names: Names, size: Size | None) -> tuple
 
 
 def _default(target: Any, logits: Tensor) -> Target:
-    """What a class means, or nothing: of a segmenter where it is predicted, of a detector the likeliest box."""
+    """What a class, or None, means: of a segmenter where it is predicted, of a detector the likeliest box."""
     if logits.ndim == 4:
         return segmentation(target)
     if is_table(logits):

@@ -1,4 +1,4 @@
-"""What a target is, and what becomes of it on a batch: scores whose classes are fixed."""
+"""A target, and the scores it becomes on a batch, whose classes are fixed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Resolver(Protocol):
 
 
 Names: TypeAlias = "Sequence[str] | Resolver | Callable[[str], int] | None"
-"""What knows the names of a model's classes: the names in order (only exact ones are found in a plain list), a
+"""Where class names are looked up: the names in order (only exact ones are found in a plain list), a
 resolver, a function from a name to its index, or None where they are unknown."""
 
 
@@ -58,7 +58,7 @@ class Score:
 
         Args:
             logits: (N, classes).
-            rows: The image of the original batch that each row is a version of, (N,); None means all in order.
+            rows: The image of the batch that each row is a version of, (N,); None means one row for each image.
 
         Returns:
             (N,).
@@ -108,10 +108,10 @@ class Target:
     It survives pickle and deep copies: `bind` is a function of a module with its settings.
 
     Attributes:
-        name: How it is written.
+        name: How it is written in code.
         bind: Logits and class names to K scores; if `sized`, the height and width of the pictures come third.
         several: Whether it gives a list of scores per image.
-        sized: Whether it has to know the size of the pictures.
+        sized: Whether it needs the size of the pictures.
     """
 
     name: str

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .fitting import fit
+
 SIZE, LENGTH = 48, 12
 WORDS = ("red", "blue", "yellow", "green", "ring", "square", "cross")
 _COLOURS = ((0.9, 0.25, 0.2), (0.2, 0.45, 0.9), (0.95, 0.85, 0.2), (0.25, 0.75, 0.35))
@@ -64,16 +66,12 @@ class Video(nn.Module):
 
 
 def _train_video(model: nn.Module) -> str:
-    steps = 90
-    optimiser = torch.optim.AdamW(model.parameters(), 8e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
-    for step in range(steps):
+
+    def loss(step: int) -> Tensor:
         drawn, classes, _ = clips(12, 1000 + step)
-        loss = functional.cross_entropy(model(drawn), classes)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        return functional.cross_entropy(model(drawn), classes)
+
+    fit(model, loss, steps=90, rate=1e-2)
     drawn, classes, _ = clips(60, 1)
     with torch.no_grad():
         right = (model.eval()(drawn).argmax(1) == classes).float().mean()
@@ -168,16 +166,13 @@ class Pair(nn.Module):
 
 def _train_pair(model: nn.Module) -> str:
     assert isinstance(model, Pair)
-    steps, ids = 400, model.tokenizer(CAPTIONS)
-    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 8e-3, total_steps=steps)
-    for step in range(steps):
+    ids = model.tokenizer(CAPTIONS)
+
+    def loss(step: int) -> Tensor:
         drawn, true, _ = pictures(24, 1000 + step)
-        loss = functional.binary_cross_entropy_with_logits(model(drawn, ids), true)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        return functional.binary_cross_entropy_with_logits(model(drawn, ids), true)
+
+    fit(model, loss, steps=400, rate=8e-3)
     drawn, true, _ = pictures(100, 1)
     with torch.no_grad():
         right = ((model.eval()(drawn, ids) > 0) == true.bool()).all(1).float().mean()

@@ -11,6 +11,7 @@ from torch.nn import functional
 from grad_cam.loading import Preprocessing
 
 from . import net
+from .fitting import fit
 from .shapes import NAMES, scenes
 
 
@@ -30,19 +31,12 @@ class Trunk(nn.Sequential):
 
 
 def _train_detector(model: nn.Module) -> str:
-    optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-3)
-    steps, batch = 360, 6
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
-    losses: list[float] = []
-    for step in range(steps):
-        drawn = scenes(batch, 10_000 + step * batch)
+    def loss(step: int) -> Tensor:
+        drawn = scenes(6, 10_000 + step * 6)
         wanted = [{"boxes": one.boxes, "labels": one.labels} for one in drawn]
-        loss = sum(model([one.image for one in drawn], wanted).values())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
+        return torch.stack(list(model([one.image for one in drawn], wanted).values())).sum()
+
+    losses = fit(model, loss, steps=360, rate=4e-3, weight_decay=1e-3)
     model.eval()
     with torch.no_grad():
         drawn = scenes(40, 1)
@@ -117,17 +111,12 @@ def _up(x: Tensor) -> Tensor:
 
 
 def _train_segmenter(model: nn.Module) -> str:
-    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
-    steps, batch = 260, 8
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
-    for step in range(steps):
-        drawn = scenes(batch, 100_000 + step * batch, 64)
+    def loss(step: int) -> Tensor:
+        drawn = scenes(8, 100_000 + step * 8, 64)
         logits = model(torch.stack([one.image for one in drawn]))
-        loss = functional.cross_entropy(logits, torch.stack([one.mask for one in drawn]))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        return functional.cross_entropy(logits, torch.stack([one.mask for one in drawn]))
+
+    fit(model, loss, steps=260, rate=6e-3)
     model.eval()
     drawn = scenes(40, 1, 64)
     with torch.no_grad():

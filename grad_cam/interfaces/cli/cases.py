@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import GradCamError
+from ...errors import GradCamError, message_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,7 @@ def classes_of(cases: list[Case], model: Any, skip: bool = False) -> Iterator[tu
         try:
             yield case, class_index(model, case.name) if case.name else None
         except ValueError as error:
-            wrong.append(f"line {case.line}: {' '.join(str(error).split())}")
+            wrong.append(f"line {case.line}: {message_of(error)}")
     if wrong and not skip:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise CasesError(f"{'; '.join(wrong[:SHOWN])}{more}", remedy="--skip-unknown leaves such photos out")
@@ -188,4 +188,4 @@ def prepared(case: Case, prepare: Preprocessing) -> Tensor:
     try:
         return prepare(load_image(case.path))[0]
     except (ValueError, OSError) as error:
-        raise CasesError(f"line {case.line}: {case.path.name}: {' '.join(str(error).split())}") from None
+        raise CasesError(f"line {case.line}: {case.path.name}: {message_of(error)}") from None

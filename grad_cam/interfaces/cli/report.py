@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ from .options import (
     Recursive,
     Show,
     TargetOptions,
+    method_option,
     option,
 )  # fmt: skip
 from .parsing import check_folder, open_viewer
@@ -33,14 +35,38 @@ from .results import SHOWN
 from .sweep import run_sweep
 
 if TYPE_CHECKING:
-    from ... import Sweep
+    from ... import Explanation, Sweep
+
+
+@dataclass(frozen=True)
+class ReportOptions(MethodOptions):
+    """How the maps of the layers are made."""
+
+    method: Annotated[
+        str,
+        method_option(
+            "METHOD",
+            "See [cyan]grad-cam methods[/]; or module:function, a function of yours. Default: layer_cam at every "
+            "layer, opening with auto, what measures best.",
+        ),
+    ] = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The method named, or the one that is taken at every layer where none is."""
+        return super().names if self.method else ["layer_cam"]
+
+    @property
+    def opens(self) -> bool:
+        """Whether the page opens with what measures best: nothing was asked for that belongs to one method."""
+        return not (self.method or self.settings or self.aug_smooth or self.eigen_smooth)
 
 
 @command("report")
 def report(
     images: Images,
     target: TargetOptions,
-    how: MethodOptions,
+    how: ReportOptions,
     look: LookOptions,
     model: ModelOptions,
     depth: Depth = "auto",
@@ -53,8 +79,8 @@ def report(
         option(
             "--evidence",
             panel=WHAT,
-            help="Ask the model whether the score depends on what the deepest map of a class marks: a sentence under "
-            "it, 40 forward passes.",
+            help="Ask the model whether the score depends on what the map of a class marks that the page opens with: a "
+            "sentence under it, 40 forward passes.",
             **FLAG,
         ),
     ] = False,
@@ -78,6 +104,7 @@ It explains the three likeliest classes of every photo unless an option says oth
         raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as report.html")
     refuse_existing([output], force)
     check_folder(output.parent)
+    from ... import explain
     from ...rendering.report import report_of, write_report
 
     display = look.display
@@ -90,31 +117,36 @@ It explains the three likeliest classes of every photo unless an option says oth
         (photo,) = some
         explained = classes(photo.tensor)
         found = run_sweep(opened, photo.tensor, explained, depth, how, bars)
-        return [(photo.path, photo.whole, _judged(opened, found, explained) if evidence else {}, found)]
+        first = explain(opened.model, photo.tensor, target=explained, method="auto") if how.opens else None
+        return [(photo.path, photo.whole, _judged(opened, found, explained, first) if evidence else {}, found, first)]
 
     photos.go(opened, work)
     if photos.done:
-        names, wholes, said, sweeps = zip(*photos.done, strict=True)
+        names, wholes, said, sweeps, opening = zip(*photos.done, strict=True)
         call = shlex.join(["grad-cam", *sys.argv[1:]])
         page = report_of(
-            *sweeps, names=names, photos=wholes, evidence=said, model=model.model, call=call, display=display
+            *sweeps, names=names, photos=wholes, evidence=said, opening=opening if how.opens else (),
+            model=model.model, call=call, display=display,
         )  # fmt: skip
         write_report(page, output, force)
         count = len(names)
-        say((str(output), "green"), f"  {count} photo{'s' * (count > 1)}, {len(page.layers)} layers")
+        layers = len(page.layers) - how.opens
+        say((str(output), "green"), f"  {count} photo{'s' * (count > 1)}, {layers} layers")
         if show:
             open_viewer([output])
     photos.finish()
 
 
-def _judged(opened: Opened, found: Sweep, explained: Any) -> dict[tuple[int, str], str]:
-    """The evidence for the deepest map of each target that marks anything, by its number and the name of the layer."""
+def _judged(opened: Opened, found: Sweep, explained: Any, first: Explanation | None) -> dict[tuple[int, str], str]:
+    """The evidence for the map of each target that the page opens with, by its number and the name of the layer."""
     from ... import evidence
+    from ...rendering.report import OPENING
 
     said, known = {}, {stage.name for stage in found.stages}
     for k in range(len(found[0].target[0])):
         marking = [e for e in found if float(e.raw(0, k).max()) > 0]
-        deepest = ([e for e in marking if e.layer.name not in known] or marking)[-1:]  # the one the page opens with
-        for e in deepest:
-            said[k, e.layer.name] = str(evidence(opened.model, e, 0, k, explained=explained))
+        chosen = [(e.layer.name, e) for e in [e for e in marking if e.layer.name not in known] or marking]
+        chosen += [(OPENING, first)] if first is not None and float(first.raw(0, k).max()) > 0 else []
+        for name, e in chosen[-1:]:
+            said[k, name] = str(evidence(opened.model, e, 0, k, explained=explained))
     return said

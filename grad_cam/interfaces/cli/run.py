@@ -81,8 +81,10 @@ def run(
     model: ModelOptions,
     output: Annotated[Path, option("--output", "-o", panel=OUT, metavar="OUT", help="The folder to write.")],
     batch_size: Annotated[
-        int, option("--batch-size", panel=MODEL, metavar="N", min=1, help="Pictures explained at the same time.")
-    ] = 16,
+        int | None,
+        option("--batch-size", panel=MODEL, metavar="N", min=1,
+               help="Pictures explained at the same time; default: 16 on a GPU, on a CPU about one for each core."),
+    ] = None,
     workers: Annotated[
         int | None, option("--workers", panel=MODEL, metavar="N", min=0, help="Processes that read pictures.")
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,14 +72,7 @@ not: marks, borders, tints, text.
     other = None if against is None else _other(model, against)
     from ... import study as run
 
-    with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(bars())
-        steps: dict[str, Any] = {}
-
-        def progress(text: str, done: int, total: int) -> None:
-            if text not in steps:
-                steps[text] = stack.enter_context(shown.steps(text))
-            steps[text](done, total)
+    with _progress() as progress:
 
         def studied(one: Opened) -> Study:
             return run(
@@ -101,6 +95,21 @@ not: marks, borders, tints, text.
     say((str(output), "green"))
     if show:
         open_viewer([output])
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of step, drawn once there is one."""
+    with contextlib.ExitStack() as stack:
+        shown = stack.enter_context(bars())
+        steps: dict[str, Any] = {}
+
+        def progress(text: str, done: int, total: int) -> None:
+            if text not in steps:
+                steps[text] = stack.enter_context(shown.steps(text))
+            steps[text](done, total)
+
+        yield progress
 
 
 def _other(model: ModelOptions, against: str) -> Opened:

@@ -7,6 +7,7 @@ import pathlib
 
 from ... import METHODS, Explanation
 from ...loading import WholePhoto
+from ...predictions import percentage
 from ...rendering import Display, data_uri, noted
 from ..common import one_line
 from .state import Choice, ExplorerState
@@ -52,7 +53,7 @@ def code(text: str) -> str:
 
 def computing(choice: Choice, share: float | None = None) -> str:
     """The status while a choice is computed; `share` is what is done of it."""
-    done = "" if share is None else f" {100 * share:.0f} %"
+    done = "" if share is None else f" {percentage(share)}"
     return f'<span class="gradcam-spin"></span>Computing {html.escape(_title(choice))} …{done}'
 
 
@@ -74,7 +75,7 @@ def caption(state: ExplorerState, choice: Choice, one: Explanation, display: Dis
     where.append(f"map {one.map.shape[-2]} × {one.map.shape[-1]}")
     if choice.layer is not None and layer.layer_idx is not None:
         where.append(f"layer_idx {layer.layer_idx}")
-    low, high = display.ends(one.raw(), (state.picture.height, state.picture.width))
+    low, high = display.ends(one.on_picture(), (state.picture.height, state.picture.width))
     colours = f"Colours: {low} to {high}, in units of the score"
     lines = [f"{first} — {html.escape(METHODS[choice.method].title)}", quiet(" · ".join(where)), quiet(colours)]
     note = one.note()

@@ -278,7 +278,8 @@ def _computed(view: View, key: Key, progress: Progress | None) -> View:
         where: dict[str, Any] = {} if key.layer is None else {"layer": key.layer}
         given: dict[str, Any] = {"target": view.target, "method": key.method, "progress": progress}
         found, keys = [explain(model, view.tensor, **given, **where, **options)], [key]
-    maps = [one.map.reshape(-1, *one.map.shape[-2:]).float().cpu().numpy() for one in found]  # (K,h,w)
+    several = range(len(found[0].target[0]))
+    maps = [np.stack([one.on_picture(0, k) for k in several]).astype(np.float32) for one in found]  # (K,h,w)
     names = [tuple(one.target[0]) for one in found]
     taken = [one.title().partition("\n")[2] for one in found]
     results = dict(zip(keys, map(Computed, maps, names, taken), strict=True))

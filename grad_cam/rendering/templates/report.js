@@ -361,7 +361,7 @@
       const facts = [["layer_idx", layer.index === null ? "–" : String(layer.index)], ["type", layer.type], ["output", size(layer.shape)]];
       if (layer.grid) facts.push(["grid", `${size(layer.grid)}${layer.layout ? `, ${layer.layout}` : ""}`]);
       if (m && m.why !== "nan") facts.push(["range", `${number(m.min)} … ${number(m.max)}`]);
-      $("here-facts").replaceChildren(...facts.map(([term, text]) => make("div", {}, make("dt", {}, term), make("dd", {}, text))));
+      $("here-facts").replaceChildren(...facts.filter(([, text]) => text).map(([term, text]) => make("div", {}, make("dt", {}, term), make("dd", {}, text))));
       const flat = m && m.up > 0 && m.min === m.max ? "The map has the same value everywhere: it does not point at any place." : "";
       const note = m ? [layer.note, flat].filter(Boolean).join(" ") : "";
       $("here-note").textContent = note;

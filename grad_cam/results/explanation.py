@@ -1,39 +1,35 @@
-"""The frozen results of the engine, and how they show and save themselves."""
+"""The result of explaining a batch at one layer, and how it shows and saves itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import math
 import os
 import pathlib
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import metrics, rendering
-from .errors import GradCamError, refuse_existing
-from .methods import METHODS
-from .outliers import Outlier, warning_of
-from .predictions import percentage, probabilities
-from .rendering import Display
-from .rendering.heatmaps import part_of
-from .rules.ledger import Ledger
-from .seen import Seen
-from .splitting import StageInfo
+from .. import rendering
+from ..errors import GradCamError, refuse_existing
+from ..methods import METHODS
+from ..outliers import Outlier, warning_of
+from ..predictions import percentage, probabilities
+from ..rendering import Display
+from ..rendering.heatmaps import part_of
+from ..rules.ledger import Ledger
+from ..seen import Seen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from .loading import WholePhoto
+    from ..loading import WholePhoto
 
 
 class Layer(NamedTuple):
@@ -64,6 +60,9 @@ class Explanation:
         outliers: For each image the tokens whose norm is far above the others', at a cut of tokens.
     """
 
+    _AXES: ClassVar[int] = 2  # of one map
+    _PLURAL: ClassVar[str] = "images"
+
     map: Tensor
     logits: Tensor
     target: tuple[tuple[str, ...], ...]
@@ -89,9 +88,7 @@ class Explanation:
     def __repr__(self) -> str:
         words = list(dict.fromkeys(word for each in self.target for word in each))
         of = f"{words[0]!r}" + (f" and {len(words) - 1} more" if len(words) > 1 else "")
-        return (
-            f"Explanation({self.method} of {of} at {self.layer}, map {_sizes(self.map)}, logits {_sizes(self.logits)})"
-        )
+        return f"Explanation({self.method} of {of} at {self.layer}, map {sizes(self.map)}, logits {sizes(self.logits)})"
 
     def ledger(self) -> Ledger:
         """What the score is made of at this cut: map + prefix tokens + context + constants, each in its units.
@@ -179,20 +176,25 @@ class Explanation:
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
             [[f"{self.target[b][k]}{self.confidence(b, k)}" for k in targets] for b in images],
-            title=f"{_title(self.method)} at {self.layer}", notes=[[self.note(b, k) for k in targets] for b in images],
+            title=self._made, notes=[[self.note(b, k) for k in targets] for b in images],
             marks=[[self.mark(b, k) for k in targets] for b in images],
             scales=[[(heat.low, heat.high) for heat in row] for row in heats], display=display,
         )  # fmt: skip
 
     def _panels(self, image: int, target: int, display: Display, remark: str, photo: WholePhoto | None) -> Figure:
-        note, plain = self.note(image, target), rendering.describe(self.raw(image, target))
-        if plain in ("all negative", "nowhere positive") and display.view == "positive":
-            display, note = Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
+        display, note = self._with_view(image, target, display)
         heat = display.heat(self.on_picture(image, target), self._size)
         return rendering.panels(
             self.pictures[image], heat.values, title=self.title(image, target), note=note,
             scale=(heat.low, heat.high), remark=remark, photo=photo, mark=self.mark(image, target), display=display,
         )  # fmt: skip
+
+    def _with_view(self, image: int, target: int, display: Display) -> tuple[Display, str | None]:
+        """The display and the note of a single map: the signed view where the positive one would show nothing."""
+        note = self.note(image, target)
+        if display.view != "positive" or rendering.describe(self.raw(image, target)) not in _AGAINST:
+            return display, note
+        return Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
 
     def to_original(self, image: int = 0, target: int = 0) -> rendering.OriginalMap:
         """Puts a map back over the original: crop and resize undone, as an array, a mask, COCO JSON or NIfTI.
@@ -210,7 +212,7 @@ class Explanation:
 
     def title(self, image: int = 0, target: int = 0) -> str:
         """The headline of a figure: target with its probability, method and layer."""
-        return f"{self.target[image][target]}{self.confidence(image, target)}\n{_title(self.method)} at {self.layer}"
+        return f"{self.target[image][target]}{self.confidence(image, target)}\n{self._made}"
 
     def save(
         self, path: str | os.PathLike[str], *, force: bool = False, display: Display | None = None, **changes: Any
@@ -242,25 +244,35 @@ class Explanation:
         return rendering.png_bytes(self.figure())
 
     @property
+    def _made(self) -> str:
+        """How the map was made, for titles: its method and layer."""
+        return f"{method_title(self.method)} at {self.layer}"
+
+    @property
     def _size(self) -> tuple[int, int]:
         return int(self.images.shape[-2]), int(self.images.shape[-1])
 
     @property
     def _per_image(self) -> int:
-        return self.map.shape[1] if self.map.ndim == 4 else 1
+        return self.map.shape[1] if self._of_several else 1
+
+    @property
+    def _of_several(self) -> bool:
+        """Whether the map has an axis of targets."""
+        return self.map.ndim == self._AXES + 2
 
     def raw(self, image: int = 0, target: int = 0) -> Tensor:
-        """The raw signed map (h, w) of one target of one image, float32 on the CPU.
+        """The raw signed map of one target of one image, (h, w), of a video or volume (t, h, w); float32 on the CPU.
 
         Raises:
             IndexError: There is no such image or target.
         """
         if not -len(self.map) <= image < len(self.map):
-            raise IndexError(f"image={image}: this explanation holds {len(self.map)} images")
+            raise IndexError(f"image={image}: this explanation holds {len(self.map)} {self._PLURAL}")
         if not 0 <= target < self._per_image:
-            raise IndexError(f"target={target}: this explanation holds {self._per_image} targets for every image")
-        one = self.map[image, target] if self.map.ndim == 4 else self.map[image]
-        return one.float().cpu()  # (h,w)
+            raise IndexError(f"target={target}: this explanation holds {self._per_image} targets for each of them")
+        one = self.map[image, target] if self._of_several else self.map[image]
+        return one.detach().float().cpu()  # (h,w)
 
     def on_picture(self, image: int = 0, target: int = 0) -> NDArray[np.float64]:
         """The part of a raw map that lies on the picture, at the layer's own size."""
@@ -268,7 +280,7 @@ class Explanation:
 
     def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
         note = rendering.describe(self.raw(image, target))
-        if note == "all zero" or note in ("all negative", "nowhere positive") and display.view == "positive":
+        if note == "all zero" or note in _AGAINST and display.view == "positive":
             remedy = "" if note == "all zero" else '; view="signed" shows what speaks against it'
             warnings.warn(
                 f"the map of {self.target[image][target]} at {self.layer.name} is {note}: nothing there speaks for it"
@@ -285,187 +297,19 @@ class Explanation:
         return f", {percentage(float(probabilities(self.logits[image])[self.classes[image, target]]))}"
 
 
+_AGAINST = ("all negative", "nowhere positive")
+"""What `rendering.describe` says of maps that hold nothing but what speaks against the target."""
+
 _COMPARING = (" rather than ", "against ", "probability of ", "what sets ", "concept ")
 """Words of targets that are about more than one class's score: their title carries no probability."""
 
 
-_MEANING = {
-    "focus": "how small a part of the picture the evidence is on: 0 the whole of it, 1 a single spot",
-    "agreement with the last": "rank correlation with the deepest map: 1 alike, 0 unrelated, −1 opposite",
-}
-"""The meaning of the curves of a sweep, as captions."""
-
-
-def _title(method: str) -> str:
+def method_title(method: str) -> str:
     """A method's name as figures show it; what wraps or fuses it stays as it is."""
     name = re.split(r"\W", method, maxsplit=1)[0]
     return METHODS[name].title + method[len(name) :] if name in METHODS else method
 
 
-def _sizes(tensor: Tensor) -> str:
+def sizes(tensor: Tensor) -> str:
+    """The shape of a tensor as a `repr` shows it, such as 1x7x7."""
     return "x".join(map(str, tensor.shape))
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Sweep(Sequence[Explanation]):
-    """An explanation for every cut that carries a map, from the picture towards the logits.
-
-    Attributes:
-        explanations: In order of depth.
-        skipped: The other cuts, with the reason why they carry no map.
-        model: Name of the model's class.
-        stages: The whole layer table.
-        labels: Names of the model's classes, if known.
-        balances: The ledgers of all layers, if the gradient was taken by rules; see `ledgers`.
-    """
-
-    explanations: tuple[Explanation, ...]
-    skipped: tuple[tuple[Layer, str], ...]
-    model: str
-    stages: tuple[StageInfo, ...]
-    labels: Sequence[str] | None = None
-    balances: tuple[tuple[Layer, Ledger], ...] = ()
-
-    def __repr__(self) -> str:
-        first, last = self.explanations[0], self.explanations[-1]
-        where = first.layer.name if len(self) == 1 else f"{first.layer.name} to {last.layer.name}"
-        maps = " to ".join(dict.fromkeys(_sizes(e.map) for e in (first, last)))
-        return f"Sweep({self.model}, {first.method}, {len(self)} of {where}, maps {maps}, {len(self.skipped)} skipped)"
-
-    def __len__(self) -> int:
-        return len(self.explanations)
-
-    @overload
-    def __getitem__(self, index: SupportsIndex) -> Explanation: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Explanation, ...]: ...
-    def __getitem__(self, index: SupportsIndex | slice) -> Explanation | tuple[Explanation, ...]:
-        return self.explanations[index]
-
-    def curves(self, image: int = 0, target: int = 0) -> dict[str, list[float]]:
-        """Per-layer summaries of the maps: how focused each is, and how far it agrees with the deepest one.
-
-        A map that is nowhere positive shows nothing, so there is nothing to compare: its values are NaN.
-        """
-        rendering.require_pictures(self.explanations[0].images)
-        maps = [e.raw(image, target) for e in self.explanations]
-        agreement = [float(metrics.agreement(m, maps[-1])) if m.max() > 0 < maps[-1].max() else math.nan for m in maps]
-        return {"focus": [float(metrics.focus(m)) for m in maps], "agreement with the last": agreement}
-
-    def figure(
-        self, image: int = 0, target: int = 0, *, photo: WholePhoto | None = None, display: Display | None = None,
-        **changes: Any,
-    ) -> Figure:  # fmt: skip
-        """The grid of overlays, shallow to deep, with the summary curves under it.
-
-        Args:
-            image: Which image of the batch.
-            target: Which of its targets.
-            photo: What the model sees of the whole photo (see `Preprocessing.whole`).
-            display: Settings; `Display()` by default.
-            **changes: Single settings: threshold, smoothing, alpha, colormap, view.
-        """
-        rendering.require_pictures(self.explanations[0].images)
-        display = Display.of(display, **changes)
-        first = self.explanations[0]
-        heats = [display.heat(e.on_picture(image, target), e._size) for e in self.explanations]
-        curves = {  # where nothing is shown there is nothing to sum up
-            f"{name}\n{_MEANING[name]}": [v if h.values.any() else math.nan for v, h in zip(values, heats, strict=True)]
-            for name, values in self.curves(image, target).items()
-        }
-        return rendering.sweep_figure(
-            first.pictures[image], [heat.values for heat in heats], self._titles(), curves, photo=photo,
-            title=f"{first.target[image][target]}, {_title(first.method)}",
-            notes=[e.note(image, target) for e in self.explanations], scales=[(h.low, h.high) for h in heats],
-            mark=first.mark(image, target), display=display, bars=self._bars(image, target, mapped=True),
-        )  # fmt: skip
-
-    def ledger_figure(self, image: int = 0, target: int = 0) -> Figure:
-        """What the score is made of at every depth, as signed bars; for a sweep with rules."""
-        first = self.explanations[0]
-        bars = self._bars(image, target, mapped=False)
-        if bars is None:
-            first.ledger()  # says what is missing
-        assert bars is not None
-        names = [layer.name for layer, _ in self.ledgers()]
-        return rendering.ledger_figure(names, bars, f"{first.target[image][target]}\n{_title(first.method)}")
-
-    def ledgers(self) -> list[tuple[Layer, Ledger]]:
-        """The ledgers of all layers in order of depth, also of those whose map is empty; for a sweep with rules."""
-        return list(self.balances)
-
-    def _bars(self, image: int, target: int, mapped: bool) -> rendering.SignedBars | None:
-        if not self.balances:
-            return None
-        ledgers = [one.ledger() for one in self.explanations] if mapped else [each for _, each in self.balances]
-        rows = [ledger.parts(image, target) for ledger in ledgers]
-        score = ledgers[0].value("score", image, target)
-        return rendering.SignedBars({name: [row[name] for row in rows] for name in rows[0]}, score)
-
-    def animate(
-        self, path: str | os.PathLike[str], image: int = 0, target: int = 0, *, duration_ms: int = 500,
-        force: bool = False, display: Display | None = None, **changes: Any,
-    ) -> pathlib.Path:  # fmt: skip
-        """Writes a GIF or WebP that goes from the shallowest to the deepest layer; settings as for `figure`."""
-        rendering.require_pictures(self.explanations[0].images)
-        path, display = pathlib.Path(path), Display.of(display, **changes)
-        refuse_existing([path], force)
-        frames = [
-            rendering.captioned(
-                one.overlay(image, target, display=display),
-                *title.split("\n"),
-            )
-            for one, title in zip(self.explanations, self._titles(), strict=True)
-        ]
-        return rendering.animation(frames, path, duration_ms, force=force)
-
-    def save(
-        self, folder: str | os.PathLike[str], *, force: bool = False, display: Display | None = None, **changes: Any
-    ) -> list[pathlib.Path]:
-        """Writes `sweep.png` and one overlay per layer for every image and target into a folder."""
-        rendering.require_pictures(self.explanations[0].images)
-        folder, display = pathlib.Path(folder), Display.of(display, **changes)
-        jobs: list[tuple[pathlib.Path, Callable[[], Any]]] = []
-        count = self.explanations[0]._per_image
-        for b in range(len(self.explanations[0].map)):
-            for k in range(count):
-                tag = (f"-{b}" if len(self.explanations[0].map) > 1 else "") + (f"-{k}" if count > 1 else "")
-                jobs.append((folder / f"sweep{tag}.png", functools.partial(self.figure, b, k, display=display)))
-                for i, one in enumerate(self.explanations):
-                    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in one.layer.name)
-                    make = functools.partial(one.overlay, b, k, display=display)
-                    jobs.append((folder / f"{i:02d}-{name}{tag}.png", make))
-        refuse_existing([path for path, _ in jobs], force)
-        return [rendering.save(make(), path, force=force) for path, make in jobs]
-
-    def report(
-        self, path: str | os.PathLike[str], *, names: Sequence[str] | None = None, force: bool = False,
-        display: Display | None = None, **changes: Any,
-    ) -> pathlib.Path:  # fmt: skip
-        """Writes one self-contained HTML page with every image, target and layer, to look through in a browser.
-
-        Args:
-            path: The file to write.
-            names: What to call the images; their numbers by default.
-            force: Overwrite a file that exists.
-            display: Settings the page opens with; `Display()` by default.
-            **changes: Single settings.
-
-        Returns:
-            The path.
-        """
-        from .rendering.report import report_of, write_report
-
-        rendering.require_pictures(self.explanations[0].images)
-
-        return write_report(report_of(self, names=names, display=Display.of(display, **changes)), path, force)
-
-    def _titles(self) -> list[str]:
-        titles = []
-        for one in self.explanations:
-            idx = "" if one.layer.layer_idx is None else f"{one.layer.layer_idx} · "
-            titles.append(f"{one.layer.name}\n{idx}{one.map.shape[-2]} × {one.map.shape[-1]}")
-        return titles
-
-    def _repr_png_(self) -> bytes:
-        return rendering.png_bytes(self.figure())
