@@ -58,11 +58,11 @@ def unchanged(copy: EvalCopy, model: nn.Module, fill: bool = False) -> bool:
     comparison = _Comparison(copy)
     if not comparison.run(model):
         return False
-    originals = [comparison.met.get(id(own)) for own in copy.modules.values()]
-    if None in originals or len(comparison.todo) != len(originals):
+    originals = {path: comparison.met.get(id(own)) for path, own in copy.modules.items()}
+    if None in originals.values() or len(comparison.todo) != len(originals):
         return False
     if fill:
-        copy.originals = dict(zip(copy.modules, originals, strict=True))
+        copy.originals = originals
         for path, theirs in copy.originals.items():
             state = theirs.__dict__
             if state["_parameters"] or state["_buffers"]:
