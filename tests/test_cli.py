@@ -292,7 +292,7 @@ def test_unwritable_folder_is_found_first(run: Run, monkeypatch: pytest.MonkeyPa
         (["--method", "grad_camm"], 1, "grad_cam"),
         (["--method", ","], 2, "no method"),
         (["--method", "grad_cam,deep_feature_factorization"], 2, "alone"),
-        (["--colormap", "jett"], 1, "jet"),
+        (["--colormap", "jett"], 2, "jet"),
         (["--threshold", "1.5"], 2, "0.99"),
         (["--smoothing", "-1"], 2, "0 or more"),
         (["--alpha", "x"], 2, "from 0 to 1"),
@@ -612,11 +612,24 @@ def _started(*words: str, cwd: pathlib.Path, prelude: str = "") -> subprocess.Po
         (["sweep", "missing.jpg"], "missing.jpg"),
         (["sweep", "photo.png", "--depth", "4"], "blocks"),
         (["report", "photo.png", "-o", "page.html"], "exists already"),
+        (["sweep", "photo.png", "--top", "3", "-o", "three.png"], "one file for 3 classes"),
+        (["sweep", "photo.png", "-c", "1", "-c", "2", "-o", "two.png"], "one file for 2 classes"),
+        (["explain", "photo.png", "--option", "colour=1"], "no such setting"),
+        (["sweep", "photo.png", "--option", "samples=1", "-x", "Grad-CAM"], "it takes none"),
+        (["report", "photo.png", "--colormap", "plasm"], "try plasma"),
+        (["explain", "photo.png", "--device", "gpu"], "cuda"),
+        (["explain", "page.html"], "not an image"),
+        (["report", "page.html"], "not an image"),
+        (["report", "photo.png", "-o", "page.pdf"], "page.html"),
+        (["run", "missing", "-o", "out"], "missing"),
+        (["run", ".", "-o", "page.html"], "cannot write"),
+        (["run", ".", "-o", "out", "--actors", "2"], "--engine ray"),
+        (["study", "photo.png"], "one picture"),
     ],
 )
 def test_cheap_things_first(tmp_path: pathlib.Path, words: list[str], says: str) -> None:
     """Wrong files, folders and options are said before torch is imported."""
-    (tmp_path / "photo.png").touch()
+    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
     (tmp_path / "page.html").touch()
     cwd = tmp_path
     if words == ["explain", "."]:
@@ -628,6 +641,13 @@ def test_cheap_things_first(tmp_path: pathlib.Path, words: list[str], says: str)
     assert process.returncode in (1, 2)
     assert says in " ".join(stderr.replace("│", " ").split())
     assert "Loading" not in stderr
+
+
+def test_examples_of_the_help_fit_a_line() -> None:
+    """A terminal of 80 columns does not break them, so that they can be copied."""
+    texts = [command.callback.__doc__ or "" for command in cli.app.registered_commands if command.callback is not None]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip().startswith("grad-cam ")]
+    assert len(lines) > 20 and not [line for line in lines if len(line) > 76]
 
 
 @pytest.mark.parametrize("after", ["import", "loading"])

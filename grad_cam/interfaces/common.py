@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names", "one_line",
-    "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+    "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names", "method_settings",
+    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
 
 
@@ -66,30 +66,50 @@ def one_line(error: BaseException) -> str:
 
 
 @functools.cache
-def method_names() -> dict[str, str]:
-    """The methods of the package with their titles, read from its source: importing them takes seconds.
+def _functions() -> dict[str, ast.FunctionDef]:
+    """The functions of the methods, read from the package's source: importing them takes seconds.
 
     Empty where there is no source to read.
     """
-    names = {}
+    found = {}
     folder = pathlib.Path(__file__).parents[1] / "methods"
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if not isinstance(node, ast.FunctionDef):
-                continue
-            for mark in node.decorator_list:
-                if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "method":
-                    names[node.name] = str(ast.literal_eval(mark.args[0]))
-    return names
+            if isinstance(node, ast.FunctionDef) and _registration(node) is not None:
+                found[node.name] = node
+    return found
+
+
+def _registration(node: ast.FunctionDef) -> ast.Call | None:
+    """The decorator that makes a function a method."""
+    marks = (mark for mark in node.decorator_list if isinstance(mark, ast.Call))
+    return next((mark for mark in marks if getattr(mark.func, "id", "") == "method"), None)
+
+
+def method_names() -> dict[str, str]:
+    """The methods of the package with their titles, without importing them; empty where there is no source."""
+    marks = {name: _registration(node) for name, node in _functions().items()}
+    return {name: str(ast.literal_eval(mark.args[0])) for name, mark in marks.items() if mark is not None}
+
+
+def method_settings(name: str) -> list[str] | None:
+    """The settings of a method by its name or title, without importing it; None where there is no source."""
+    node = _functions().get(_spellings().get(canonical(name), ""))
+    return None if node is None else [argument.arg for argument in node.args.kwonlyargs]
 
 
 def check_method_name(name: str) -> None:
     """Refuses a name that no method has (see `methods.find`), without importing the methods."""
-    known = {canonical(text): each for each, title in method_names().items() for text in (title, each)}
+    known = _spellings()
     if known and canonical(name) not in known:
         close = list(dict.fromkeys(known[key] for key in difflib.get_close_matches(canonical(name), known)))
         remedy = f"did you mean {' or '.join(close)}?" if close else "grad-cam methods lists them"
         raise GradCamError(f"there is no method {name!r}", remedy=remedy)
+
+
+def _spellings() -> dict[str, str]:
+    """Names and titles, by their letters alone, with the names they stand for."""
+    return {canonical(text): name for name, title in method_names().items() for text in (title, name)}
 
 
 # --------------------------------------------------------------------------------------------------------------- models

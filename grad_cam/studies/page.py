@@ -117,7 +117,7 @@ def _rows(study: Study) -> list[dict[str, Any]]:
 
 
 def _tips(study: Study) -> list[dict[str, Any]]:
-    """Pictures that are decided late, and those that no probe follows the model on."""
+    """Pictures that are decided late, and those on which no probe agrees with the model."""
     tips = study.knowledge.tips
     late = sorted((i for i, tip in enumerate(tips) if tip is not None), key=lambda i: -(tips[i] or 0))
     never = [i for i, tip in enumerate(tips) if tip is None]

@@ -153,10 +153,10 @@ A photo that fails does not stop the others.
       grad-cam explain cat.jpg --class tabby --class "tiger cat" -o cat.png
       grad-cam explain photos/ -m resnet50 --layer layer3 --top 3
       grad-cam explain cat.jpg --method grad_cam,hires_cam,eigen_cam
-      grad-cam explain cat.jpg -x layer_cam -l blocks.1 -l blocks.3 -l blocks.6 --fuse max
-      grad-cam explain street.jpg -m torchvision/fasterrcnn_resnet50_fpn --boxes top:5
+      grad-cam explain cat.jpg -x layer_cam -l blocks.1 -l blocks.6 --fuse max
+      grad-cam explain a.jpg -m torchvision/fasterrcnn_resnet50_fpn --boxes top:5
       grad-cam explain cat.jpg --why tabby --rather-than "tiger cat"
-      grad-cam explain x.png -m my.models:build --checkpoint best.pth --classes names.txt
+      grad-cam explain x.png -m my:net --checkpoint w.pth --classes names.txt
     """
     # Longer than other functions, because its options stand in its signature, each on lines of its own.
     target.check()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from ..common import Opened, check_method_name, method_names, open_model
+from ..common import Opened, check_method_name, method_names, method_settings, open_model
 from .console import busy
 from .edge import collect_again
-from .parsing import device, named_values, number, one_of, size
+from .parsing import colormap, device, named_values, number, one_of, size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ Json = Annotated[bool, option("--json", panel=OUT, help="Print the results as JS
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and how it is fed and computed."""
+    """Which model, its input, and where it is computed."""
 
     model: Annotated[str, option("--model", "-m", panel=MODEL, metavar="MODEL", help=NAMES)] = "demo"
     input_size: Annotated[
@@ -116,7 +116,7 @@ class ModelOptions:
             names = []
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(
-                f"--classes: {str(self.classes)!r} is no list of names: write one name a line, or a JSON list of texts"
+                f"--classes: {str(self.classes)!r} is not a list of names: write one a line, or a JSON list of texts"
             )
         return names
 
@@ -152,7 +152,7 @@ class TargetOptions:
     ] = None  # fmt: skip
     score: Annotated[
         str | None,
-        option("--score", panel=WHAT, metavar="class|objectness|edge|...",
+        option("--score", panel=WHAT, metavar="class|edge|...",
                parser=one_of("class", "objectness", "edge", "left", "top", "right", "bottom", "similarity"),
                help="With --boxes: what is explained of a box; default: its class."),
     ] = None  # fmt: skip
@@ -186,11 +186,18 @@ class TargetOptions:
         if self.score is not None and not self.boxes:
             raise typer.BadParameter("--score needs --boxes, such as --boxes top:5")
         if self.boxes:
-            self._boxes  # noqa: B018 (what is no box is refused now)
+            self._boxes  # noqa: B018 (what is not a box is refused now)
         if self.why is not None and self.rather_than is None:
             raise typer.BadParameter("--why A needs --rather-than B")
         if self.top is not None and self.top < 1:
             raise typer.BadParameter(f"--top {self.top}: give 1 or more")
+
+    @property
+    def count(self) -> int:
+        """How many scores the options name."""
+        if self.boxes:
+            return self._boxes if isinstance(self._boxes, int) else len(self._boxes)
+        return self.top or len(set(self.class_ or self.text or ())) or 1
 
     @property
     def _boxes(self) -> int | list[int | list[float]]:
@@ -260,7 +267,7 @@ def _box(text: str) -> int | list[float]:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """How the map is made; the default suits early layers, too, where weights that are one per channel mean little."""
+    """How the map is made; the default also suits early layers, where one weight per channel means little."""
 
     several: ClassVar[bool] = False
 
@@ -296,7 +303,15 @@ class MethodOptions:
         for name in self.names:
             if ":" not in name:
                 check_method_name(name)
+                self._check_settings(name, method_settings(name))
         named_values(self.settings)
+
+    def _check_settings(self, method: str, known: Iterable[str] | None) -> None:
+        """Refuses a setting that a method does not have; None is not known yet."""
+        for name in named_values(self.settings) if known is not None else ():
+            if name not in (known or ()):
+                takes = f"it takes {', '.join(known or ())}" if known else "it takes none"
+                raise typer.BadParameter(f"--option {name}: {method} has no such setting; {takes}")
 
     def found(self) -> list[Method]:
         """The methods; all of them must take the settings and the smoothings.
@@ -309,10 +324,7 @@ class MethodOptions:
 
         entries = list({m.name: m for m in (find(imported(n) if ":" in n else n) for n in self.names)}.values())
         for entry in entries:
-            for name in named_values(self.settings):
-                if name not in entry.options:
-                    takes = f"it takes {', '.join(entry.options)}" if entry.options else "it takes none"
-                    raise typer.BadParameter(f"--option {name}: {entry.name} has no such setting; {takes}")
+            self._check_settings(entry.name, entry.options)
             for name in ("aug_smooth", "eigen_smooth"):
                 if getattr(self, name) and not getattr(entry, name):
                     raise typer.BadParameter(f"--{name.replace('_', '-')} does not work with {entry.name}")
@@ -344,7 +356,7 @@ class LookOptions:
                help="Sigma of a Gaussian; default: 5 for a picture of 224."),
     ] = None  # fmt: skip
     colormap: Annotated[
-        str, option("--colormap", panel=LOOK, metavar="NAME", help="bgr, or any matplotlib colormap.")
+        str, option("--colormap", panel=LOOK, metavar="NAME", parser=colormap, help="bgr, or any matplotlib colormap.")
     ] = "plasma"
     alpha: Annotated[
         float,

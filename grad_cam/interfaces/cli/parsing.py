@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ import typer
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Suffixes of the files taken from a folder."""
+
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "npu")
+"""Kinds of devices of torch that compute pictures."""
 
 
 def size(text: str) -> Any:
@@ -54,8 +60,22 @@ def one_of(*values: str) -> Callable[[str], str]:
 
 def device(text: str) -> str:
     """The name of a device; whether it is there shows when the model is moved to it."""
-    if not re.fullmatch(r"[a-z]+(:\d+)?", text):
+    if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", text):
         raise typer.BadParameter(f"{text!r} is not a device: give cpu, cuda, cuda:1, mps, ...")
+    return text
+
+
+def colormap(text: str) -> str:
+    """The name of a colormap; those that are usual need no look at matplotlib's, which takes a moment."""
+    if text in ("bgr", "plasma"):
+        return text
+    import matplotlib
+
+    if text not in matplotlib.colormaps:
+        folded = {name.casefold(): name for name in ("bgr", *matplotlib.colormaps)}
+        close = [folded[name] for name in difflib.get_close_matches(text.casefold(), folded, cutoff=0.5)]
+        offered = " or ".join(close) or "bgr, viridis, inferno or turbo"
+        raise typer.BadParameter(f"no colormap is called {text!r}: try {offered}")
     return text
 
 
@@ -87,7 +107,7 @@ def check_folder(path: Path) -> Path:
 
 
 def find_pictures(given: Sequence[str], recursive: bool = False) -> tuple[list[str], list[str]]:
-    """The pictures that are meant by names of files and folders, and the names that are not there."""
+    """The pictures that names of files and folders mean, and the names that do not exist."""
     found: list[str] = []
     missing: list[str] = []
     for name in given:
@@ -101,7 +121,24 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> tuple[list[s
             found += pictures
         else:
             (found if path.exists() else missing).append(name)
+    if len(given) == len(found) == 1:
+        _check_picture(found[0])
     return list(dict.fromkeys(found)), missing
+
+
+def _check_picture(name: str) -> None:
+    """Refuses a file that begins like no picture; what else is wrong with it is found when it is read."""
+    from PIL import Image, UnidentifiedImageError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Image.open(name).close()
+        except UnidentifiedImageError:
+            formats = "such as JPEG, PNG, WebP or TIFF"
+            raise ValueError(f"{name!r} is not an image in a format that can be read, {formats}") from None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            pass
 
 
 def open_viewer(paths: Sequence[Path]) -> None:

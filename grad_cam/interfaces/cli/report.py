@@ -14,6 +14,7 @@ from ..common import Opened, refuse_existing
 from .console import Bars, say
 from .edge import command
 from .options import (
+    DRAWINGS,
     FLAG,
     OUT,
     WHAT,
@@ -102,6 +103,8 @@ It explains the three likeliest classes of every photo unless an option says oth
     photos = Photos.find(images, recursive)
     if output.is_dir():
         raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as report.html")
+    if output.suffix.lower() in DRAWINGS:
+        raise typer.BadParameter(f"-o {output}: the report is a page, call it {output.stem}.html; a browser prints it")
     refuse_existing([output], force)
     check_folder(output.parent)
     from ... import explain

@@ -14,7 +14,7 @@ from ..common import Opened, open_model, refuse_existing
 from .console import bars, print_json, say
 from .edge import command
 from .options import FLAG, OUT, WHAT, Force, Json, ModelOptions, Show, option
-from .parsing import check_folder, open_viewer
+from .parsing import PICTURES, check_folder, open_viewer
 
 if TYPE_CHECKING:
     from ...studies import Comparison, Study
@@ -29,7 +29,7 @@ the folder of a run."),
     ],
     model: ModelOptions,
     limit: Annotated[
-        int | None, option("--limit", panel=WHAT, metavar="N", min=2, help="At most so many pictures of each class.")
+        int | None, option("--limit", panel=WHAT, metavar="N", min=2, help="Number of pictures of each class at most.")
     ] = None,
     shortcuts: Annotated[
         bool,
@@ -37,7 +37,7 @@ the folder of a run."),
                **FLAG),
     ] = True,
     concepts: Annotated[
-        int, option("--concepts", panel=WHAT, metavar="N", min=0, help="Find so many concepts of each class.")
+        int, option("--concepts", panel=WHAT, metavar="N", min=0, help="Number of concepts to find for each class.")
     ] = 0,
     against: Annotated[
         str | None,
@@ -64,6 +64,8 @@ not: marks, borders, tints, text.
     model.check()
     if not source.exists():
         raise FileNotFoundError(f"there is no {str(source)!r}: give a folder that holds one folder for each class")
+    if source.suffix.lower() in PICTURES and source.is_file():
+        raise NotADirectoryError(f"{str(source)!r} is one picture: give a folder that holds one folder for each class")
     if output.is_dir():
         raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as study.html")
     refuse_existing([output], force)

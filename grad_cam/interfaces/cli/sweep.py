@@ -79,6 +79,8 @@ agrees with the last one (correlation).
         raise FileNotFoundError(f"there is no file {image!r}" if missing else f"{image!r} is a folder: give one photo")
     file = output if output.suffix.lower() in DRAWINGS and not output.is_dir() else None
     if file is not None:
+        if target.count > 1:
+            raise typer.BadParameter(f"-o {file} is one file for {target.count} classes: give a folder")
         refuse_existing([file], force)
     folder = check_folder(output.parent if file else output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(how.method)}"
     from ...loading import read_image
@@ -126,9 +128,6 @@ def _write_figure(found: Sweep, path: Path, display: Display, force: bool, photo
     """Writes the figure of one class into the file named."""
     from ... import rendering
 
-    classes = len(found[0].target[0])
-    if classes > 1:
-        raise typer.BadParameter(f"-o {path} is one file for {classes} classes: give a folder")
     return [rendering.save(found.figure(0, 0, photo=photo, display=display), path, force=force)]
 
 
