@@ -58,8 +58,9 @@ def unchanged(copy: EvalCopy, model: nn.Module, fill: bool = False) -> bool:
     comparison = _Comparison(copy)
     if not comparison.run(model):
         return False
-    originals = {path: comparison.met.get(id(own)) for path, own in copy.modules.items()}
-    if None in originals.values() or len(comparison.todo) != len(originals):
+    met = comparison.met
+    originals: dict[str, nn.Module] = {path: met[id(m)] for path, m in copy.modules.items() if id(m) in met}
+    if not len(originals) == len(copy.modules) == len(comparison.todo):
         return False
     if fill:
         copy.originals = originals
