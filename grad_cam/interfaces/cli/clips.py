@@ -77,7 +77,7 @@ class ClipOptions:
 
 def _declared_frames(opened: Opened) -> int:
     """The number of frames that a model says it takes, or 16."""
-    declared = getattr(getattr(opened.model, "config", None), "num_frames", None)
+    declared: Any = getattr(getattr(opened.model, "config", None), "num_frames", None)
     return int(declared) if is_index(declared) and int(declared) > 0 else 16
 
 

@@ -74,7 +74,9 @@ class RegionOptions(TargetOptions):
         if self._named is None:
             resolve = self.resolve(opened)
             return lambda photos: resolve(torch.cat([photo.tensor for photo in photos]))
-        chosen = [loading.class_index(opened.model, name) for name in dict.fromkeys(self.class_ or ())] or [None]
+        chosen: list[Any] = [loading.class_index(opened.model, name) for name in dict.fromkeys(self.class_ or ())] or [
+            None
+        ]
 
         def of(photo: Photo) -> list[Any]:
             if self.point is not None:
