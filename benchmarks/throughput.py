@@ -1,12 +1,13 @@
 """Pictures a second of a run over a folder, beside plain inference and another library; and whether it stays flat.
 
-    python benchmarks/throughput.py [--quick] [--device cpu|cuda] [--threads 1] [--only flat]
+    python benchmarks/throughput.py [--quick] [--device cpu|cuda] [--threads 1]
+                                     [--only resnet|vit|efficientnet|flat|actors]
 
 All contenders read the same JPEG files with the same number of processes and the same preparation, but for
 pytorch-grad-cam, which is called as its README does it: one picture after the other. What happens once in a run (its
-trial on one picture, the comparison of the fast path) is left out: a run of thousands is meant. The run takes its own
-number of pictures at a time, and the plain loop is measured with that number and with whole batches of 16. All of it
-takes about ten minutes on two cores that nothing else uses.
+trial on one picture, the comparison of the fast path) is left out: a run of thousands is meant. All
+of it takes about ten minutes on two cores that nothing else uses. The run explains as many pictures at a time as it
+chooses; the plain loop is measured with that number, by which the run is judged, and with whole batches of 16.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def compared(name: str, layer: str, batch: int, count: int, device: str, rounds:
         decoder = Decoder(source, prepare, None, 1000)
         question = Question(layer)
         most = fitting(model)
-        exact, quick = (Explainer(model, question, lambda text: None, most=most) for _ in range(2))
+        exact = Explainer(model, question, lambda text: None, most=most)
+        quick = Explainer(model, question, lambda text: None)
         images = torch.cat([decoder(n).image for n in range(min(8, count))])  # type: ignore[union-attr]
         notes: list[str] = []
         found = accelerated(model, images, question, notes.append)
@@ -119,8 +121,7 @@ def compared(name: str, layer: str, batch: int, count: int, device: str, rounds:
             aim = f"{to_ours:.2f} x run, {common.verdict(to_ours, OTHERS)}"
         lines.append([each, f"{shown:.1f}", f"{speed:.2f}", aim])
     steps = ", ".join(found.steps) if found is not None else "none"
-    together = f"{most or batch} at a time"
-    common.table(f"{name} ({count} pictures, {together}, {device}, layer '{layer}', fast: {steps})", lines)
+    common.table(f"{name} ({count} pictures, batches of {batch}, {device}, layer '{layer}', fast: {steps})", lines)
 
 
 def child(count: int, device: str) -> dict[str, float]:
@@ -159,6 +160,40 @@ def flat(device: str, quick: bool) -> None:
     common.table(f"mobilenetv3_small_050 at 64, {device}: a run stays flat", lines)
 
 
+def actors(quick: bool) -> None:
+    """Prints pictures a second of one and two Ray actors on real photos; the start of Ray and of actors is left out."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    model = common.build("efficientnet_b0")
+    few, many = (8, 24) if quick else (16, 144)
+    samples = list(grad_cam.loading.samples().values())
+    lines = [["actors", "pictures/s", "x one actor", "rows as of the local engine"]]
+    first = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        for count in (few, many):
+            rows = [str(samples[n % len(samples)].resolve()) for n in range(count)]
+            (place / f"{count}.csv").write_text("path\n" + "\n".join(rows) + "\n")
+        how: dict[str, Any] = {"layer": "blocks.6", "sheet": False, "shard": 8}
+        local_rows = grad_cam.run(model, place / f"{few}.csv", place / "local", **how)
+        for number in (1, 2):
+            seconds = []
+            for count in (few, many):
+                out = place / f"ray-{number}-{count}"
+                run = functools.partial(
+                    grad_cam.run, model, place / f"{count}.csv", out, engine="ray", actors=number, **how
+                )
+                seconds.append(common.timed(run).wall)
+            speed = (many - few) / (seconds[1] - seconds[0])
+            first = first or speed
+            pairs = zip(grad_cam.read(place / f"ray-{number}-{few}"), local_rows, strict=True)
+            same = all(a["path"] == b["path"] and np.allclose(a["map"], b["map"], atol=2e-3) for a, b in pairs)
+            lines.append([str(number), f"{speed:.1f}", f"{speed / first:.2f}", "yes" if same else "NO"])
+    ray.shutdown()
+    common.table(f"efficientnet_b0 by Ray actors ({many - few} pictures, a CPU core each, wall clock)", lines)
+
+
 def main() -> None:
     """Runs the sections."""
     given = common.arguments(__doc__ or "")
@@ -173,6 +208,8 @@ def main() -> None:
                 compared(name, layer, 16, count, device, rounds)
         if given.only in "flat":
             flat(device, given.quick)
+        if given.only in "actors" and device == "cpu":
+            actors(given.quick)
 
 
 if __name__ == "__main__":

@@ -112,14 +112,14 @@ def explained(
     Args:
         cutter: The model and the images.
         request: What the caller asks for.
-        explain: What makes explanations at cuts.
+        explain: Makes explanations at cuts.
     """
     choice = choose(cutter, request)
     return joined(explain(cutter, choice.cuts, _request_of(choice, request, cutter)), choice)
 
 
 def _request_of(choice: Choice, request: Request, cutter: Cutter) -> Request:
-    """What is asked of the engine for a choice."""
+    """The request to the engine for a choice."""
     options: dict[str, Any] = {}
     if choice.method == "region_regression":
         size = int(cutter.images.shape[-2]), int(cutter.images.shape[-1])

@@ -83,12 +83,12 @@ def check_differentiable(request: Request, images: Tensor, parameters: Any) -> N
     """Raises an error where a map of this request could not be in a loss.
 
     Args:
-        request: What is asked.
+        request: The request.
         images: (B, C, H, W) as they were given.
         parameters: The model's.
 
     Raises:
-        MethodError: The method, or what is wrapped around it, has no derivative worth following.
+        MethodError: The method, or what is wrapped around it, has no derivative to follow.
         GradCamError: Gradients are switched off, or nothing asks for one.
     """
     method = request.method

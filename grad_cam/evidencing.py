@@ -1,4 +1,4 @@
-"""How far an explanation holds, asked of the model: `evidence` in one sentence, `compare` as a table."""
+"""How far an explanation holds, measured on the model: `evidence` in one sentence, `compare` as a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORWARDS = 3 + _REGIONS + _COALITIONS
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the model says of one map; `print` shows the sentence.
+    """Whether the score depends on what one map marks; `print` shows the sentence.
 
     Attributes:
         share: The part of the picture that is marked: where the map is highest.
@@ -169,9 +169,7 @@ def compare(
     """
     first = next((each for each in explanations.values() if isinstance(each, Explanation)), None)
     if first is None:
-        raise GradCamError(
-            "there is no Explanation to compare", remedy="give one at least; controls come by themselves"
-        )
+        raise GradCamError("there is no Explanation to compare", remedy="give one at least; the controls are added")
     images = first.images if images is None else images
     _require_pictures(images)
     wanted = _target_of(first, target)
@@ -194,8 +192,8 @@ def _require_pictures(images: Tensor) -> None:
     """Raises GradCamError for videos and volumes, whose regions nothing here takes away."""
     if images.ndim != 4:
         raise GradCamError(
-            "evidence is asked by taking regions of a picture away, and these are videos or volumes",
-            f"images {tuple(images.shape)}", "compare scores of changed clips by a loop of your own",
+            "evidence takes regions of a picture away, and these are videos or volumes",
+            f"images {tuple(images.shape)}", "compare scores of changed clips in a loop of your own",
         )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class GradCAM:
 
     Args:
         model: Any image classifier (or a `Chain`); explained in eval mode and left exactly as found.
-        img_path: A path, a PIL image or an array; grey, palette, alpha, 16-bit, CMYK and rotated ones are read right.
+        img_path: A path, a PIL image or an array; grey, palette, alpha, 16-bit, CMYK and rotated ones are supported.
         layer_idx: Number of stages left to the classifier (2 = the last feature map of a ResNet), a module path or a
             module; None takes the last layer with a spatial map. ``print(grad_cam.chain(model))`` lists them.
         input_size: Side length or (H, W) the picture is brought to; None is the model's own. (`input_shape` is the

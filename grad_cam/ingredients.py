@@ -1,4 +1,4 @@
-"""What methods may ask for, each made at most once: `Forward` runs the model on a batch, `Pass` is one cut of it.
+"""The ingredients of methods, each made at most once: `Forward` runs the model on a batch, `Pass` is one cut of it.
 
 `Pass` has one property or method for every name in `methods.INGREDIENTS`. A per-target ingredient takes the number of
 the target.
@@ -45,7 +45,7 @@ class Forward:
     Args:
         cutter: The model and the batch.
         cuts: Where it is cut; of a method without a layer, none or the one whose grid is read.
-        method: For which method: how the model is run follows from what it reads.
+        method: The method, whose ingredients decide how the model is run.
         resolve: Fixes the target.
         layout: The caller's `reshape_transform`.
         rules: How the backward is changed, if it is.

@@ -1,4 +1,4 @@
-"""What a caller asks of the engine, validated before anything is computed."""
+"""Requests to the engine, validated before anything is computed."""
 
 from __future__ import annotations
 

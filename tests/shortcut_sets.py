@@ -177,14 +177,18 @@ def fitted(images: Tensor, labels: list[int], seed: int = 0, epochs: int = 10) -
     return net.eval()
 
 
-def studied(number: int, plant: Plant | None, count: int = 200, epochs: int = 12) -> tuple[Net, Study, float]:
-    """A network fitted to a numbered set, what a study of other pictures of it says, and the seconds that took."""
+def prepared(number: int, plant: Plant | None, count: int = 200, epochs: int = 12) -> tuple[Net, Pictures]:
+    """A network fitted to pictures of a numbered set, and other pictures of it."""
     pictures, labels, _ = batch(600, 7000 + number, plant)
     net = fitted(tensors(pictures), labels, number, epochs)
     pictures, labels, _ = batch(count, 9000 + number, plant)
-    begun = time.process_time()
-    study = grad_cam.study(net, Pictures.of_tensors(tensors(pictures), labels, CLASSES, net), batch_size=50)
-    return net, study, time.process_time() - begun
+    return net, Pictures.of_tensors(tensors(pictures), labels, CLASSES, net)
+
+
+def studied(number: int, plant: Plant | None, count: int = 200, epochs: int = 12) -> tuple[Net, Study]:
+    """A network fitted to pictures of a numbered set, and what a study of other pictures of it says."""
+    net, pictures = prepared(number, plant, count, epochs)
+    return net, grad_cam.study(net, pictures, batch_size=50)
 
 
 def found(plant: Plant, study: Study) -> bool:
@@ -222,8 +226,10 @@ def judged(numbers: Iterable[int] = JUDGED) -> Iterator[Verdict]:
     """Of every numbered set the one with a shortcut, and the same without."""
     for number in numbers:
         for plant in (plant_of(number), None):
-            _, study, seconds = studied(number, plant)
-            shortcuts = study.shortcuts or ()
+            net, pictures = prepared(number, plant)
+            begun = time.process_time()
+            study = grad_cam.study(net, pictures, batch_size=50)
+            seconds, shortcuts = time.process_time() - begun, study.shortcuts or ()
             yield Verdict(
                 f"{CLASSES[plant.label]}: {plant.kind}, {plant.corner}" if plant else "nothing",
                 "; ".join(f"{each.label}: {each.region.place}" for each in shortcuts) or "nothing",

@@ -23,7 +23,7 @@ from grad_cam.splitting.cuts import Cutter
 
 from .oracle import READINGS, Reference, difference, off, snapshot
 from .zoo import ZOO, Net, block
-from .zoo.python import NestedLists, NoGradInside
+from .zoo.python import IfOutside, NestedLists, NoGradInside
 
 
 @pytest.fixture
@@ -1110,19 +1110,9 @@ def test_a_second_argument_that_is_required(x: Tensor, use: Callable[..., Any]) 
     assert "configuration" not in str(caught.value)
 
 
-class Deciding(Net):
-    """Doubles what is positive on the whole."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blk(self.stem(x))
-        if x.sum() > 0:
-            x = x * 2
-        return self.head(self.neck(x))
-
-
 def test_a_decision_by_values_in_the_outermost_forward(x: Tensor) -> None:
     """A gradient method explains the images at hand; what needs other activations is right too or says why not."""
-    model, reason = seeded(Deciding), "(?i)python|values|branch|rows|images"
+    model, reason = seeded(IfOutside), "(?i)python|values|branch|rows|images"
     model.neck[1].running_mean += 0.2
     for images in (x, -x, 3 * x[:1]):
         assert complaint(model, images, explained(model, images, "blk")) is None

@@ -141,7 +141,7 @@ def test_layers_targets_and_evidence(photos: Path, tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_said_before_anything_is_written(photos: Path, tmp_path: Path) -> None:
     """A layer, class or method that does not exist is no fault of the pictures."""
-    for wrong in ({"layer": "nowhere"}, {"target": "unicorn"}, {"method": "no_cam"}, {"chunk": 3}):
+    for wrong in ({"layer": "nowhere"}, {"target": "unicorn"}, {"method": "no_cam"}, {"chunk": 3}, {"batch_size": 0}):
         with pytest.raises((GradCamError, TypeError)):
             _run(_model(), photos, tmp_path / "out", **wrong)
     assert not (tmp_path / "out" / "run.json").exists()
@@ -435,6 +435,22 @@ def test_short_memory_halves_the_batch(photos: Path, tmp_path: Path, monkeypatch
     _once(rows, 12)
     assert sizes[:5] == [1, 8, 4, 2, 2] and "from here on 2 images" in notes[1]
     assert [row["path"] for row in rows.errors.to_pylist()] == ["tench/5.png"]
+
+
+def test_a_cpu_explains_few_at_a_time(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to itself a CPU explains four images at a time, or as many as it has threads; a given number is kept."""
+    real, sizes = grad_cam.folders.explaining.explain, []
+
+    def counted(model: nn.Module, images: Tensor, **how: Any) -> Any:
+        sizes.append(len(images))
+        return real(model, images, **how)
+
+    monkeypatch.setattr("grad_cam.folders.explaining.explain", counted)
+    for threads, given, expected in ((1, None, [4, 4, 4]), (6, None, [6, 6]), (1, 12, [12])):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        sizes.clear()
+        _once(grad_cam.run(_model(), photos, tmp_path / f"{threads}{given}", workers=0, batch_size=given), 12)
+        assert sizes == [1, *expected]
 
 
 def test_one_image_that_fails_does_not_take_its_batch_with_it(photos: Path, tmp_path: Path) -> None:

@@ -177,6 +177,10 @@ def test_classes_by_name_and_by_answers() -> None:
     model.class_names = ["left", "right"]  # type: ignore[assignment]
     named = grad_cam.study(model, swapped, shortcuts=False)
     assert named.classes.note == "by name" and named.knowledge.model is not None and named.knowledge.model.value == 1.0
+    for each, known in ((found, False), (named, True)):  # what follows from the answers is not counted as right
+        assert each.summaries is not None and (each.summaries.classes[0].right is not None) == known
+        both = compare(each, each)
+        assert (both.gain is not None) == known and "None" not in str(both)
 
 
 # ---------------------------------------------------------------------------------------------------------- shortcuts
@@ -240,13 +244,13 @@ def test_share_is_the_part_of_the_decision() -> None:
 def test_planted_shortcut_is_found(number: int) -> None:
     """A tint and a corner text are named by class and place."""
     plant = shortcut_sets.plant_of(number)
-    _, study, _ = shortcut_sets.studied(number, plant, epochs=8)
+    _, study = shortcut_sets.studied(number, plant, epochs=8)
     assert shortcut_sets.found(plant, study), str(study)
 
 
 def test_clean_set_raises_no_alarm() -> None:
     """Without a shortcut none is reported, and the page says what was tried."""
-    _, study, _ = shortcut_sets.studied(2, None, epochs=8)
+    _, study = shortcut_sets.studied(2, None, epochs=8)
     assert study.shortcuts == ()
     assert "No shortcut was found" in str(study) and study.tested
 

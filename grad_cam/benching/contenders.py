@@ -1,4 +1,4 @@
-"""What takes part in a bench: a method with its rules, through all layers of a sweep or at the one it takes itself."""
+"""The contenders of a bench: a method with its rules, through all layers of a sweep or at the one it takes itself."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RULES: dict[str, dict[str, Any]] = {
     "balanced": {"rules": "balanced"},
     "residual": {"rules": "balanced", "residual": 1.0},
 }
-"""What may be written after the name of a method: "hires_cam+residual"."""
+"""The rules by what may follow the name of a method, as in "hires_cam+residual"."""
 
 DEFAULT_CUT = "grad_cam at the default cut"
-"""What every other row is held against."""
+"""The row that every other one is compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Contender:
     """A way to make a map.
 
     Attributes:
-        name: As it stands in the table.
+        name: Its name in the table.
         method: What makes the map.
         arguments: Of `explain`, beside the method.
         whole: Whether it chooses its layers itself.
@@ -43,7 +43,7 @@ class Contender:
 
     @property
     def is_dear(self) -> bool:
-        """Whether it scores copies, or takes passes of its own at every layer; others may be dear nevertheless."""
+        """Whether it scores copies, or takes passes of its own at every layer; others may turn out to be dear."""
         needs_copies = not {"tail", "score"}.isdisjoint(self.method.ingredients)
         return needs_copies or (self.method.scope == "layer" and not self.method.one_pass and not self.whole)
 
@@ -61,7 +61,7 @@ class Contender:
 
 
 def timed(contender: Contender, *where: Any) -> tuple[list[Explanation], float]:
-    """The explanations of a contender and the seconds they took; the first time is not counted where it is long."""
+    """The explanations of a contender and the seconds they took; a long first call is not counted."""
     start = time.perf_counter()
     found = contender.maps(*where)
     return found, time.perf_counter() - start

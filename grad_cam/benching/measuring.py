@@ -32,7 +32,7 @@ LIMIT = 20.0
 """Forward passes of a photo: a contender whose maps of all layers cost more is dear."""
 
 _SHORTEST = 0.025
-"""Seconds that a forward pass counts at least: of a small model everything costs many, and nothing is dear."""
+"""Seconds that a forward pass counts at least: for a small model everything costs many passes, and nothing is dear."""
 
 EXAMPLES = 4
 
@@ -58,12 +58,12 @@ def bench(
         names: What to call the images; their numbers by default.
         methods: Names, with "+balanced" or "+residual" for the rules, or functions as for `explain`; all by default.
         layers: As for `sweep`.
-        srg: On how many images SRG judges each contender at its best layer; 55 forward passes for each map.
-        few: On how many images dear contenders run, evenly spread.
-        few_layers: At how many layers they do: the default cut and others, evenly spread.
+        srg: Number of images on which SRG judges each contender at its best layer; 55 forward passes for each map.
+        few: Number of images on which dear contenders run, evenly spread.
+        few_layers: Number of layers at which they run: the default cut and others, evenly spread.
         masks: Number of coalitions, as many forward passes for each image.
         cells: Regions along each side.
-        seed: Of everything random.
+        seed: Seed of everything random.
         output: As for `explain`.
         chunk: Number of copies scored at once; None chooses by size and free memory.
         progress: Called after every image as (done, total).
@@ -103,7 +103,7 @@ def _first(targets: Sequence[int | None] | None) -> int | None:
 
 
 def spread(count: int, some: int) -> tuple[int, ...]:
-    """The numbers of at most so many of `count` things, evenly spread over them."""
+    """At most `some` numbers below `count`, evenly spread."""
     some = min(some, count)
     return tuple(sorted({(2 * i + 1) * count // (2 * some) for i in range(some)}))
 
@@ -209,7 +209,7 @@ class _Run:
         return [name for name in self.depths if name in chosen] + [self.default]
 
     def _note(self, name: str, layer: str, number: int, bank: Bank, raw: Tensor) -> None:
-        """Notes what is measured of one map (h, w)."""
+        """Measures one map (h, w) and keeps the figures."""
         count, box = len(self.images), self.boxes[number]
         kinds = ["bank", *(["energy", "pointing"] if any(b is not None for b in self.boxes) else [])]
         values = self.values.setdefault(
@@ -224,7 +224,7 @@ class _Run:
             values["pointing"][number] = float(pointing_game(large, box))
 
     def result(self, model: str, names: tuple[str, ...]) -> Bench:
-        """All that was measured of the photos."""
+        """The bench of the photos judged so far."""
         judged = {name for name, _ in self.values}
         refused = [
             (name, reasons[0] if name not in judged else f"on {len(reasons)} of {len(names)} photos: {reasons[0]}")

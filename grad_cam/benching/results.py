@@ -55,7 +55,7 @@ class Summary:
         values: For each measure one number a photo; each photo judges the layer chosen without it.
         photos: Number of photos on which it was measured.
         dear: Whether it was too dear for all photos and layers.
-        control: Whether its maps know nothing of the model.
+        control: Whether its maps do not depend on the model.
         forwards: What all its maps of a photo cost, in forward passes; None where that was not measured.
     """
 
@@ -78,7 +78,7 @@ class Example:
 
     Attributes:
         photo: Number of the photo.
-        value: What the bank says of the map.
+        value: The correlation that the bank gives the map.
         explanation: The map.
         box: Left, top, right and bottom of its box, as parts of the picture, or None.
     """
@@ -102,12 +102,12 @@ class Bench:
         few: Numbers of the photos on which dear contenders were measured.
         dear: Names of the dear contenders.
         forwards: For each contender that was timed, what its maps of a photo cost in forward passes.
-        srg: For each contender `metrics.srg` at its best layer, a number a photo; empty if it was not asked for.
+        srg: For each contender `metrics.srg` at its best layer, a number a photo; empty if it was not requested.
         refused: Contenders that made no map at all, with the reason; and photos that one of them failed on.
         worst: Photos on which the best contender does worst.
         best: Those on which it does best.
         masks: Number of coalitions of the bank.
-        baseline: The row that the others are held against.
+        baseline: The row that the others are compared with.
     """
 
     model: str
@@ -181,7 +181,7 @@ class Bench:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader of the table has to know."""
+        """The notes under the table."""
         found = [
             "bank: correlation, over random coalitions of regions, of the map's visible part with the score. Each "
             "photo is judged at the layer that is best on the others."
@@ -209,7 +209,7 @@ class Bench:
         return "\n".join([*table, "", *self.notes, *refused])
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, for programs; None for what is no number."""
+        """Everything but the pictures, for programs; None for NaN."""
         return {
             "model": self.model,
             "photos": [{"name": n, "class": c} for n, c in zip(self.photos, self.classes, strict=True)],

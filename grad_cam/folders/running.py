@@ -75,7 +75,7 @@ def run(
         class_folders: Whether the folder of a picture is its class; None sees by itself.
         columns: Names of the columns of a table: ``{"path": ..., "class": ..., "box": ..., "mask": ...}``.
         batch_size: Images explained at a time; halved where memory does not suffice. None takes 16 on a GPU, and 4 on a
-            CPU (or as many as PyTorch has threads), where more take longer for each.
+            CPU (or as many as PyTorch has threads), where more take longer for each, but for the fast path.
         workers: Processes that read pictures; None takes the number of cores less one, 0 reads in this process.
         shard: Inputs in one Parquet file at most.
         overlays: Write every map over its picture, in the folder `overlays`.
@@ -151,6 +151,7 @@ def _accelerate(place: Place, explainer: Explainer, source: Source | Stream, dec
         place.note({**about, "steps": list(found.steps) if found else []})
     if found is not None:
         explainer.asked, explainer.asked_as, explainer.named = found.model, found.ask, found.named
+        explainer.most = None
 
 
 def _on_ray(

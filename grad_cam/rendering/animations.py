@@ -23,7 +23,7 @@ def captioned(picture: Image.Image, text: str, detail: str = "", *, progress: fl
         picture: The picture.
         text: What is shown; shortened when it is too long.
         detail: Set in grey at the right, when there is room.
-        progress: How far the animation has come, 0..1, drawn as a line between picture and caption.
+        progress: The part of the animation that is over, 0..1, drawn as a line between picture and caption.
 
     Returns:
         An RGB picture, taller by the caption.
@@ -63,7 +63,7 @@ def animation(
 
     Args:
         frames: Pictures of one size.
-        path: Where to, ending in .gif or .webp; a folder that is not there is made.
+        path: The file to write, ending in .gif or .webp; a missing folder is made.
         duration_ms: How long each frame is shown, in milliseconds: one number for all or one for each; at least 20,
             below which viewers play a GIF slowly.
         force: Replace a file that exists.

@@ -1,4 +1,4 @@
-"""Signed bars: what a score is the sum of, at every depth. Never percentages: parts may be larger than the whole."""
+"""Signed bars: the parts that a score is the sum of, at every depth; not percentages, as parts may exceed the whole."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class SignedBars:
     score: float
 
     def stacked(self) -> Iterator[tuple[str, str, NDArray[np.float64], NDArray[np.float64]]]:
-        """Each part that is anywhere: its name, colour, values, and where its bars begin.
+        """Each part with a value anywhere: its name, colour, values, and where its bars begin.
 
-        What is for the score stands on what is for it, what is against it hangs under what is against it.
+        Positive parts are stacked upwards from zero, negative parts downwards.
         """
         above = np.zeros(len(self))
         below = np.zeros(len(self))
@@ -62,8 +62,8 @@ def draw_bars(axes: Axes, bars: SignedBars, centres: Sequence[float] | None = No
     """Draws upright bars, one stack a layer, a line at the score and the names of the parts above.
 
     Args:
-        axes: Where.
-        bars: What.
+        axes: Where to draw.
+        bars: What to draw.
         centres: Places of the layers from 0 to 1 across the axes; by default they stand at 0, 1, 2, ...
     """
     axes.clear()

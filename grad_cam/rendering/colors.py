@@ -1,9 +1,9 @@
 """Colours of a heatmap, and a picture under them.
 
-Lightness has to rise along a scale that is to be read without its colours, in print or by the colour-blind. "plasma" is
+Lightness has to rise along a scale that is read without its colours, in print or by the colour-blind. "plasma" is
 the default because it does so evenly and because its violet and magenta are rare in photographs: of the perceptual
-colormaps, inferno and magma end in skin and sand, viridis in grass. "bgr", the colours of `GradCAM`, tells more levels
-apart, but gets lighter only up to yellow, then darker to red.
+colormaps, inferno and magma end in skin and sand, viridis in grass. "bgr", the colours of `GradCAM`, separates more
+levels, but gets lighter only up to yellow, then darker to red.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULT = "plasma"
 """Colours of everything else: from dark violet over magenta to light yellow."""
 
 SIGNED = "RdBu_r"
-"""Colours of the signed view: red for, blue against, which the colour-blind tell apart, too (ColorBrewer)."""
+"""Colours of the signed view: red for, blue against, which the colour-blind can tell apart (ColorBrewer)."""
 
 COLORMAPS = (COLORMAP, DEFAULT, "turbo", "viridis", "inferno", "magma", "cividis", "gray")
 """The colormaps that explorer, page and report offer."""

@@ -22,18 +22,18 @@ class Display:
     """How a map is shown. Settings concern only the picture: nothing is computed again when they change.
 
     Attributes:
-        threshold: Fraction of the maximum under which the heatmap is floored, 0 up to, not 1; 0 keeps all that is
+        threshold: Fraction of the maximum under which the heatmap is floored, 0 to less than 1; 0 keeps all that is
             positive.
-        smoothing: Sigma of a Gaussian in pixels of the shown picture; None takes what suits its size (5 at 224).
+        smoothing: Sigma of a Gaussian in pixels of the shown picture; None chooses by its size (5 at 224).
         alpha: Opacity of the hottest spot of an overlay, 0 (picture only) to 1 (colours only).
         colormap: The name of a matplotlib colormap, or "bgr" (blue, green, red), the colours of `GradCAM`. "plasma"
-            gets lighter from low to high, so that it reads without its colours, and stands out from photographs.
+            gets lighter from low to high, so that it can be read without its colours, and is seen against photographs.
         view: "positive" shows evidence for the target; "signed" also shows evidence against it, in diverging colours
             with zero in the middle.
 
     Raises:
         GradCamError: A setting is out of range, or there is no such colormap or view.
-        ArgumentTypeError: A number is none.
+        ArgumentTypeError: A number is of another type.
     """
 
     threshold: float = 1 / 8
@@ -62,7 +62,7 @@ class Display:
 
         Raises:
             GradCamError: There is no such setting, or its value is out of range.
-            ArgumentTypeError: `display` is no `Display`, or a number is none.
+            ArgumentTypeError: `display` is not a `Display`, or a number is of another type.
         """
         if display is not None and not isinstance(display, Display):
             raise ArgumentTypeError(

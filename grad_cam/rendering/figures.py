@@ -52,9 +52,9 @@ def panels(
         picture: The picture (H, W): PIL, or an array (H, W, 3) of bytes.
         heatmap: Heatmap (H, W) in 0..1, in the signed view -1..1, of the picture's size.
         title: What is shown; lines after the first are set smaller.
-        note: What to warn of, from `describe`; without one, an empty heatmap is reported as such.
+        note: What to warn about, from `describe`; without one, an empty heatmap is reported as such.
         scale: What the lowest and highest colour stand for, in units of the score; "low" and "high" by default.
-        remark: A quiet line under all.
+        remark: A line under all panels.
         mark: A box or a mask to outline in image and overlay, see `marks.outlined`.
         photo: The whole photo that takes the place of the image, and what to say of it (see `loading.WholePhoto`).
         display: Settings, of which alpha, colormap and view matter here; `Display()` by default.
@@ -210,9 +210,9 @@ def map_figure(
     Args:
         map: Raw signed map (h, w).
         title: What is shown; lines after the first are set smaller.
-        note: What to warn of; by default from `describe`.
+        note: What to warn about; by default from `describe`.
         display: Settings, of which colormap and view matter here; `Display()` by default. The signed view has zero in
-            the middle, the other runs from the smallest value to the largest.
+            the middle, the other one runs from the smallest value to the largest.
         **changes: Single settings.
     """
     display = Display.of(display, **changes)
@@ -250,7 +250,7 @@ def _image_panel(pixels: NDArray[np.uint8], photo: Photo | None, detail: str = "
 
 
 def _with_note(remark: str, photo: Photo | None) -> str:
-    """A remark, and what is to be said of a photo that no panel shows."""
+    """A remark, with the note on a photo that no panel shows."""
     if photo is None or photo[0] is not None or not photo[1]:
         return remark
     return f"{photo[1][0].upper()}{photo[1][1:]}. {remark}".strip()

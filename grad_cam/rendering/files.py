@@ -27,7 +27,7 @@ def write(
     processes that write one name at the same time, only one succeeds without `force`.
 
     Args:
-        path: Where to; a folder that is not there is made. A device or a pipe is written to directly.
+        path: The file to write; a missing folder is made. A device or a pipe is written to directly.
         content: Bytes, or text that is encoded in UTF-8.
         force: Replace a file that exists; a link is followed.
         durable: Wait until the content is on the disk before the file gets its name.
@@ -111,7 +111,7 @@ def save(
 
     Args:
         picture: The figure or picture.
-        path: Where to; a folder that is not there is made.
+        path: The file to write; a missing folder is made.
         dpi: Pixels per inch of a figure; its own (150) by default.
         force: Replace a file that exists.
 

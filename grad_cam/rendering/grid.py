@@ -37,7 +37,7 @@ Scale = tuple[float, float]  # what the ends of the colours stand for, in units 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One panel: what is shown (H, W, 3), what stands above it, what to warn of."""
+    """One panel: what is shown (H, W, 3), its caption, and what to warn about."""
 
     pixels: NDArray[np.uint8]
     caption: str
@@ -118,7 +118,7 @@ def draw_grid(
         headline: Lines over all.
         bar: The colour bar.
         most: Panels in a row, when square, that `columns=None` does not exceed.
-        remark: A quiet line under all.
+        remark: A line under all panels.
         curves: Name -> one value for each panel but the first, or a sum for each.
     """
     first = cells[0]

@@ -1,4 +1,4 @@
-"""Heatmaps: raw signed maps brought to the size of the picture, floored and scaled. numpy is all this needs."""
+"""Heatmaps: raw signed maps brought to the size of the picture, floored and scaled. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Heat(NamedTuple):
 
     Attributes:
         values: (H, W) in 0..1; in -1..1 in the signed view.
-        low: What the lowest value shown stands for, in units of the score.
-        high: What 1 stands for.
+        low: The map's value at the lowest heat shown, in units of the score.
+        high: The map's value at heat 1.
     """
 
     values: NDArray[np.float32]
@@ -32,8 +32,8 @@ class Heat(NamedTuple):
 def default_smoothing(size: tuple[int, int]) -> float:
     """Returns a smoothing that suits a picture: 5 pixels where the shorter side is 224, in proportion elsewhere.
 
-    Enough to soften the creases of bilinear interpolation in a 7x7 map, little enough to leave the detail of a 28x28
-    map standing.
+    Enough to soften the creases of bilinear interpolation in a 7x7 map, little enough to keep the detail of a 28x28
+    map.
 
     Args:
         size: Height and width of the shown picture in pixels.

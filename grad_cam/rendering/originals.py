@@ -44,7 +44,7 @@ class OriginalMap:
         return np.array(self.values, dtype=dtype, copy=True)
 
     def __repr__(self) -> str:
-        """What it is of, in a line."""
+        """One line: the target, the original and its size."""
         seen = float(np.isfinite(self.values).mean())
         size = "x".join(map(str, self.values.shape))
         return f"OriginalMap({self.target!r} over {self.name or 'the original'}, {size}, {percentage(seen)} of it seen)"
@@ -71,7 +71,7 @@ class OriginalMap:
         return np.nan_to_num(self.values, nan=-np.inf) >= level * highest
 
     def coco(self, level: float = 0.5, *, image_id: int = 1, category_id: int = 1) -> dict[str, Any]:
-        """The mask as a COCO file has it: one image, one category, one annotation with run lengths, column by column.
+        """The mask as a COCO file: one image, one category, one annotation with run lengths, column by column.
 
         Args:
             level: As for `mask`.
@@ -122,7 +122,7 @@ class OriginalMap:
         return overlay(photo, heat, alpha=display.alpha, colormap=display.colormap, view=display.view)
 
     def save(self, path: str | os.PathLike[str], *, level: float = 0.5, force: bool = False) -> pathlib.Path:
-        """Writes the map; the suffix says how.
+        """Writes the map in the format that the suffix names.
 
         Args:
             path: `.npy` for the raw values, `.png` for the mask (0 and 255), `.json` for COCO; for volumes `.npy`, or

@@ -61,7 +61,7 @@ def write_page(path: str | os.PathLike[str], content: Callable[[], str], force: 
 
 @functools.cache
 def _environment(package: str) -> jinja2.Environment:
-    """Jinja with autoescape: what comes from names enters the page as text, the data as JSON that ends no element."""
+    """Jinja with autoescape: names enter the page as text, the data as JSON that ends no element."""
     import jinja2
 
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(one) for one in dict.fromkeys((package, __package__ or ""))])

@@ -50,13 +50,13 @@ class ReportLayer:
     """One row of the layer table.
 
     Args:
-        layer_idx: number of stages after the layer, counted from the output; None for a layer that has no such number.
-        name: module path, e.g. `layer4.1`.
-        type: class of the module, e.g. `BasicBlock`.
-        output_shape: shape of the layer's output for one picture, without the batch axis.
-        layout: how the output is laid out, e.g. `NCHW`; empty where there is none.
-        grid: rows and columns of the map; None where the layer carries no map.
-        note: what the reader should know, e.g. why there is no map.
+        layer_idx: Number of stages after the layer, counted from the output; None for a layer that has no such number.
+        name: Module path, e.g. `layer4.1`.
+        type: Class of the module, e.g. `BasicBlock`.
+        output_shape: Shape of the layer's output for one picture, without the batch axis.
+        layout: How the output is laid out, e.g. `NCHW`; empty where there is none.
+        grid: Rows and columns of the map; None where the layer carries no map.
+        note: What the reader should know, e.g. why there is no map.
     """
 
     layer_idx: int | None
@@ -77,13 +77,13 @@ class ReportImage:
     """One picture with its predictions and maps.
 
     Args:
-        name: shown to the reader, usually the file name.
+        name: Shown to the reader, usually the file name.
         picture: uint8 (H, W, 3), what the model saw.
-        predictions: most probable first; may be empty.
-        classes: labels of the classes (or other targets) explained, one a tab.
+        predictions: Most probable first; may be empty.
+        classes: Labels of the classes (or other targets) explained, one a tab.
         maps: `maps[class][layer]`: raw signed map (h, w), or None where the layer carries no map; shallow layers first.
-        photo: the whole photo, with what the model does not see of it dimmed, and what to say of it.
-        evidence: what the model says of a map (`grad_cam.evidence`), by number of the class and of the layer.
+        photo: The whole photo, with what the model does not see of it dimmed, and what to say of it.
+        evidence: What the model says of a map (`grad_cam.evidence`), by number of the class and of the layer.
     """
 
     name: str
@@ -100,16 +100,16 @@ class Report:
     """Everything a report shows, independent of how it was computed.
 
     Args:
-        model: name of the model.
-        method: name of the method as the reader should see it, e.g. `Grad-CAM`.
-        layers: shallow to deep, the same for all images.
-        images: one or more.
-        call: the exact code or command that makes these maps again.
-        versions: name to version, in the order shown.
-        display: settings the page opens with.
+        model: Name of the model.
+        method: Name of the method as the reader should see it, e.g. `Grad-CAM`.
+        layers: Shallow to deep, the same for all images.
+        images: One or more.
+        call: The exact code or command that makes these maps again.
+        versions: Name to version, in the order shown.
+        display: Settings the page opens with.
 
     Raises:
-        ReportError: layers, images, classes and maps that do not fit each other.
+        ReportError: Layers, images, classes and maps that do not fit each other.
     """
 
     model: str
@@ -262,13 +262,13 @@ def report_html(report: Report) -> str:
     proportion for more), they are stored in 8 bits, and then the largest ones at fewer cells; the page says which.
 
     Args:
-        report: what to show.
+        report: What to show.
 
     Returns:
         The text of the file.
 
     Raises:
-        ValueError: a colormap that does not exist.
+        ValueError: A colormap that does not exist.
     """
     limit = SIZE_LIMIT * max(1.0, len(report.images) / 3)
     coarsest = STORAGE[-1]

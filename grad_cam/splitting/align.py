@@ -157,7 +157,7 @@ class _Pairs:
         whole = type(one) is int
         first, second = Fraction(one) / self.log.batch, Fraction(two) / self.other.batch
         if first != second:
-            raise _unaligned(self.log, self.other, f"{two} instead of {one} at {self.name}, which is no multiple of it")
+            raise _unaligned(self.log, self.other, f"{two} instead of {one} at {self.name}, not a multiple of it")
         return Scaled(first, whole)
 
 

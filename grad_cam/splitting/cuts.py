@@ -375,7 +375,7 @@ class Cutter(Halves):
 
 
 _FAILS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
-"""What the code of a model raises when it is given something that it was not written for."""
+"""The errors that the code of a model raises for input that it was not written for."""
 
 
 def _translating(run: Callable[[], Any]) -> Any:

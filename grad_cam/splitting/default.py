@@ -63,7 +63,7 @@ class _Search:
             if found is not None:
                 return found
             stop = next(b.position for b in borders if b.position > cut.position)
-            found = self._inside(cut.position, stop)  # cheaper to ask than the cut itself: less follows it
+            found = self._inside(cut.position, stop)  # cheaper to try than the cut itself: less follows it
             if found is not None:
                 return found
             if self._is_alive(cut, layout):
@@ -199,7 +199,7 @@ def is_alive(cutter: Cutter, cut: Cut, layout: Layout, taken: Taken | None = Non
         taken = cutter.take([cut])
         cutter.taken = (cut, taken)
     reach = _reach(cutter, taken.logits, taken.activations[0], layout)
-    if reach is None:  # a head of zeros says nothing: ask the same of one with noise
+    if reach is None:  # a head of zeros says nothing: the same is tried with noise in it
         reach = _reach_with_noise(cutter, cut, layout)
     cutter.record.dead[cut.value] = not reach
     return bool(reach)

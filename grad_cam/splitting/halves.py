@@ -20,7 +20,7 @@ from .stages import Cloned, StageBuilder, Stages
 
 
 class Halves(Layers):
-    """Makes modules of what stands between two cuts."""
+    """Makes modules of what lies between two cuts."""
 
     def halves(self, cut: Cut, original: bool = False) -> tuple[Stages, Stages]:
         """The extractor and the classifier at a cut, for any number of images.
@@ -128,7 +128,7 @@ class Halves(Layers):
             known.update(new for _, new in (rebound if type(part) is Call else part.changed))
 
     def _batch_axis(self, inputs: list[Ref]) -> tuple[int, int, int, int]:
-        """Where the number of images can be read off what is handed in."""
+        """Where the number of images can be read off the inputs."""
         log, shapes = self.record.plan.log, self.record.other_shapes
         count = shapes[Ref(0)][0]
         for which, ref in enumerate(inputs):

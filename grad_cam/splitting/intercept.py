@@ -47,7 +47,7 @@ class Moved(SplitError):
 
 
 class Written(Moved):
-    """A tensor at a cut is written to later: it has to be handed on as a clone."""
+    """A tensor at a cut is written to later: a clone has to be passed on."""
 
 
 class Aliased(SplitError):
@@ -139,12 +139,12 @@ def intercept(
         points: Where.
         output: See `outputs.find_logits`.
         mode: Whether the run needs a function mode to go the recorded way.
-        cloned: For every point, whether what is handed on has to be a clone since it is written to later.
+        cloned: For every point, whether a clone has to be passed on, because the tensor is written to later.
         saving: See `observe`.
 
     Raises:
         Moved: A point was not met, or more often than recorded.
-        Written: A tensor has to be handed on as a clone.
+        Written: A clone of a tensor has to be passed on.
     """
     found: list[Tensor | None] = [None] * len(points)
     originals: list[tuple[Tensor, int]] = []
@@ -159,13 +159,13 @@ def intercept(
             return tensor
         with torch.enable_grad():
             if not tensor.requires_grad and not cloned[index]:
-                tensor.requires_grad_()  # the object itself: whoever else holds it is differentiated through as well
+                tensor.requires_grad_()  # the object itself: all that read it are differentiated through as well
             originals.append((tensor, tensor._version))
             if tensor.requires_grad:
                 found[index] = tensor
                 return tensor.clone() if cloned[index] else tensor
             found[index] = tensor.detach().clone().requires_grad_()
-            tensor.fill_(torch.nan)  # nobody may read the original any more
+            tensor.fill_(torch.nan)  # nothing may read the original any more
             originals[-1] = (tensor, tensor._version)
             return found[index].clone()  # type: ignore[union-attr]
 
@@ -200,7 +200,7 @@ def observe(
         copy: A fresh copy.
         images: (B, C, H, W).
         points: Where.
-        exchange: From the index of a point and the tensor there to the tensor handed on.
+        exchange: From the index of a point and the tensor there to the tensor that takes its place.
         output: See `outputs.find_logits`.
         mode: Whether the run needs a function mode to go the recorded way.
         anywhere: Whether modules may be called another number of times than recorded.

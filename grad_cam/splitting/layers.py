@@ -28,7 +28,7 @@ class Layers(Session):
         return self.record.borders(depth, self.copy.modules)
 
     def layer_idx(self, value: Ref, position: int) -> int | None:
-        """layer_idx of a cut where a value crosses alone, or None if that is no border of the chain."""
+        """layer_idx of a cut where a value crosses alone, or None if that is not a border of the chain."""
         found = self.borders
         same = [i for i, b in enumerate(found[:-1]) if b.value == value]  # several: modules that return what they get
         return len(found) - 1 - min(same, key=lambda i: abs(found[i].position - position)) if same else None

@@ -10,7 +10,7 @@ import torch
 
 
 class Leaf:
-    """Something in a step that stands for a value; nothing inside it is looked at."""
+    """A placeholder for a value in a step; nothing inside it is looked at."""
 
 
 def map_leaves(value: Any, fn: Callable[[Any], Any]) -> Any:

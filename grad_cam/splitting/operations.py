@@ -32,7 +32,7 @@ _SILENT = frozenset({
     "itemsize", "nbytes", "names", "is_mps", "is_xla", "is_cpu", "is_nested", "is_xpu", "_base", "output_nr",
     "is_mkldnn", "_backward_hooks", "is_mtia", "is_ipu", "is_vulkan", "is_maia", "is_sparse_csr",
 })  # fmt: skip
-"""Attributes that say something of a tensor which is no tensor."""
+"""Attributes that describe a tensor and are not tensors themselves."""
 
 DATA_DEPENDENT: set[Any] = {
     Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__complex__,
@@ -42,7 +42,7 @@ DATA_DEPENDENT: set[Any] = {
 """Functions that turn a tensor's values into something else than a tensor."""
 
 _PASSIVE: dict[Any, Any] = {}
-"""For functions met before: None if they cannot return a tensor, else what stands in their place in a step."""
+"""For functions met before: None if they cannot return a tensor, else what takes their place in a step."""
 
 
 def in_steps(func: Any) -> Any:

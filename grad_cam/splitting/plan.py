@@ -309,7 +309,7 @@ class Plan:
         )  # fmt: skip
 
     def place(self, step: Step) -> str:
-        """In whose forward a step stands."""
+        """The module whose forward holds a step."""
         stack: list[str] = []
         for event in self.log.events:
             if event is step:
@@ -343,7 +343,7 @@ class Plan:
         return opened
 
     def _is_chain(self, opened: frozenset[str], path: str) -> bool:
-        """Whether an opened module is itself a chain: most of its children hand over a single tensor."""
+        """Whether an opened module is itself a chain: most of its children return a single tensor."""
         inner = [c for c in self.visible(opened) if c.parent is not None and c.parent.path == path]
         if not inner:
             return False

@@ -1,6 +1,6 @@
-"""How activations are laid out: followed from the images where that is possible, else asked of the model.
+"""How activations are laid out: followed from the images where that is possible, else found by an experiment.
 
-The question asked is where in the picture a position comes from: one patch of the image is changed, and it is looked
+The question is where in the picture a position comes from: one patch of the image is changed, and it is looked
 where the activation changes. A reading of its axes is confirmed where the change lies at the patch, contradicted where
 it lies elsewhere, and undecided where the layer mixes everything.
 """
@@ -165,7 +165,7 @@ class Positions:
         """The only reading whose grid is one that the model itself declares, if there is just one."""
         labels = self.labels.get(value, ())
         if any(axis is not None and axis.kind != "B" for axis in labels):
-            return None  # some axis is known, and they are no grid
+            return None  # some axis is known, and they are not a grid
         found = [
             c for c in self.candidates(value)
             if c.grid in self._grids and not c.is_single and c.channels > 3

@@ -53,8 +53,8 @@ class Split:
     """A model cut in two: ``classifier(extractor(x))`` is the model's logits.
 
     At a cut inside a residual branch the extractor returns ``(activation, *context)`` and the classifier takes that
-    tuple; elsewhere one tensor is handed over. Both were checked at two batch sizes; a forward that branches on a
-    third one (``if len(x) > 8``) cannot be seen.
+    tuple; elsewhere the extractor returns one tensor. Both were checked at two batch sizes; a forward that
+    branches on a third one (``if len(x) > 8``) cannot be seen.
 
     Attributes:
         extractor: An `nn.Sequential` of the model's own modules, before the cut.
@@ -63,7 +63,7 @@ class Split:
         layer_idx: Number of stages in the classifier, or None at a cut that is not a border of the chain.
         layout: How to read the activation, or None.
         note: Why no map can be drawn here, or "".
-        context: Number of further tensors handed over.
+        context: Number of further tensors that the extractor returns.
         batches: The numbers of images at which the halves were checked against the model.
     """
 
@@ -90,7 +90,7 @@ class Split:
 class Chain(Stages):
     """A model as named stages, `nn.Sequential`-like; made by `chain`.
 
-    ``print(chain)`` shows the table one looks a `layer_idx` up in; `stages` holds the same as `StageInfo` objects.
+    ``print(chain)`` shows the table with every `layer_idx`; `stages` holds the same as `StageInfo` objects.
 
     Attributes:
         depth: How deep the stages are opened.
@@ -121,7 +121,7 @@ class Chain(Stages):
 
     @property
     def cutter(self) -> Cutter:
-        """What cuts the model, on the example the chain was made with."""
+        """The cutter of the model, for the example the chain was made with."""
         if "cutter" not in self.__dict__:  # the chain was loaded or copied: its model is recorded again
             model, images = self.__dict__["_made_of"]
             self.__dict__["cutter"] = open_images(model, images, self.output, self.depth, self.inputs)
@@ -129,7 +129,7 @@ class Chain(Stages):
         return cutter
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and copied: the stages, with the model and the example that they were made of."""
+        """The state to pickle and copy: the stages, with the model and the example that they were made of."""
         state = self.__dict__.copy()
         cutter = state.pop("cutter", None)
         if self.inputs is not None:
@@ -139,7 +139,7 @@ class Chain(Stages):
         return {**state, "output": _Saved(self.output)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes what `__getstate__` gave."""
+        """Restores the state that `__getstate__` returned."""
         super().__setstate__({**state, "output": state["output"].output})  # type: ignore[no-untyped-call]  # torch's
 
     @property

@@ -41,7 +41,7 @@ OUTSIDE = "outside torch's recorded operations"
 
 
 def random_place(log: Log) -> str:
-    """The module and operation that drew random numbers, as far as the log tells."""
+    """The module and operation that drew random numbers, as far as the log says."""
     stack: list[str] = []
     for event in log.events:
         if isinstance(event, Enter):

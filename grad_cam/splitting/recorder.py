@@ -96,7 +96,7 @@ class _Recorder(TorchFunctionMode):
         return new
 
     def reference(self, leaf: Any) -> Any:
-        """A tensor as it stands in a step; other values as they are."""
+        """The reference to a tensor in a step; other values as they are."""
         if not isinstance(leaf, Tensor):
             if isinstance(getattr(leaf, "__dict__", None), dict) and not isinstance(leaf, (type, enum.Enum)):
                 self.unknown = True
@@ -363,7 +363,7 @@ def _custom_codes() -> set[types.CodeType]:
     return found
 
 
-# Long because every refusal of a record stands in the order in which it can be known.
+# Long because the reasons to refuse a record come in the order in which they can be known.
 def record(copy: EvalCopy, images: Tensor, output: Asked = None) -> Recording:
     """Runs an eval copy once and writes down what happened.
 

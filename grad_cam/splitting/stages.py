@@ -35,8 +35,8 @@ class _Operation(NamedTuple):
 class Stage(nn.Module):
     """A link of the chain that is more than one module: submodules and the operations around them.
 
-    It takes what the stage before it hands over (a tensor; where several tensors are alive a tuple whose first is the
-    activation and whose others are the context) and returns what it hands over itself.
+    It takes what the stage before it returns (a tensor; where several tensors are alive a tuple whose first is the
+    activation and whose others are the context) and returns the same for the stage after it.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Stage(nn.Module):
 
     # Long because it is one loop over the operations, whose local names are what frees their values.
     def forward(self, x: Any) -> Any:
-        """Runs the recorded operations on what the stage before handed over."""
+        """Runs the recorded operations on what the stage before returned."""
         given = (x,) if len(self.inputs) == 1 else x
         del x
         values: list[Any] = [None] * self.slots
@@ -169,8 +169,8 @@ class StageBuilder:
 
         Args:
             program: (number of the event, step or call, what its arguments became).
-            inputs: The values handed in.
-            outputs: The values handed on.
+            inputs: The values the stage takes.
+            outputs: The values the stage returns.
             batch_axis: Where the number of images can be read: which input, its axis, its size there, and the number
                 of images it had then.
             training: The flag the stage shows; the modules in it keep theirs.
@@ -237,7 +237,7 @@ class StageBuilder:
 
 
 class _Function:
-    """A function that stands in a module under a name other than the one it was defined with, for pickling."""
+    """A function that a module holds under a name other than the one it was defined with, for pickling."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name

@@ -1,4 +1,4 @@
-"""`verify`: checks on a user's own model that what the package promises holds for it."""
+"""`verify`: checks on a user's own model that what the package promises holds for that model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CutReport:
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """What does not hold here; a refusal with its reason is not wrong."""
+        """The failed checks of this cut; a refusal with its reason is not a failure."""
         found = []
         for name, value in (("halves", self.halves), ("gradient", self.gradient)):
             if value != "equal" and not value.startswith("refused"):

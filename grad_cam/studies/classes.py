@@ -12,6 +12,7 @@ from ..loading import ModelError, class_index, class_names
 from ..predictions import class_label
 
 MOSTLY = 0.5
+BY_NAME = "by name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Classes:
     indices: tuple[int | None, ...]
     note: str
     labels: tuple[str, ...] | None
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the model knows the folder's classes by their names."""
+        return self.note == BY_NAME
 
     def label(self, index: int) -> str:
         """Name of one of the model's classes: its own, else the folder's, else its number."""
@@ -47,7 +53,7 @@ def matched(model: nn.Module, classes: Sequence[str], labels: Tensor, answers: T
     by_name = [_by_name(model, each) for each in classes] if known is not None else [None] * len(classes)
     found = [each for each in by_name if each is not None]
     if len(found) == len(classes) and len(set(found)) == len(found):
-        return Classes(tuple(by_name), "by name", names)
+        return Classes(tuple(by_name), BY_NAME, names)
     votes: list[int | None] = []
     for k in range(len(classes)):
         values, counts = answers[labels == k].unique(return_counts=True)
@@ -81,7 +87,7 @@ def correct(classes: Classes, labels: Tensor, answers: Tensor) -> Tensor | None:
 
     Where the model's classes follow from its answers, being right would follow from them, too.
     """
-    if classes.note != "by name":
+    if not classes.by_name:
         return None
     wanted = torch.tensor([-1 if each is None else each for each in classes.indices])
     return answers == wanted[labels]

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import GradCamError
 from ..metrics import agreement
 from ..metrics.comparison import Interval, interval
 from ..rendering.pages import write_page
+from .classes import correct
 from .knowledge import Depth, points
 from .results import Study
 
@@ -47,8 +49,8 @@ class Change:
 
     Attributes:
         picture: Its number.
-        first: What the first model says.
-        second: What the second says.
+        first: The class that the first model gives it.
+        second: The class that the second gives it.
         right: Which one is right: "first", "second", "neither", or "" where that is not known.
     """
 
@@ -163,10 +165,8 @@ def compare(first: Study, second: Study) -> Comparison:
 
 
 def _right(study: Study) -> list[bool] | None:
-    indices = study.classes.indices
-    if any(index is None for index in indices):
-        return None
-    return [answer == indices[k] for answer, k in zip(study.answers, study.pictures.labels, strict=True)]
+    found = correct(study.classes, torch.tensor(study.pictures.labels), torch.tensor(study.answers))
+    return None if found is None else found.tolist()
 
 
 def _minus(more: Sequence[bool], less: Sequence[bool]) -> list[float]:

@@ -79,12 +79,12 @@ def concepts_of(
     Args:
         model: The model.
         pictures: The pictures.
-        label: What the class is called.
+        label: Name of the class.
         index: Its number in the model.
         members: Numbers of pictures that show it, best those that the model takes for it.
         layer: Where to cut, as for `explain`.
         count: Number of concepts.
-        seed: Of the crops and the designs.
+        seed: Seed of the crops and the designs.
         batch_size: Images at a time.
         output: As for `explain`.
 

@@ -1,4 +1,4 @@
-"""One run over the pictures: the logits, and what every cut of the model holds of each of them."""
+"""One run over the pictures: the logits, and the features of each picture at every cut."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Features:
         pooled: For each cut the pooled features, (N, C): the mean over the positions and, where there are prefix
             tokens, beside it the first of them.
         logits: (N, classes).
-        small: The pictures in small, (N, 4, 32, 32): their colours, 0..1, and how much they vary from pixel to pixel.
+        small: The pictures scaled down, (N, 4, 32, 32): their colours, 0..1, and how much they vary between pixels.
     """
 
     places: tuple[Place, ...]

@@ -20,8 +20,8 @@ class Share:
     """A part of pictures, with its 95 % interval (Wilson).
 
     Attributes:
-        right: How many.
-        count: Of how many.
+        right: Number of pictures that are right.
+        count: Number of pictures.
     """
 
     right: int
@@ -50,7 +50,7 @@ def points(gain: Interval) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Depth:
-    """What the features at one cut tell of pictures that no classifier was fitted to.
+    """What the features at one cut say of pictures that no classifier was fitted to.
 
     Attributes:
         place: The cut.

@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pictures:
-    """Pictures with the class each belongs to; they are read when they are asked for, and not kept.
+    """Pictures with the class each belongs to; they are read when they are used, and not kept.
 
     Attributes:
         names: What each is called: its path as the source lists it.
@@ -76,7 +76,7 @@ class Pictures:
                 path, class and box, a dataset; or the folder of a run.
             model: The model they are prepared for.
             prepare: How; by default as the model declares.
-            limit: At most so many pictures of each class, evenly spread over the listing.
+            limit: Largest number of pictures of each class, evenly spread over the listing.
 
         Raises:
             GradCamError: There is no such source, or it does not hold two classes of two pictures.
@@ -118,7 +118,7 @@ class Pictures:
         cls, images: Tensor, labels: Sequence[int], classes: Sequence[str], model: nn.Module, *,
         boxes: Sequence[Sequence[float] | None] | None = None,
     ) -> Pictures:  # fmt: skip
-        """Pictures that are at hand.
+        """Makes pictures from tensors.
 
         Args:
             images: (N, C, H, W), as the model takes them.
@@ -155,7 +155,7 @@ class _Files:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tensors:
-    """Gives images that are at hand."""
+    """Reads from tensors."""
 
     images: Tensor
 
@@ -169,7 +169,9 @@ def _of_run(source: Any) -> Source | None:
         return None
     rows = read(source)
     if rows.about.get("root") is None:
-        raise GradCamError("the pictures of this run were no files", str(source), "study the source that it was run on")
+        raise GradCamError(
+            "the pictures of this run were not files", str(source), "study the source that it was run on"
+        )
     table = rows.table(["input", "path", "class", "box", "error"]).to_pylist()
     each = list({row["input"]: row for row in table if row["error"] is None}.values())
     listed = listing(*([row[name] for row in each] for name in ("path", "class", "box")))

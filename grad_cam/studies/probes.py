@@ -54,7 +54,7 @@ def held_out(features: Tensor, labels: Tensor, parts: Tensor) -> tuple[Tensor, T
 
 
 def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Features with the mean and deviation of the fitted ones taken off; constant features become zero."""
+    """Features standardised by the mean and deviation of the fitted ones; constant features become zero."""
     mean, deviation = train.mean(0), train.std(0, correction=0)
     scale = torch.where(deviation > 1e-6 * deviation.amax().clamp(min=1e-12), 1 / deviation, 0)
     return (train - mean) * scale, (test - mean) * scale

@@ -26,7 +26,7 @@ class Region:
 
     Attributes:
         kind: "corner", "edge", "border", "inside" or "tint" (the colour of the whole picture).
-        place: In words, "top left corner".
+        place: Where it is, such as "top left corner".
         box: x0, y0, x1, y1 as parts 0..1; of a border or a tint the whole frame.
     """
 
@@ -130,7 +130,7 @@ def repetition(looks: Tensor, members: Tensor, parts: Sequence[int] | Tensor) ->
 
     Args:
         looks: (N, D), see `described`.
-        members: (N,) bool, who is of the class.
+        members: (N,) bool, which are of the class.
         parts: (N,) the part each is dealt to (see `folds`).
     """
     parts = torch.as_tensor(parts)

@@ -1,4 +1,4 @@
-"""What a study of a folder says: frozen, with a page to look at."""
+"""The result of studying a folder: frozen, with a page to look at."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Study:
     """What a folder of pictures says about a model; `print` shows the findings, `report` writes the page.
 
     Attributes:
-        model: What the model is called.
+        model: Name of the model.
         pictures: The pictures with their classes.
         classes: Which of the model's classes the folder's are.
         answers: For each picture the class that the model gives it.
@@ -30,7 +30,7 @@ class Study:
         tested: The regions that were tried.
         summaries: The classes in summary, with what is confused; None if they were not made.
         concepts: The concepts of each class; empty unless they were looked for.
-        notes: What the reader should know.
+        notes: Notes for the reader.
     """
 
     model: str

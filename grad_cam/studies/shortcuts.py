@@ -55,7 +55,7 @@ class Shortcut:
 
     Attributes:
         label: The class, as its folder is called.
-        region: Where.
+        region: Where it is.
         share: The part of the decision that goes with it, median over pairs of pictures; 1 is all.
         turned: The part of other classes' pictures that the model takes for the class once the region is pasted in.
         repetition: How well its look tells the class from the others.
@@ -73,7 +73,7 @@ class Shortcut:
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
+        """The finding as a sentence."""
         what = {"tint": "The tint, the", "border": "The"}.get(self.region.kind, "Something in the")
         where = self.region.place if self.region.kind != "inside" else f"same place {self.region.place}"
         return (
@@ -89,7 +89,7 @@ class Shortcut:
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """What was tried for a class: for the reader who finds nothing.
+    """A region that was tried for a class, also where nothing was found.
 
     Attributes:
         label: The class.

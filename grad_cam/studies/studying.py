@@ -40,13 +40,13 @@ def study(
         source: A folder that holds one folder for each class, a table with the columns path, class and box, a dataset,
             the folder of a run (`grad_cam.run`), or `Pictures`. With boxes of the objects a shortcut is looked for
             wherever the object is not; without, at the rim, and inside only what is the same from picture to picture.
-        limit: At most so many pictures of each class.
+        limit: Largest number of pictures of each class.
         shortcuts: Whether to look for shortcuts.
         summaries: Whether to sum up the maps of every class.
         concepts: Number of concepts to find of each class, at the recommended layer; 0 for none.
         batch_size: Images at a time.
         seed: Of every choice at random.
-        name: What to call the model; its class by default.
+        name: Name of the model; its class by default.
         prepare: How pictures are made into images; by default as the model declares.
         output: As for `explain`.
         progress: Called with what is under way, the steps done and their number.

@@ -34,7 +34,7 @@ class ClassSummary:
 
     Attributes:
         label: The class, as its folder is called.
-        right: For how many the model says its class, where that is known.
+        right: For how many the model says its class; None where its classes are not known by name, but by its answers.
         mean: Mean over the pictures of the positive part of their maps, each scaled to a maximum of 1, (28, 28).
         spread: The standard deviation over the pictures, (28, 28).
         aligned: Whether the maps were laid over each other by the objects' boxes: the box is then the middle half.
@@ -109,7 +109,8 @@ def summaries_of(
             progress(some[-1] + 1, len(pictures))
     confusions = _confusions(pictures, classes, answers)
     rows = [
-        _summary(pictures, k, heats, orders[k], answers, classes.indices[k]) for k in range(len(pictures.classes))
+        _summary(pictures, k, heats, orders[k], answers, classes.indices[k], classes.by_name)
+        for k in range(len(pictures.classes))
     ]  # fmt: skip
     shown = [i for each in confusions for i in each.pictures]
     contrasts = _contrasts(model, pictures, shown, [(int(answers[i]), targets[i]) for i in shown], layer, output)
@@ -153,12 +154,13 @@ def _typical(pooled: Tensor, members: Tensor) -> list[int]:
 
 
 def _summary(
-    pictures: Pictures, k: int, heats: NDArray[np.float32], order: list[int], answers: Tensor, index: int | None
-) -> ClassSummary:
+    pictures: Pictures, k: int, heats: NDArray[np.float32], order: list[int], answers: Tensor, index: int | None,
+    named: bool,
+) -> ClassSummary:  # fmt: skip
     boxed = [i for i in order if pictures.boxes[i] is not None]
     which = boxed or order
     few = min(TYPICAL, len(order) // 2)
-    right = None if index is None else Share(sum(int(answers[i]) == index for i in order), len(order))
+    right = None if index is None or not named else Share(sum(int(answers[i]) == index for i in order), len(order))
     return ClassSummary(
         pictures.classes[k], right, heats[which].mean(0), heats[which].std(0), bool(boxed), tuple(order[:few]),
         tuple(reversed(order[-few:])),

@@ -1,4 +1,4 @@
-"""`grad-cam bench`: which method, at which layer, makes the most faithful map of a model, on photos of one's own."""
+"""`grad-cam bench`: which method, at which layer, makes the most faithful map of a model, on your own photos."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bench(
                help="Judge every method at its best layer by SRG, too, on N photos; 55 forward passes a map."),
     ] = 0,
     limit: Annotated[
-        int | None, option("--limit", panel=WHAT, metavar="N", min=1, help="So many photos, spread over the table.")
+        int | None, option("--limit", panel=WHAT, metavar="N", min=1, help="Number of photos, spread over the table.")
     ] = None,
     few: Annotated[
         int,
@@ -111,7 +111,7 @@ predicted class) and, where it is known, [cyan]box[/] (left top right bottom in 
 
 
 def _methods(text: str | None) -> list[str] | None:
-    """The methods named, spelt right; None for all."""
+    """The methods named, checked; None for all."""
     if text is None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""Reads a table of photos with their classes and boxes; everything wrong with it is said before a model is loaded."""
+"""Reads a table of photos with their classes and boxes; all mistakes are reported before a model is loaded."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_cases(table: Path, folder: Path | None = None, class_column: str | None
         class_column: The column of the class; by default the first that is called class, index, target or label.
 
     Raises:
-        CasesError: It is no such table; a photo is not there; a box is none. All mistakes are listed.
+        CasesError: It is not such a table, a photo is missing, or a box is not one. All mistakes are listed.
     """
     header, rows = _rows(table)
     file, box = _column(header, FILE, table), _column(header, BOX, table, needed=False)
@@ -94,7 +94,7 @@ def _rows(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str | None]
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise CasesError(f"{table.name} is no text in UTF-8", remedy="save it as CSV, UTF-8") from None
+        raise CasesError(f"{table.name} is not text in UTF-8", remedy="save it as CSV, UTF-8") from None
     first = text.partition("\n")[0]
     reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
     lines = [(reader.line_num, cells) for cells in reader]
@@ -136,7 +136,7 @@ def _box(text: str) -> Box:
     try:
         left, top, right, bottom = (float(each) for each in re.split(r"[\s,]+", text.strip(" ()[]\t")))
     except ValueError:
-        raise ValueError(f"{text.strip()!r} is no box: {remedy}") from None
+        raise ValueError(f"{text.strip()!r} is not a box: {remedy}") from None
     if not all(map(math.isfinite, (left, top, right, bottom))) or not (0 <= left < right and 0 <= top < bottom):
         raise ValueError(f"the box {text.strip()!r} holds nothing: {remedy}")
     return left, top, right, bottom

@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 
 
 def console(err: bool = False) -> Console:
-    """A console that never breaks lines when it writes into a file or a pipe."""
+    """A console that never breaks lines when it writes to a file or a pipe."""
     made = Console(stderr=err, highlight=False, markup=False, emoji=False)
     return made if made.is_terminal else Console(stderr=err, highlight=False, markup=False, emoji=False, width=400)
 
@@ -54,7 +54,7 @@ def table(titles: Sequence[str], right: Sequence[str] = (), indent: int = 0) -> 
 
 @contextlib.contextmanager
 def busy(text: str) -> Iterator[None]:
-    """Shows on stderr what is under way: a spinner on a terminal, otherwise a plain line."""
+    """Shows on stderr what is being done: a spinner on a terminal, otherwise a plain line."""
     shown = console(err=True)
     if not shown.is_terminal:
         say(f"{text} ...", err=True)
@@ -102,7 +102,7 @@ class Bars:
 
 @contextlib.contextmanager
 def bars(photos: int = 1) -> Iterator[Bars]:
-    """Progress bars on stderr; nothing is drawn where that is no terminal."""
+    """Progress bars on stderr; nothing is drawn where that is not a terminal."""
     shown = console(err=True)
     if not shown.is_terminal:
         yield Bars(None, photos)
@@ -116,7 +116,7 @@ def bars(photos: int = 1) -> Iterator[Bars]:
 
 @contextlib.contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """Collects what the package warns of; each once."""
+    """Collects the package's warnings, each once."""
     messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")

@@ -49,7 +49,7 @@ def debugging() -> bool:
 
 
 def collect_again() -> None:
-    """Ends the pause of Python's cycle collection in which modules are imported; what they made stays out of it.
+    """Ends the pause of Python's cycle collection during imports; the objects they made are left out of it.
 
     The imports of torch and timm make millions of objects that stay: looking through them for cycles, again and again,
     takes a fifth of the time of the imports.

@@ -58,7 +58,7 @@ Json = Annotated[bool, option("--json", panel=OUT, help="Print the results as JS
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and how it is fed and computed."""
+    """Which model, its input, and where it is computed."""
 
     model: Annotated[str, option("--model", "-m", panel=MODEL, metavar="MODEL", help=NAMES)] = "demo"
     input_size: Annotated[
@@ -116,7 +116,7 @@ class ModelOptions:
             names = []
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(
-                f"--classes: {str(self.classes)!r} is no list of names: write one name a line, or a JSON list of texts"
+                f"--classes: {str(self.classes)!r} is not a list of names: write one a line, or a JSON list of texts"
             )
         return names
 
@@ -186,7 +186,7 @@ class TargetOptions:
         if self.score is not None and not self.boxes:
             raise typer.BadParameter("--score needs --boxes, such as --boxes top:5")
         if self.boxes:
-            self._boxes  # noqa: B018 (what is no box is refused now)
+            self._boxes  # noqa: B018 (what is not a box is refused now)
         if self.why is not None and self.rather_than is None:
             raise typer.BadParameter("--why A needs --rather-than B")
         if self.top is not None and self.top < 1:
@@ -267,7 +267,7 @@ def _box(text: str) -> int | list[float]:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """How the map is made; the default suits early layers, too, where weights that are one per channel mean little."""
+    """How the map is made; the default also suits early layers, where one weight per channel means little."""
 
     several: ClassVar[bool] = False
 

@@ -107,7 +107,7 @@ def check_folder(path: Path) -> Path:
 
 
 def find_pictures(given: Sequence[str], recursive: bool = False) -> tuple[list[str], list[str]]:
-    """The pictures that are meant by names of files and folders, and the names that are not there."""
+    """The pictures that names of files and folders mean, and the names that do not exist."""
     found: list[str] = []
     missing: list[str] = []
     for name in given:

@@ -30,8 +30,8 @@ class Photo(NamedTuple):
         stem: What its output files begin with.
         tensor: What the model takes, (1, C, H, W).
         whole: How much of it the model sees.
-        geometry: And where that lies in the file.
-        notes: How the file was read, where that is not plain.
+        geometry: Where that part lies in the file.
+        notes: What is unusual about how the file was read.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Photos:
     Attributes:
         paths: The files to explain.
         failed: Those that failed, with the reason.
-        done: What came of the others.
+        done: The results of the others.
     """
 
     paths: list[str]
@@ -58,7 +58,7 @@ class Photos:
 
     @classmethod
     def find(cls, given: Sequence[str], recursive: bool = False) -> Photos:
-        """The photos that are meant by names of files and folders; ends the command if there is none."""
+        """The photos that names of files and folders mean; ends the command if there is none."""
         paths, missing = find_pictures(given, recursive)
         found = cls(paths, {name: f"there is no file {name!r}" for name in missing})
         if not paths:
@@ -69,7 +69,7 @@ class Photos:
         self, opened: Opened, work: Callable[[list[Photo], Bars], list[Any]], show: Callable[[Any], None] | None = None,
         batch: int = 1,
     ) -> None:  # fmt: skip
-        """Works on the photos, some at a time.
+        """Runs the work on the photos, some at a time.
 
         Args:
             opened: The model they are prepared for.
@@ -120,7 +120,7 @@ class Photos:
             return []
 
     def finish(self) -> None:
-        """Reports the photos that failed and ends with the code that says so."""
+        """Reports the photos that failed, and exits with the code for them if there are any."""
         for path, message in self.failed.items():
             print_error(message if path in message else f"{path}: {message}")
         if self.failed and self.done:

@@ -51,14 +51,14 @@ def as_rows(found: Sequence[Prediction]) -> list[dict[str, Any]]:
 
 
 def rounded(values: Any) -> Any:
-    """Nested lists of numbers with six digits; None for what is no number, which JSON does not know."""
+    """Nested lists of numbers with six digits; None for NaN and infinite values, which JSON does not have."""
     if isinstance(values, list):
         return [rounded(v) for v in values]
     return float(f"{values:.6g}") if math.isfinite(values) else None
 
 
 def finite(figures: dict[str, Any]) -> dict[str, Any]:
-    """Named figures with None for what is no number, which JSON does not know."""
+    """Named figures with None for NaN and infinite values, which JSON does not have."""
     return {
         name: list(value) if isinstance(value, tuple)
         else None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""`grad-cam run`: thousands of pictures into a folder of rows, which can be stopped and gone on with."""
+"""`grad-cam run`: thousands of pictures into a folder of rows, which can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def run(
     ] = None,
     fast: Annotated[
         bool,
-        option("--fast", panel=MODEL, help="A quicker model, as far as its maps stay the same.", **FLAG),
+        option("--fast", panel=MODEL, help="A faster model, as far as its maps stay the same.", **FLAG),
     ] = False,
     engine: Annotated[
         str,
@@ -122,11 +122,11 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Explain thousands of pictures, and keep every map and every fault.
+    """Explain thousands of pictures, and keep every map and every error.
 
     OUT gets Parquet files with one row for each map, and index.html to look through. \
 The command can be stopped, by Ctrl-C or without warning: given \
-again, it goes on where it was. Every picture ends as a map or as an error with its reason. \
+again, it continues where it was. Every picture ends as a map or as an error with its reason. \
 A table has a column path, and may have class, box (left top right bottom) and mask.
 
     [bold]Examples[/]
@@ -191,7 +191,7 @@ def _target(given: TargetOptions, opened: Opened) -> Any:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """A bar on a terminal, with pictures a second, the time left and the faults; nothing elsewhere."""
+    """A bar on a terminal, with pictures a second, the time left and the failures; nothing elsewhere."""
     shown = console(err=True)
     if not shown.is_terminal:
         yield None
@@ -230,7 +230,7 @@ def _progress() -> Iterator[Progress | None]:
 
 
 def _finish(rows: Rows, as_json: bool, sheet: bool) -> None:
-    """Says what came out; ends with the code for some that failed."""
+    """Prints the outcome; exits with the code for failed pictures if there are any."""
     failed = rows.errors.to_pylist()
     if as_json:
         print_json({"out": str(rows.path), "inputs": rows.done, "rows": len(rows), "failed": failed})

@@ -29,7 +29,7 @@ the folder of a run."),
     ],
     model: ModelOptions,
     limit: Annotated[
-        int | None, option("--limit", panel=WHAT, metavar="N", min=2, help="At most so many pictures of each class.")
+        int | None, option("--limit", panel=WHAT, metavar="N", min=2, help="Number of pictures of each class at most.")
     ] = None,
     shortcuts: Annotated[
         bool,
@@ -37,7 +37,7 @@ the folder of a run."),
                **FLAG),
     ] = True,
     concepts: Annotated[
-        int, option("--concepts", panel=WHAT, metavar="N", min=0, help="Find so many concepts of each class.")
+        int, option("--concepts", panel=WHAT, metavar="N", min=0, help="Number of concepts to find for each class.")
     ] = 0,
     against: Annotated[
         str | None,

@@ -34,7 +34,7 @@ def style() -> str:
 
 
 def quiet(text: str) -> str:
-    """A text of less weight."""
+    """A text in a quieter colour."""
     return f'<span class="gradcam-quiet">{html.escape(text)}</span>'
 
 
@@ -52,7 +52,7 @@ def code(text: str) -> str:
 
 
 def computing(choice: Choice, share: float | None = None) -> str:
-    """The status while a choice is computed; `share` is what is done of it."""
+    """The status while a choice is computed; `share` is the part that is done."""
     done = "" if share is None else f" {percentage(share)}"
     return f'<span class="gradcam-spin"></span>Computing {html.escape(_title(choice))} …{done}'
 

@@ -115,13 +115,13 @@ class ExplorerState:
     # -- maps
 
     def canonical(self, choice: Choice) -> Choice:
-        """The choice without what makes no difference to its method."""
+        """The choice without what its method does not depend on."""
         method = METHODS[choice.method]
         layer = choice.layer if method.scope == "layer" else None
         return Choice(layer, method.name, choice.target if method.class_specific else None)
 
     def group(self, choice: Choice) -> Hashable:
-        """What choices computed together have in common: all but the layer where one backward pass serves them all."""
+        """The key of choices computed together: all but the layer where one backward pass serves all layers."""
         return choice._replace(layer=None) if _from_one_pass(METHODS[choice.method]) else choice
 
     def compute(self, choice: Choice) -> dict[Choice, Explanation]:

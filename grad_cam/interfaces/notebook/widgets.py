@@ -91,7 +91,7 @@ class Explorer:
     """The widgets of an explorer; made by `explore`, displayed by a notebook as the last line of a cell.
 
     Attributes:
-        widget: All of it, for `display` or a layout of one's own.
+        widget: The whole explorer, for `display` or your own layout.
         layer: Slider over the layers; its value is a layer's name.
         method: Picker of the method.
         search: Text that narrows the list of classes.
@@ -135,11 +135,11 @@ class Explorer:
 
     @property
     def busy(self) -> bool:
-        """Whether what is shown is not yet what is chosen."""
+        """Whether the map of the choice is still computed."""
         return self._requests.busy
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until what is chosen is shown; False if that takes longer than `timeout` seconds."""
+        """Waits until the map of the choice is shown; False if that takes longer than `timeout` seconds."""
         return self._requests.wait(timeout)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class Explorer:
         return Display(self.threshold.value, self.smoothing.value, self.alpha.value, self.colormap.value, view)
 
     def _request(self, _: Any = None) -> None:
-        """Requests the map of what is chosen."""
+        """Requests the map of the choice."""
         if self._filtering:
             return
         if self.target.value is not None:  # None: the chosen class is hidden by the search

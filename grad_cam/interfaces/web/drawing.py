@@ -43,7 +43,7 @@ class Drawing(rendering.Display):
 
         Raises:
             GradCamError: A value is out of range, or there is no such kind or colormap.
-            ArgumentTypeError: A number is none.
+            ArgumentTypeError: A number is of another type.
         """
         if kind not in KINDS.values():
             raise AppError(f"the page cannot show {kind!r}", remedy=f"choose one of {', '.join(KINDS.values())}")

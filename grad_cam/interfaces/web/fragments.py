@@ -44,7 +44,7 @@ def _html(macro: str, *values: Any) -> str:
 
 
 class Card(NamedTuple):
-    """One picture of many; `lack` says why there is none, `pick` is what a click on it chooses."""
+    """One picture of many; `lack` is the reason if there is none, `pick` is what a click on it chooses."""
 
     title: str
     src: str = ""
@@ -56,7 +56,7 @@ class Card(NamedTuple):
 
 
 def starting(model: str) -> str:
-    """What stands in the place of the first picture while the model is loading."""
+    """What is shown in place of the first picture while the model is loading."""
     return _html("starting", model)
 
 
@@ -207,5 +207,5 @@ def _lack(reason: str | None) -> str:
 
 
 def _nothing(note: str | None) -> str:
-    """The note of a map in which nothing speaks for the class."""
+    """The note of a map without evidence for the class."""
     return note if note in ("all zero", "all negative", "nowhere positive") else ""

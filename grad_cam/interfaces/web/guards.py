@@ -1,4 +1,4 @@
-"""What stands before the page: requests of other web sites are refused, and no failure shows a traceback."""
+"""What guards the page: requests of other web sites are refused, and no failure shows a traceback."""
 
 from __future__ import annotations
 

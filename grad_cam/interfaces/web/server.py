@@ -112,7 +112,7 @@ def launch(
 
     Args:
         model: Name (see `loading.load`) or model that the page opens with.
-        port: Where; None takes the first free port from 7860 on, 0 any free one.
+        port: Where; None takes the first free port from 7860, 0 any free one.
         host: Address to listen at. The default can only be reached from this computer, "0.0.0.0" from
             everywhere, without a password.
         limits: Limits of a visitor.
@@ -212,7 +212,7 @@ def free_port(host: str = HOST, port: int | None = None) -> int:
         port: None takes the first free one from 7860 on, 0 any free one.
 
     Raises:
-        AppError: It is in use, or not ours to take.
+        AppError: It is in use, or this process may not use it.
     """
     reason = ""
     for number in range(PORT, PORT + PORTS) if port is None else (port,):
@@ -232,7 +232,7 @@ def free_port(host: str = HOST, port: int | None = None) -> int:
 
 @contextlib.contextmanager
 def _no_proxy_to(host: str) -> Iterator[None]:
-    """Has requests to this computer leave out the proxy that the environment may name."""
+    """Keeps requests to this computer from going through a proxy that the environment names."""
     before = os.environ.get("no_proxy")
     direct = (before, os.environ.get("NO_PROXY"), "localhost", "127.0.0.1", "::1", host)
     os.environ["no_proxy"] = ",".join(filter(None, direct))

@@ -40,7 +40,7 @@ def page_update(
     """What changes on the page when the controls have changed; a text or a dict of settings for each part of it.
 
     `settings` are the values of the display controls, by name.
-    Whatever goes wrong becomes the notice, and the controls go back to what the page shows.
+    An error becomes the notice, and the controls go back to what the page shows.
     """
     if before is not None and before.controls == controls:
         return {}
@@ -93,7 +93,7 @@ def _changed(before: View | None, view: View, drawing: Drawing) -> dict[str, Any
 
 
 def asked(view: View, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes on the page when the model is asked about the map under the slider."""
+    """What changes on the page when the evidence for the map under the slider is computed."""
     try:
         view = with_evidence(view)
         return {"view": view, "notice": "", **_pictures(view, Drawing.of_controls(**settings))}

@@ -26,7 +26,7 @@ class Limits:
         upload: Largest file, in bytes.
         pixels: Largest picture, in pixels.
         models: Number of models kept in memory.
-        visitors: Number of visitors whose pictures and maps are kept; the one away longest is forgotten first.
+        visitors: Number of visitors whose pictures and maps are kept; the one that left earliest is forgotten first.
     """
 
     upload: int = 20_000_000
@@ -72,10 +72,10 @@ def uploaded(path: Any, folder: pathlib.Path) -> pathlib.Path:
 
 
 def read(path: pathlib.Path, limits: Limits) -> tuple[Image.Image, tuple[str, ...]]:
-    """Reads a visitor's picture, and says how, where that is not plain.
+    """Reads a visitor's picture, with notes on how it was read.
 
     Raises:
-        ImageError: It is too large, no picture or damaged; the message names the file, not where the server keeps it.
+        ImageError: It is too large, not a picture, or damaged; the message names the file, not its place on the server.
     """
     try:
         size = path.stat().st_size

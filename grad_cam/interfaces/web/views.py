@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 TABS = ("layer", "layers", "methods")
-_UNSHOWN = ("chunk", "progress", "grid")  # options of a method that are the page's own affair
+_UNSHOWN = ("chunk", "progress", "grid")  # options of a method that the page itself sets
 
 Map = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -70,11 +70,11 @@ class View:
         tensor: The picture as the model takes it, (1, C, H, W).
         seen: The picture as the model sees it, uint8 (H, W, 3).
         whole: The whole photo, and how much of it the model sees.
-        notes: How its file was read, where that is not plain.
+        notes: What is unusual about how its file was read.
         logits: (classes,).
         word: Name of the target.
-        results: What is computed of this picture and class; a text where there is no map says why.
-        evidence: What the model says of those maps that were asked about, in a sentence.
+        results: What is computed of this picture and class; a text gives the reason where there is no map.
+        evidence: The evidence for those maps for which it was requested, as a sentence.
     """
 
     controls: Controls
@@ -113,7 +113,7 @@ class View:
         return self.result_of(self.controls.method, self.layer)
 
     def key(self, method: str, layer: LayerChoice) -> Key:
-        """Under which a result is kept; a method beside others has its default options."""
+        """The key of a result; a method beside others has its default options."""
         own = method == self.controls.method
         options = self.controls.options if own else tuple(option_defaults(method).values())
         return Key(method, layer.name if of_layer(method) else None, options)
@@ -156,7 +156,7 @@ def checked_options(method: str, values: tuple[Any, ...]) -> tuple[float | None,
     """The options as the method takes them, its default in the place of an empty field.
 
     Raises:
-        AppError: One is no number, or so large that the server would be busy with it for long.
+        AppError: One is not a number, or so large that the server would be busy with it for long.
     """
     checked: list[float | None] = []
     for (name, default), value in zip(option_defaults(method).items(), values, strict=False):
@@ -230,7 +230,7 @@ def view_for(
 
 
 def with_evidence(view: View) -> View:
-    """A view with what the model says of the map under the slider, in 40 forward passes and one for the target.
+    """A view with the evidence for the map under the slider, from 40 forward passes and one for the target.
 
     Raises:
         ValueError: There is no map of a class to ask about.
@@ -250,7 +250,7 @@ def compute_missing_maps(view: View, progress: Progress | None = None) -> View:
     """Computes the maps that a view lacks: all layers at once where one pass gives them, else those that are shown.
 
     Raises:
-        ValueError: The map under the slider cannot be had. Of the others, the reason takes the map's place.
+        ValueError: The map under the slider cannot be computed. For the others, the reason takes the map's place.
     """
     first = view.keys()[0]
     for key in view.missing():
