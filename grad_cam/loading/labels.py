@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, SupportsIndex
@@ -87,7 +88,7 @@ class ClassNames(list[str]):
 def _restored(entries: tuple[Entry, ...]) -> ClassNames:
     names = ClassNames()
     names._entries = entries
-    names.extend(label for label, _ in entries)
+    names.extend(map(operator.itemgetter(0), entries))
     return names
 
 
