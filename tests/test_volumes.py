@@ -389,3 +389,26 @@ def test_s3d_and_medical_networks() -> None:
 
     found = grad_cam.explain(unet, volume, layer="model.1.submodule", target=target, method="hires_cam")
     assert found.map.ndim == 4 and bool(found.map.isfinite().all())
+
+
+@pytest.mark.slow
+def test_monais_unet_against_a_hook() -> None:
+    """The map of a class in a part of a volume, at the bottom of the U and above it, is that of a plain backward."""
+    nets = pytest.importorskip("monai.networks.nets")
+    torch.manual_seed(0)
+    unet = nets.UNet(3, 1, 2, channels=(8, 16, 32, 64), strides=(2, 2, 2), num_res_units=2).eval()
+    volumes = torch.randn(2, 1, 32, 32, 32)
+
+    def target(logits: Tensor) -> Tensor:
+        return logits[:, 1, 8:16, 8:16, 8:16].sum((1, 2, 3))
+
+    for layer in ("model.1.submodule.1.submodule.1.submodule", "model.1.submodule.1", "model.0"):
+        kept: list[Tensor] = []
+        handle = unet.get_submodule(layer).register_forward_hook(lambda module, given, out, kept=kept: kept.append(out))
+        score = target(unet(volumes)).sum()
+        handle.remove()
+        (gradient,) = torch.autograd.grad(score, kept[0])
+        found = grad_cam.explain(unet, volumes, layer=layer, target=target, method="hires_cam")
+        wanted = (kept[0] * gradient).sum(1)
+        assert found.map.shape == wanted.shape and found.map.ndim == 4
+        torch.testing.assert_close(found.map, wanted.detach(), rtol=1e-4, atol=1e-5)
