@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 ARGS :=
 PART :=
+VIT :=
 # Processes of the tests, one thread each; a file's tests stay together.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(max(2, min(8, os.cpu_count() or 2)))')
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ help:
 	@echo "make demo       explain the two sample photos (pictures in demo-output/)"
 	@echo "make test       run the tests (ARGS='-k cli' some of them, WORKERS=1 one after the other)"
 	@echo "make lint       check the style with ruff, and the types with mypy and pyright"
-	@echo "make pictures   make the pictures of the README anew"
+	@echo "make pictures   make the pictures of the README anew (VIT=weights those of a real ViT, too)"
 	@echo "make docs       build the site into site/ (open site/index.html)"
 	@echo "make bench      measure again what the page of numbers shows (an hour; QUICK=1 a look)"
 	@echo "make lowest     run the core tests with the lowest versions that setup.cfg declares, in .venv-lowest"
@@ -48,7 +49,7 @@ test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 pictures: $(VENV)/.installed-demo
-	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/pictures.py $(VIT)
 
 # Outputs of the pages' code are kept in .site-cache until the code or the package changes.
 docs: $(VENV)/.installed-docs
@@ -102,4 +103,4 @@ lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -q $(CORE:%=tests/test_%.py) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist site .site-cache demo-output ./*.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist site jupyter_execute .site-cache demo-output ./*.egg-info

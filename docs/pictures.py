@@ -1,6 +1,10 @@
-"""Makes the pictures of the README anew: `make pictures`, or `python docs/pictures.py` (needs the extra `demo`)."""
+"""Makes stored pictures anew: `make pictures` those of the README, `make pictures VIT=path` those of a real ViT, too.
+
+Needs the extra `demo`. `path` holds the weights of the model in `workshop/vit.py`.
+"""
 
 import pathlib
+import sys
 
 from matplotlib.figure import Figure
 
@@ -17,8 +21,8 @@ def keep(figure: Figure, name: str) -> None:
     print(f"docs/{name}  {path.stat().st_size // 1000} kB")
 
 
-def main() -> None:
-    """Draws every picture with the demo model and the two packaged photos."""
+def of_readme() -> None:
+    """Draws every picture of the README with the demo model and the two packaged photos."""
     model = loading.load("demo")
     prepare = loading.preprocessing(model)
     espresso, _ = prepare(loading.samples()["espresso"])
@@ -32,5 +36,29 @@ def main() -> None:
     keep(why.figure(view="signed"), "for-and-against.png")
 
 
+def of_vit(weights: str, only: list[str]) -> None:
+    """Draws the overlay of every method, or of those named, on a real ViT that is asked about a church."""
+    sys.path.insert(0, str(HERE.parent))
+    from docs.workshop import cards, vit
+    from grad_cam.errors import GradCamError
+
+    model = vit.build(weights)
+    images, photo = loading.Preprocessing(size=224, crop_pct=1.0)(HERE / "vit/church.jpg")
+    print(model(images).softmax(1).max(1), photo)
+    for name in only or cards.methods():
+        try:
+            options = cards.FASTER.get(name, {})
+            result = grad_cam.explain(model, images, target="church", method=name, **options)
+        except GradCamError as error:
+            print(f"{name}: {error}")
+            continue
+        path = HERE / f"vit/{name}.webp"
+        result.overlay().convert("RGB").save(path, "WEBP", quality=80, method=6)
+        print(f"docs/vit/{name}.webp  {path.stat().st_size // 1000} kB  {result.layer}", flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) < 3:
+        of_readme()
+    if len(sys.argv) > 1:
+        of_vit(sys.argv[1], sys.argv[2:])

@@ -9,8 +9,8 @@ own what every map rests on. `METHODS` is the table of methods, `register` adds 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
 `grad_cam.rendering` (`Display`, figures, files).
 
-These two and the modules `callbacks`, `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`, `rules`,
-`splitting`, `studies` and `targets` are attributes, loaded when they are used.
+These two and the modules `callbacks`, `detections`, `errors`, `folders`, `layouts`, `methods`, `metrics`, `results`,
+`rules`, `splitting`, `studies` and `targets` are attributes, loaded when they are used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import callbacks as callbacks
+    from . import detections as detections
     from . import errors as errors
     from . import folders as folders
     from . import layouts as layouts
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
     inspect = explore
 
 _MODULES = (
-    "callbacks", "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results", "rules",
-    "splitting", "studies", "targets",
+    "callbacks", "detections", "errors", "folders", "layouts", "loading", "methods", "metrics", "rendering", "results",
+    "rules", "splitting", "studies", "targets",
 )  # fmt: skip
 _HOMES = {
     "benching": ("bench",),

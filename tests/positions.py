@@ -20,7 +20,7 @@ from torch import Tensor
 
 SPOTS = ((0.2, 0.7), (0.75, 0.35), (0.35, 0.15))  # centres (y, x): off-centre, and no two exchange y and x
 PATCH = 0.14  # side of a patch over the side of the picture
-GRID = 5  # the thorough experiment takes GRID x GRID patches, twice with other contents
+GRID = 5  # the thorough experiment takes GRID x GRID patches, two or more times with other contents
 FOLLOWS, DIFFERENT, REPEATS, LIVELY = 0.5, 0.3, 0.5, 0.4
 
 Read = Callable[[Tensor], Tensor]
@@ -97,11 +97,12 @@ def _preference(changes: Tensor) -> Tensor:
 
 
 def _thorough(changes: Tensor) -> Finding:
-    """The verdict of GRID x GRID patches with two contents each, (2, patches, h, w)."""
+    """The verdict of GRID x GRID patches with some contents each, (contents, patches, h, w)."""
     h, w = changes.shape[2:]
     if float(changes.max()) == 0:
         return Finding("undecided", "nothing changes")
-    both = [_preference(one) for one in changes]
+    each = torch.stack([_preference(one) for one in changes])
+    both = each[::2].mean(0), each[1::2].mean(0)
     repeats = _correlation(both[0], both[1])
     prefers = (both[0] + both[1]) / 2
     lively = float(prefers.std())
@@ -122,7 +123,9 @@ def _thorough(changes: Tensor) -> Finding:
     return Finding("undecided", why)
 
 
-def judge(run: Run, reads: Sequence[Read], shape: tuple[int, int, int], batch: int = 4) -> list[Finding]:
+def judge(
+    run: Run, reads: Sequence[Read], shape: tuple[int, int, int], batch: int = 4, contents: int = 2
+) -> list[Finding]:
     """Judges the readings of several layers, all with the same pictures.
 
     Args:
@@ -130,6 +133,8 @@ def judge(run: Run, reads: Sequence[Read], shape: tuple[int, int, int], batch: i
         reads: How each is read as (B, C, h, w).
         shape: Channels, height and width of a picture.
         batch: Pictures in one forward pass of the thorough experiment.
+        contents: Contents that each of its patches is given, an even number. With more of them the answer to where a
+            patch lies stands out from that to what is in it, in layers that mix much.
     """
     image = 0.5 * torch.randn((1, *shape), generator=torch.Generator().manual_seed(77))
     quick = torch.cat([image, *(exchanged(image, spot, PATCH, 100 + i) for i, spot in enumerate(SPOTS))])
@@ -144,7 +149,7 @@ def judge(run: Run, reads: Sequence[Read], shape: tuple[int, int, int], batch: i
             out.append(Finding("confirmed", "three patches found where they are") if clear else None)
     open_ = [i for i, finding in enumerate(out) if finding is None]
     if open_:
-        patches = [(spot, 200 + 100 * turn + i) for turn in range(2) for i, spot in enumerate(lattice())]
+        patches = [(spot, 200 + 100 * turn + i) for turn in range(contents) for i, spot in enumerate(lattice())]
         changes_of: dict[int, list[Tensor]] = {i: [] for i in open_}
         for start in range(0, len(patches), batch):
             some = [exchanged(image, spot, 1 / GRID, seed) for spot, seed in patches[start : start + batch]]
@@ -154,6 +159,6 @@ def judge(run: Run, reads: Sequence[Read], shape: tuple[int, int, int], batch: i
                 assert value is not None
                 changes_of[i].append(_changes(value, reads[i]))
         for i in open_:
-            whole = torch.cat(changes_of[i])  # (2 P,h,w)
-            out[i] = _thorough(whole.unflatten(0, (2, GRID * GRID)))
+            whole = torch.cat(changes_of[i])  # (contents P,h,w)
+            out[i] = _thorough(whole.unflatten(0, (contents, GRID * GRID)))
     return [finding for finding in out if finding is not None]

@@ -17,6 +17,7 @@ from grad_cam.arguments import (
     as_index,
     as_layer,
     as_number,
+    canonical,
     check_fraction,
     check_images,
     check_model,
@@ -188,6 +189,13 @@ def test_models_without_values(cnn: nn.Module) -> None:
         check_model(cnn)
     with pytest.raises(GradCamError, match=r"lazy.*'0.weight'.*run it once"):
         check_model(nn.Sequential(nn.LazyConv2d(4, 3)))
+
+
+def test_names_of_methods_are_compared_by_their_letters() -> None:
+    """Capitals, hyphens, blanks and underscores do not matter; a plus is a word."""
+    for name in ("Grad-CAM++", "grad_cam_plus_plus", "GradCAM ++", "gradCamPlusPlus"):
+        assert canonical(name) == "gradcamplusplus"
+    assert canonical("Grad-CAM") != canonical("Grad-CAM++")
 
 
 def test_errors_keep_their_parts() -> None:

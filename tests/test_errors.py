@@ -46,3 +46,9 @@ def test_refuse_existing(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileExistsError, match=r"2\.png and 2 more exist already"):
         errors.refuse_existing(paths)
     errors.refuse_existing(paths, force=True)
+
+
+def test_messages_on_one_line() -> None:
+    """Line breaks become blanks, and a long message is cut."""
+    assert errors.message_of(ValueError("one\n  two\tthree")) == "one two three"
+    assert errors.message_of(ValueError("x" * 300), 80) == "x" * 80 and errors.message_of(ValueError()) == ""

@@ -208,6 +208,52 @@ def test_copies_are_renewed(model: Network, images: Tensor, monkeypatch: pytest.
     assert made
 
 
+class Listed(Network):
+    """Keeps modules in a plain nested list, one of them twice, beside one that they hold in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        gate = Gate()
+        gate.inner = Gate()
+        self.gates = [[gate], gate]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.gates[1](self.gates[0][0](x)))
+
+
+class Gate(nn.Module):
+    """Multiplies by an attribute of its own and of a module in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor * (self.inner.factor if hasattr(self, "inner") else 1.0)
+
+
+def test_modules_in_lists_are_compared_with_all_that_they_hold(images: Tensor) -> None:
+    """What changes on a module that only a list holds, on one in it, or in the list itself is in the next result."""
+    model = Listed().eval()
+
+    def one() -> None:
+        model.gates[0][0].factor = 1.5
+
+    def inner() -> None:
+        model.gates[1].inner.factor = 0.7
+
+    def other() -> None:
+        model.gates[1] = Gate()
+
+    for change in (one, inner, other):
+        warm(model, images)
+        before = explained(model, images)[1]
+        change()
+        for _ in range(2):
+            assert torch.equal(explained(model, images)[1], by_hand(model, images)[1])
+        assert not torch.equal(explained(model, images)[1], before), "the change changes nothing"
+
+
 class Remembering(Network):
     """Leaves the features of the last call on itself."""
 

@@ -256,6 +256,7 @@ def test_random_numbers_of_another_thread_are_not_the_models() -> None:
         (8, "nothing to extract from: TinyNet has 8 stages"),
         (99, "grad_cam.chain"),
         ("layer3", "closest: layer"),
+        ("2", r"text; a layer_idx is a number\); layer=2"),
         ("fc", "gives the logits"),
         ("layer1.0.bnn", "closest: layer1.0.bn"),
     ],

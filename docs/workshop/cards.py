@@ -1,7 +1,8 @@
 """A card for every method: what the registry knows, the formula, what was measured, a picture on a CNN and on a ViT.
 
-`data/cards.json` holds what a person wrote (formula, a sentence, when not to), `data/measured.json` and
-`data/costs.json` what was measured; a method that is missing there is shown as not measured.
+`data/cards.json` holds what a person wrote (formula, a sentence, when not to), `data/measured.json`, `data/costs.json`
+and the tables of `evidence.md` what was measured; a method that is missing there is shown as not measured. The pictures
+on a real ViT are stored in `vit/` (`make pictures VIT=path`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from . import examples
 from .directives import write_picture
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
+TITLES = {"cnn": "EfficientNet-Lite0", "vit": "ViT-S/14, DINOv2"}
+FEWEST = 6
+"""Photos from which on an interval is shown."""
+CREDIT = (
+    "Photo: [Ministério da Cultura](https://www.flickr.com/photos/ministeriodacultura/29085116541/), "
+    "[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/), made smaller."
+)
 KINDS = {
     "gradient": "From gradients at a layer",
     "factorization": "From the activations of a layer, factorized",
@@ -120,25 +128,59 @@ def _facts(method: Any) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]
 
 
+def judged() -> dict[str, dict[str, list[str]]]:
+    """For each method and model the row of the table in `evidence.md`: where, bank, energy, pointing, difference."""
+    found: dict[str, dict[str, list[str]]] = {}
+    text = (DATA.parent / "evidence.md").read_text(encoding="utf-8")
+    for key, heading in (("cnn", "## EfficientNet-Lite0"), ("vit", "## ViT-S/14")):
+        table = text.partition(heading)[2].partition("\n\n| method |")[2].partition("\n\n")[0]
+        for line in table.splitlines():
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            if len(cells) == 5 and not name.startswith("---"):
+                found.setdefault(name.strip("`*"), {})[key] = cells
+    return found
+
+
 def measured_rows(name: str) -> list[str]:
     """The table of what was measured of a method, on each model."""
-    figures, costs = data("measured"), data("costs")
-    models = figures.get("models", {"cnn": "CNN", "vit": "ViT"})
-    rows = ["| | cost in forwards | SRG, 95 % interval | energy in the box |", "|---|---|---|---|"]
-    for key, title in models.items():
-        found = figures.get("methods", {}).get(name, {}).get(key, {})
+    figures, costs, tables = data("measured"), data("costs"), judged()
+    srg = bool(figures)  # no column without a figure
+    head = ["", "cost in forwards", *["SRG, 95 % interval"] * srg, "bank, 95 % interval", "its layer", "energy in box"]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key, title in TITLES.items():
+        found = figures.get("methods", {}).get(name, {}).get(key)
         cost = costs.get("methods", {}).get(name, {}).get(key)
-        srg = found.get("srg")
-        energy = f"{found['energy']:.2f}" if "energy" in found else "not measured"
-        faithful = f"{srg[0]:.2f} [{srg[1]:.2f}, {srg[2]:.2f}]" if srg else "not measured"
-        rows.append(f"| {title} | {_cost(cost)} | {faithful} | {energy} |")
+        layer, bank, energy = tables.get(name, {}).get(key, ["–", "not measured", "not measured"])[:3]
+        cells = [title, _cost(cost), *[srg_cell(found)] * srg, bank, layer, energy]
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def srg_cell(found: dict[str, Any] | None) -> str:
+    """SRG with its interval and the number of photos."""
+    if not found or found["photos"] < FEWEST:
+        return "not measured"
+    mean, low, high = found["srg"]
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}], {found['photos']} photos"
 
 
 def _cost(value: float | None) -> str:
     if value is None:
         return "not measured"
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def _on_real_vit(name: str, title: str) -> list[str]:
+    """The stored picture on a real ViT, with the command that makes it and the credit of the photo."""
+    if not (DATA.parent / f"vit/{name}.webp").exists():
+        return []
+    return [
+        f":::{{figure}} ../../vit/{name}.webp", f":alt: {title} of a vision transformer that is asked about the church",
+        ":width: 300px", "",
+        f"On photos: DINOv2's ViT-S/14 with ten classes, asked about *church* (`make pictures VIT=weights`). "
+        f"Where nothing is coloured, the method finds nothing for *church* at the layer it takes. {CREDIT}",
+        ":::", "",
+    ]  # fmt: skip
 
 
 def card(name: str, method: Any, words: dict[str, str], refused: dict[str, str]) -> str:
@@ -169,13 +211,15 @@ def card(name: str, method: Any, words: dict[str, str], refused: dict[str, str])
             text += [f"The pictures here are made with {given}, to be quick.", ""]
         text += _example(next(left), f"{method.title}, {title.lower()}")
         text += _example(next(left), "", ":hide-code:\n:hide-output:\n")
+        text += _on_real_vit(name, method.title) if place == "vit" else []
     text += ["## Facts", "", *_facts(method), ""]
     text += [
         "## Measured",
         "",
         *measured_rows(name),
         "",
-        "What the columns mean, and on what: [numbers](../../numbers.md).",
+        "Costs were counted on Lite0 and ViT-S/16 at 224; the bank is at the method's best layer. What is meant, and "
+        "on what: [numbers](../../numbers.md), [evidence](../../evidence.md).",
         "",
     ]
     text += ["## Reference", "", "```{eval-rst}", f".. autofunction:: {function}", "   :noindex:", "```", ""]

@@ -84,6 +84,7 @@ class Room:
 
         torch.manual_seed(0)
         self.names: dict[str, Any] = {"__name__": "page"}
+        _only_own_methods()
 
     def run(self, code: str, where: str) -> Output:
         """Runs a block and takes what it prints, and the value of its last expression."""
@@ -100,6 +101,15 @@ class Room:
         said = [f"{w.category.__name__}: {w.message}" for w in caught if "grad_cam" in w.category.__module__]
         parts = [printed.getvalue().rstrip(), *said, shown.text]
         return Output("\n".join(part for part in parts if part), shown.pictures)
+
+
+def _only_own_methods() -> None:
+    """Takes out of the registry what an earlier page put there."""
+    from grad_cam import METHODS
+
+    for name, method in list(METHODS.items()):
+        if not method.function.__module__.startswith("grad_cam."):
+            del METHODS[name]
 
 
 def _shown(value: Any) -> Output:

@@ -26,11 +26,10 @@ from grad_cam.interfaces.cli.cases import box_mask, prepared, read_cases
 from grad_cam.loading.normalisation import mean_color
 
 from . import vit
-from .cards import DATA, FASTER, methods
+from .cards import DATA, FASTER, TITLES, methods
 
 STEPS = 10
 DEAR = {"score_cam", "ss_cam", "is_cam", "rise", "region_regression", "occlusion"}
-TITLES = {"cnn": "EfficientNet-Lite0", "vit": "ViT-S/14, DINOv2"}
 
 
 def judge(model: Any, prepare: Any, case: Any, names: list[str]) -> dict[str, tuple[float, float]]:
@@ -66,7 +65,6 @@ def store(key: str, rows: dict[str, dict[str, Any]]) -> None:
     """Puts what was measured on one model into `docs/data/measured.json`."""
     path = DATA / "measured.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"methods": {}}
-    known["models"] = TITLES
     for name, row in rows.items():
         known["methods"].setdefault(name, {})[key] = row
     known["date"] = datetime.date.today().isoformat()

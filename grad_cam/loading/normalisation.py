@@ -14,7 +14,10 @@ from .preprocess import IMAGENET_MEAN, Preprocessing, declared_preprocessing, fo
 
 def warn_if_unnormalised(model: nn.Module, images: Tensor) -> None:
     """Warns the caller of a function that calls this where images do not seem to be normalised as a model expects."""
-    if images.ndim == 5 or float(images.amin()) < 0 and float(images.abs().flatten(1).mean(1).amax()) < 4:
+    if images.ndim == 5:
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if low < 0 and (max(-low, high) < 4 or float(images.abs().flatten(1).mean(1).amax()) < 4):
         return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:

@@ -56,6 +56,7 @@ class EvalCopy:
         constants: Paths of tensors that are plain attributes somewhere in the model.
         renewable: Whether it may be used again after a run, once it is renewed.
         mark: The mark of the model it was made of (see `fingerprint`), once it is worked out.
+        names: Names of all attributes, as far as they were compared (see `renewal`).
 
     Args:
         model: The model.
@@ -69,6 +70,7 @@ class EvalCopy:
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
         self.mark: Any = None
+        self.names: dict[int, tuple[list[str], list[bool], list[bool]]] = {}
         self._loose: dict[str, tuple[Tensor, Tensor]] = {}  # tensors that are attributes, the model's and the copy's
         self.constants: set[str] = set()
         self._memo: dict[int, Any] = {}
@@ -207,15 +209,11 @@ class EvalCopy:
             return
         prefix, memo, shared = f"{path}." if path else "", self._memo, not self.apart
         own: dict[str, Tensor | None] = {}
-        for key, parameter in parameters.items():  # most of the time that renewing a copy takes
-            if shared and type(parameter) is nn.Parameter:
-                number = id(parameter)
-                known = memo.get(number)
-                if known is None:
-                    known = memo[number] = _make_subclass(nn.Parameter, parameter, False)
-                own[key] = known
-            else:
-                own[key] = self._parameter(parameter, prefix + key)
+        for key, parameter in parameters.items():  # without a call: this is done for every parameter at every call
+            known = memo.get(id(parameter))
+            if known is None and shared and type(parameter) is nn.Parameter:
+                known = memo[id(parameter)] = _make_subclass(nn.Parameter, parameter, False)
+            own[key] = self._parameter(parameter, prefix + key) if known is None else known
         new.__dict__["_parameters"] = own
         new.__dict__["_buffers"] = {k: self._buffer(b, prefix + k) for k, b in buffers.items()} if buffers else {}
 

@@ -11,12 +11,13 @@ import functools
 import operator
 import types
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .evalcopy import HOOKS, is_plain
+from .evalcopy import HOOKS, EvalCopy, is_plain
 
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size})
 _SKIPPED = frozenset({*(k for k, v in nn.Module().__dict__.items() if isinstance(v, (dict, set))), "training"})
@@ -26,29 +27,22 @@ Mark = tuple[tuple[Any, ...], tuple[Any, ...]]
 """What is read of the attributes of modules, and what is read of their tensors and their code."""
 
 
-def of(modules: Iterable[nn.Module], attributes: tuple[Any, ...] | None = None) -> Mark:
-    """The mark of a model's modules, to be compared with ==.
+def of(copy: EvalCopy) -> Mark:
+    """The mark of the model that a copy was made of, as it is now, to be compared with ==.
 
     Args:
-        modules: All of them.
-        attributes: The first part of the mark, where it is known.
+        copy: The copy; if it was renewed, the attributes are those that it was made with.
     """
-    modules = list(modules)
-    return _attributes(modules) if attributes is None else attributes, _tensors_and_code(modules)
+    modules = copy.originals.values()
+    return copy.mark[0] if copy.mark else _attributes(modules), _tensors_and_code(modules)
 
 
 def _tensors_and_code(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
-    parts: list[Any] = []
-    kinds: set[type] = set()
-    for module in modules:
-        state = module.__dict__
-        kinds.add(type(module))
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        if state["_parameters"]:
-            parts += map(id, state["_parameters"].values())
-        if state["_buffers"]:
-            parts += map(id, state["_buffers"].values())
+    kinds = {*map(type, modules)}
+    scripted = {kind for kind in kinds if issubclass(kind, torch.jit.ScriptModule)}
+    states = [module.__dict__ for module in modules if type(module) not in scripted]
+    tensors = [state["_parameters"] for state in states] + [state["_buffers"] for state in states]
+    parts = [*map(id, chain.from_iterable(map(dict.values, tensors)))]
     for kind in sorted(kinds, key=id):
         parts += _code(kind)
     return tuple(parts)

@@ -54,7 +54,7 @@ class Session:
             tuple(self.images.shape[1:]), self.images.dtype, self.images.device, self.images.is_contiguous(),
             torch.is_autocast_enabled(self.images.device.type), key_of(self.output),
         )  # fmt: skip
-        mark = self.copy.mark = fingerprint.of(self.copy.originals.values(), self.copy.mark and self.copy.mark[0])
+        mark = self.copy.mark = fingerprint.of(self.copy)
         with LOCK:
             known = self._known
             if known.fingerprint != mark:

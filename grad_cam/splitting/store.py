@@ -11,8 +11,9 @@ from .log import Ref
 STORE = 256 * 2**20
 """Bytes of module outputs that a record keeps at most until the first explanation is done; the newest are kept."""
 
-STORE_OF_IMAGE = 12 * 2**20
-"""The same for one image: memory that is kept cannot be used again by the run, and new memory costs time."""
+STORE_OF_IMAGE = 40 * 2**20
+"""The same for one image: memory that is kept cannot be used again by the run, and new memory costs time. As much as
+the parallel branches of a CoaT return after its default cut, which else is met by a second forward."""
 
 SHALLOW = 2
 """Number of calls around one whose result counts as near the top: a stage, or a block in an `nn.Sequential`."""

@@ -196,6 +196,7 @@ def _classes(study: Study) -> list[dict[str, Any]]:
     return [
         {
             "summary": each, "mean": _square(each.mean), "spread": _square(each.spread),
+            "most": f"{each.mean.max():.2f}", "most_spread": f"{each.spread.max():.2f}",
             "right": None if each.right is None else _share(each.right),
             "rows": [
                 (title, [{**_card(study, i), "source": source_of(study, i, maps[i]), "tip": None} for i in which])
@@ -206,8 +207,9 @@ def _classes(study: Study) -> list[dict[str, Any]]:
 
 
 def _square(values: NDArray[np.float32]) -> str:
-    """Numbers 0..1 as a small picture in the colours of maps."""
-    return files.data_uri(Image.fromarray(colorize(values.clip(0, 1))).resize((112, 112), Image.Resampling.BICUBIC))
+    """Numbers from 0 to their maximum as a small picture in the colours of maps."""
+    shown = (values / max(float(values.max()), 1e-6)).clip(0, 1)
+    return files.data_uri(Image.fromarray(colorize(shown)).resize((112, 112), Image.Resampling.BICUBIC))
 
 
 def _concepts(study: Study) -> list[dict[str, Any]]:
