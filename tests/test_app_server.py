@@ -522,6 +522,22 @@ def test_a_slow_method_is_answered_in_its_own_queue(url: str) -> None:
     assert sorted(f["targets"][0][1] for f in found) == ["change"] * (len(QUEUES) - 1) + ["click"]  # evidence's button
 
 
+def test_quick_answers_take_the_short_way(url: str) -> None:
+    """A display control is answered in one request, without a queue; a click on a card asks the server for nothing."""
+    config = Client(url).config()
+    names = {component["id"]: component["props"].get("elem_id") for component in config["components"]}
+    listeners: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for function in config["dependencies"]:
+        for place, event in function["targets"]:
+            listeners.setdefault((names.get(place, ""), event), []).append(function)
+    for slider in ("gc-threshold", "gc-smoothing", "gc-alpha", "gc-colormap", "gc-kind"):
+        (function,) = listeners[slider, "change"]
+        assert function["queue"] is False and function["backend_fn"]
+    for cards in ("gc-predictions", "gc-layers", "gc-methods"):
+        (function,) = listeners[cards, "click"]
+        assert not function["backend_fn"] and "gradCamPicked" in function["js"]
+
+
 def test_slow_methods_of_thirty_visitors_do_not_delay_a_quick_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While thirty wait for Score-CAM, a visitor with Grad-CAM has an answer long before they have theirs."""
     with slow_score_cam(monkeypatch, 30) as steps:

@@ -17,11 +17,13 @@ __all__ = ["parts", "theme"]
 
 COMPARED = ["grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam"]
 
-# Sends clicks on elements with data-pick to the server; the listener stays when the content changes.
+# Tells of clicks on elements with data-pick; the listener stays when the content changes.
 _PICK = """
 element.addEventListener('click', (event) => {
   const picked = event.target.closest('[data-pick]');
-  if (picked) trigger('click', { pick: picked.dataset.pick });
+  if (!picked) return;
+  window.gradCamPicked = picked.dataset.pick;
+  trigger('click', { pick: picked.dataset.pick });
 });
 """
 

@@ -114,7 +114,7 @@ class _Events:
             )  # fmt: skip
         gr.on(
             [control.change for control in drawing], self.redraw, [part["view"], *drawing], [part["notice"], *pictures],
-            trigger_mode="always_last", concurrency_id="drawing", concurrency_limit=8, **quiet,
+            trigger_mode="always_last", queue=False, **quiet,  # gradio looks for answers of queues 20 times a second
         )  # fmt: skip
         gr.on(
             [part["evidence"].click], self.ask, [part["view"], *controls, *drawing],
@@ -123,9 +123,10 @@ class _Events:
         )  # fmt: skip
         part["upload"].upload(self.upload, part["upload"], [part["photo"], part["upload"]], **quiet)
         part["samples"].click(self.sample, None, part["photo"], **quiet)
-        for cards, control in (("predictions", "target"), ("layers", "position")):
-            part[cards].click(self.pick_number, None, part[control], **quiet)
-        part["methods"].click(self.pick_method, None, part["method"], **quiet)
+        for cards, control, read in (
+            ("predictions", "target", "Number"), ("layers", "position", "Number"), ("methods", "method", "String"),
+        ):  # fmt: skip
+            part[cards].click(None, None, part[control], js=f"() => {read}(window.gradCamPicked)", **quiet)
         for name in TABS:
             part[f"tab {name}"].select(lambda name=name: name, None, part["tab"], **quiet)
         page.unload(self.leave)
@@ -198,9 +199,3 @@ class _Events:
 
     def sample(self, event: gr.EventData) -> Any:
         return samples().get(event.pick, gr.skip())
-
-    def pick_number(self, event: gr.EventData) -> int:
-        return int(event.pick)
-
-    def pick_method(self, event: gr.EventData) -> Any:
-        return event.pick if event.pick in METHODS else gr.skip()
