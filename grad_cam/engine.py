@@ -24,7 +24,7 @@ from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass
 from .inputs import Inputs
-from .introspection import unwrap
+from .introspection import is_multi_label, unwrap
 from .loading import class_names
 from .loading.geometry import check_geometry
 from .loading.normalisation import warn_if_unnormalised
@@ -322,6 +322,7 @@ def _result(
         maps if live else maps.detach(), logits, words, classes, place, request.name, seen,
         run.ledger() if at_cut and request.rules is not None else None,
         outliers=outliers_at(run) if at_cut else (), marks=resolved.marks, part=_part_seen(cutter),
+        multi_label=is_multi_label(cutter.model),
     )  # fmt: skip
 
 

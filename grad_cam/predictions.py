@@ -42,11 +42,12 @@ def percentage(probability: float) -> str:
     return "> 99 %" if text == "100 %" and probability < 1 else text
 
 
-def probabilities(logits: Any) -> NDArray[np.float64]:
+def probabilities(logits: Any, independent: bool = False) -> NDArray[np.float64]:
     """Probabilities of the classes of one image: softmax, of a single output the sigmoid; empty for anything else.
 
     Args:
         logits: (classes,), tensor or array.
+        independent: Several classes may be true at once: a sigmoid of each.
     """
     import numpy as np
 
@@ -54,7 +55,7 @@ def probabilities(logits: Any) -> NDArray[np.float64]:
     values = np.asarray(values, np.float64)
     if values.ndim != 1:
         return np.empty(0)
-    if len(values) == 1:
+    if len(values) == 1 or independent:
         sigmoid: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))  # without overflow
         return sigmoid
     powers = np.exp(values - values.max(initial=-np.inf))
@@ -62,15 +63,18 @@ def probabilities(logits: Any) -> NDArray[np.float64]:
     return softmax
 
 
-def predictions(logits: Any, labels: Sequence[str] | None = None, count: int = 5) -> list[Prediction]:
+def predictions(
+    logits: Any, labels: Sequence[str] | None = None, count: int = 5, independent: bool = False
+) -> list[Prediction]:  # fmt: skip
     """The likeliest classes of one image, the likeliest first.
 
     Args:
         logits: (classes,), tensor or array.
         labels: Names of the classes, if known.
         count: Number of classes at most.
+        independent: As for `probabilities`.
     """
-    chances = probabilities(logits)
+    chances = probabilities(logits, independent)
     best = (-chances).argsort(kind="stable")[:count].tolist()
     return [Prediction(k, class_label(labels, k), float(chances[k])) for k in best]
 

@@ -41,6 +41,10 @@ class Seen:
         if images.ndim == 4:
             return self.preprocessing.pictures(images)
         clips = images if self.frames_first else images.transpose(1, 2)  # (B, T, C, H, W)
+        if clips.shape[2] == 1 and self.preprocessing.assumed:  # of unknown units: from the lowest to the highest value
+            low, high = (getattr(clips, end)((1, 2, 3, 4), keepdim=True) for end in ("amin", "amax"))
+            grey = ((clips - low) / (high - low).clamp(min=1e-9) * 255).round().nan_to_num().clamp(0, 255).byte()
+            return np.ascontiguousarray(grey.expand(-1, -1, 3, -1, -1).permute(0, 1, 3, 4, 2).numpy())
         frames = self.preprocessing.pictures(clips.flatten(0, 1))
         return frames.reshape(*clips.shape[:2], *frames.shape[1:])
 

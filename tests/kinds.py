@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from grad_cam import detections, explain, targets
+from grad_cam.loading import Geometry
 from grad_cam.results import Explanation
 
 from . import tiny
+from .tiny.moving import clips
 from .tiny.shapes import scene
+from .tiny.volumes import finder, volume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,18 @@ def _texts() -> Explanation:
     return explain(_clip(), torch.rand(1, 3, 32, 32), target=target)
 
 
+def _video() -> Explanation:
+    clip = clips(12, 77)[0][7:8]
+    return explain(tiny.load("video"), clip, target="a disc and a flash", method="hires_cam")
+
+
+def _volume() -> Explanation:
+    how: dict[str, Any] = {"target": targets.regression(), "method": "hires_cam"}
+    found = explain(finder(), volume(3)[0], layer="0", geometry=Geometry.whole(24, 24, 24), **how)
+    assert found.to_original().values.shape == (24, 24, 24)
+    return found
+
+
 def _images() -> Tensor:
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
 
@@ -111,6 +126,10 @@ KINDS = (
     Kind("boxes of a raw head", "YOLO and its like", "output=grad_cam.detections.raw(), target=targets.box(0)", _raw),
     Kind("what fits a text, what makes two pictures alike", "CLIP, SigLIP, OpenCLIP",
          'target=targets.text("a red cup"), targets.similarity(to=image)', _texts),
+    Kind("where and when in a video", "R3D, MC3, S3D, Swin3D, MViT, VideoMAE, TimeSformer, ViViT",
+         'loading.load_frames("clip.mp4"), images (B, C, T, H, W)', _video),
+    Kind("where in a volume, back in its file", "networks of three axes, MONAI's, your own",
+         'loading.load_volume("scan.nii.gz"), result.to_original()', _volume),
 )  # fmt: skip
 
 

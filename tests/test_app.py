@@ -519,6 +519,16 @@ def test_unknown_model_is_answered_with_the_closest_names(controls: Controls, op
     assert "resnet18" in found.pop("notice") and found == {"model": {"value": opened.name}}
 
 
+def test_videos_and_volumes_are_refused(tmp_path: Path) -> None:
+    """A model of three axes and a file of one are answered with where they can be explained."""
+    model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(AppError, match="takes videos or volumes.*grad_cam.explain"):
+        open_page_model(model)
+    (tmp_path / "clip.mp4").write_bytes(b"nothing")
+    with pytest.raises(ImageError, match="clip.mp4 is a video or a volume.*grad_cam.explain"):
+        read(tmp_path / "clip.mp4", Limits())
+
+
 def test_a_model_without_any_map_is_refused() -> None:
     """There is nothing to show, and the error says why."""
 

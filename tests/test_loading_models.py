@@ -185,3 +185,39 @@ def test_samples():
     for path in found.values():
         with Image.open(path) as image:
             assert image.mode == "RGB" and min(image.size) >= 300
+
+
+def test_open_clip_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open_clip/NAME` builds a pair of image and text; names, weights and the network are answered clearly."""
+    open_clip = pytest.importorskip("open_clip")
+    with pytest.raises(ModelError, match="there is no model 'open_clip/ViT-B-33'.*ViT-B-32"):
+        loading.load("open_clip/ViT-B-33")
+    with pytest.raises(ModelError, match="ViT-B-32 has no weights 'mine'; it has openai"):
+        loading.load("open_clip/ViT-B-32/mine")
+    with pytest.raises(ModelError, match="has no classes"):
+        loading.load("open_clip/ViT-B-32", num_classes=3)
+    given: list[object] = []
+
+    def create(name: str, pretrained: str | None = None, load_weights: bool = True) -> nn.Module:
+        given.append((name, pretrained, load_weights))
+        if load_weights:
+            raise OSError("Failed to resolve huggingface.co")
+        return tiny()
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    with pytest.raises(ModelError, match="cannot get the model 'open_clip/ViT-B-32'.*the network"):
+        loading.load("open_clip/ViT-B-32")
+    assert not loading.load("open_clip/ViT-B-32", pretrained=False).training
+    assert given == [("ViT-B-32", "openai", True), ("ViT-B-32", None, False)]
+
+
+def test_torchvisions_videos_are_prepared_as_their_weights_were(tmp_path: pathlib.Path) -> None:
+    """Mean, deviation and size of Kinetics, not of ImageNet, and the names of its classes."""
+    pytest.importorskip("torchvision")
+    model = loading.load("torchvision/r3d_18", pretrained=False)
+    prepare = preprocessing(model)
+    assert prepare.size == (112, 112) and prepare.mean == (0.43216, 0.394666, 0.37645) and not prepare.assumed
+    names = loading.class_names(model)
+    assert names is not None and len(names) == 400 and "archery" in names
+    names = loading.class_names(loading.load("torchvision/lraspp_mobilenet_v3_large", pretrained=False))
+    assert names is not None and len(names) == 21 and "car" in names

@@ -333,6 +333,7 @@ def test_extras_cover_the_imports() -> None:
         "pillow": {"PIL"},
         "ipywidgets": {"ipywidgets", "IPython", "traitlets"},
         "timm": {"timm", "torchvision", "huggingface_hub", "safetensors"},
+        "open_clip_torch": {"open_clip"},
         "typer": {"typer", "click"},
         "jinja2": {"jinja2", "markupsafe"},
     }

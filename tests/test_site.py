@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import grad_cam
-from docs.workshop import examples, links
+from docs.workshop import cards, examples, links
 from grad_cam import METHODS
 from grad_cam.interfaces.cli import app
 
@@ -109,11 +109,27 @@ def text_of(*names: str) -> str:
 def test_every_method_has_its_words() -> None:
     """`cards.json` has the formula of every method of the package, which MathML can draw, and no other."""
     convert = pytest.importorskip("latex2mathml.converter").convert
-    cards = json.loads((DOCS / "data/cards.json").read_text(encoding="utf-8"))
+    words = json.loads((DOCS / "data/cards.json").read_text(encoding="utf-8"))
     own = {name for name, m in METHODS.items() if m.function.__module__.startswith("grad_cam.")}
-    assert set(cards) == own
-    for card in cards.values():
+    assert set(words) == own
+    for card in words.values():
         assert set(card) == {"formula", "words", "not"} and "<math" in convert(card["formula"])
+
+
+def test_cards_hold_what_was_measured() -> None:
+    """The rows of the tables of evidence are found for both models, of methods there are, and stand on the cards."""
+    found = cards.judged()
+    own = {name for name in found if name in METHODS}
+    assert {"auto", "grad_cam", "layer_cam"} <= {name for name in own if set(found[name]) == {"cnn", "vit"}}
+    assert {name.split("+")[0] for name in found} - own <= {
+        "centred Gaussian",
+        "random map",
+        "grad_cam at the default cut",
+    }
+    evidence = text_of("evidence")
+    for name in own:
+        for cells in found[name].values():
+            assert cells[1] in evidence and cells[1] in "\n".join(cards.measured_rows(name))
 
 
 def test_every_public_name_has_an_example() -> None:

@@ -7,7 +7,8 @@ import torch
 import grad_cam
 from grad_cam import targets
 
-from .tiny.moving import CAPTIONS, clips, load, pictures
+from .tiny import load
+from .tiny.moving import CAPTIONS, clips, pictures
 
 
 def test_a_flash_is_found_in_its_frames_and_corner() -> None:

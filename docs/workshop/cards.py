@@ -136,7 +136,7 @@ def judged() -> dict[str, dict[str, list[str]]]:
         table = text.partition(heading)[2].partition("\n\n| method |")[2].partition("\n\n")[0]
         for line in table.splitlines():
             name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-            if len(cells) == 5:
+            if len(cells) == 5 and not name.startswith("---"):
                 found.setdefault(name.strip("`*"), {})[key] = cells
     return found
 
@@ -144,13 +144,15 @@ def judged() -> dict[str, dict[str, list[str]]]:
 def measured_rows(name: str) -> list[str]:
     """The table of what was measured of a method, on each model."""
     figures, costs, tables = data("measured"), data("costs"), judged()
-    rows = ["| | cost in forwards | SRG, 95 % interval | bank, 95 % interval | its layer | energy in the box |"]
-    rows.append("|---|---|---|---|---|---|")
+    srg = bool(figures)  # no column without a figure
+    head = ["", "cost in forwards", *["SRG, 95 % interval"] * srg, "bank, 95 % interval", "its layer", "energy in box"]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for key, title in TITLES.items():
         found = figures.get("methods", {}).get(name, {}).get(key)
         cost = costs.get("methods", {}).get(name, {}).get(key)
         layer, bank, energy = tables.get(name, {}).get(key, ["–", "not measured", "not measured"])[:3]
-        rows.append(f"| {title} | {_cost(cost)} | {srg_cell(found)} | {bank} | {layer} | {energy} |")
+        cells = [title, _cost(cost), *[srg_cell(found)] * srg, bank, layer, energy]
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
@@ -216,9 +218,8 @@ def card(name: str, method: Any, words: dict[str, str], refused: dict[str, str])
         "",
         *measured_rows(name),
         "",
-        "Costs were counted on Lite0 and ViT-S/16 at 224. SRG is at the layer that the method takes by itself, "
-        "the bank at its best one. What is meant, and on what: "
-        "[numbers](../../numbers.md), [evidence](../../evidence.md).",
+        "Costs were counted on Lite0 and ViT-S/16 at 224; the bank is at the method's best layer. What is meant, and "
+        "on what: [numbers](../../numbers.md), [evidence](../../evidence.md).",
         "",
     ]
     text += ["## Reference", "", "```{eval-rst}", f".. autofunction:: {function}", "   :noindex:", "```", ""]

@@ -58,16 +58,18 @@ def coverage() -> list[str]:
 def of_methods() -> list[str]:
     """Every method in one table: what it costs and how faithful its maps are."""
     figures, costs, tables = data("measured"), data("costs"), judged()
-    rows = [["method", *(f"{what}, {title}" for what in ("forwards", "SRG", "bank") for title in ("CNN", "ViT"))]]
+    heads = ["forwards", *["SRG"] * bool(figures), "bank"]  # no column without a figure
+    rows = [["method", *(f"{what}, {title}" for what in heads for title in ("CNN", "ViT"))]]
     for name, method in methods().items():
         cost = [costs.get("methods", {}).get(name, {}).get(key) for key in TITLES]
         srg = [figures.get("methods", {}).get(name, {}).get(key) for key in TITLES]
         cells = ["–" if c is None else f"{c:.1f}" if c < 10 else f"{c:.0f}" for c in cost]
-        cells += [srg_cell(s).replace("not measured", "–") for s in srg]
+        cells += [srg_cell(s).replace("not measured", "–") for s in srg] * bool(figures)
         cells += [tables.get(name, {}).get(key, ["–", "–"])[1] for key in TITLES]
         rows.append([f"[{method.title}](methods/cards/{name}.md)", *cells])
     about = [f"Costs: {_where(costs)}"] if costs else []
-    about += [f"Faithfulness: {_where(figures)}"] if figures else ["Faithfulness was not measured yet."]
+    about += [f"SRG: {_where(figures)}"] if figures else []
+    about += ["Bank: [evidence](evidence.md)"]
     return [" · ".join(about), "", *_table(rows), ""]
 
 

@@ -117,7 +117,7 @@ def _of_input(facts: Facts) -> Row:
 
 def _of_logits(e: Explanation, b: int, labels: Sequence[str] | None) -> Row:
     values = e.logits[b].float().cpu()
-    best = predictions(values, labels, 1) if values.ndim == 1 else []
+    best = predictions(values, labels, 1, e.multi_label) if values.ndim == 1 else []
     first: Prediction | None = best[0] if best else None
     return {
         "logits": values.numpy() if values.ndim == 1 else None,
@@ -131,7 +131,7 @@ def _of_map(e: Explanation, b: int, k: int) -> Row:
     raw = torch.from_numpy(e.on_picture(b, k)).float()
     halves, scale = packed(raw)
     index = None if e.classes is None else int(e.classes[b, k])
-    chances: Any = probabilities(e.logits[b]) if index is not None and e.is_of_classes else []
+    chances: Any = probabilities(e.logits[b], e.multi_label) if index is not None and e.is_of_classes else []
     return {
         "target": e.target[b][k], "target_number": k, "target_index": index,
         "target_probability": float(chances[index]) if index is not None and index < len(chances) else None,

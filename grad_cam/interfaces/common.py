@@ -27,9 +27,16 @@ if TYPE_CHECKING:
     from ..loading import Preprocessing
 
 __all__ = [
-    "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names", "method_settings",
+    "VIDEOS", "VOLUMES", "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names",
+    "method_settings",
     "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
 ]  # fmt: skip
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+"""Suffixes of videos."""
+
+VOLUMES = (".nii", ".nii.gz", ".dcm", ".dicom")
+"""Suffixes of volumes."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
@@ -153,6 +160,13 @@ class Opened:
     model: nn.Module
     prepare: Preprocessing
     labels: list[str] | None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether several classes may be true at once."""
+        from ..loading.labels import is_multi_label
+
+        return is_multi_label(self.model)
 
     def label(self, index: int) -> str:
         """Name of a class."""

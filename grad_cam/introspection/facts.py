@@ -234,6 +234,27 @@ def declares_frames(model: nn.Module) -> bool:
     return any(is_count(value) for value, _ in settings(config, ("num_frames",), "config"))
 
 
+def is_multi_label(model: nn.Module) -> bool:
+    """Whether several classes of a model may be true at once: it says `multi_label`, or its configuration does."""
+    for each in (*wrapped(model), unwrap(model)):
+        own = getattr(each, "multi_label", None)
+        if isinstance(own, bool):
+            return own
+    return getattr(getattr(unwrap(model), "config", None), "problem_type", None) == "multi_label_classification"
+
+
+def clip_channels(model: nn.Module) -> int | None:
+    """The number of channels of the videos or volumes that a model takes; None where it takes pictures."""
+    model = unwrap(model)
+    if declares_frames(model):
+        return input_channels(model)
+    for layer in model.modules():
+        kernel, channels = getattr(layer, "kernel_size", None), getattr(layer, "in_channels", None)
+        if is_count(channels) and isinstance(kernel, tuple):
+            return channels if len(kernel) == 3 else None
+    return None
+
+
 def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
     """Whether a video is given to a model as (B, T, C, H, W) rather than (B, C, T, H, W).
 

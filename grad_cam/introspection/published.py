@@ -45,11 +45,26 @@ def _torchvision_classifiers() -> tuple[tuple[type[nn.Module], Any], ...]:
     from torchvision import models
 
     found = []
-    for name in models.list_models(module=models):
+    for name in (*models.list_models(module=models), *models.list_models(module=models.video)):
         built = inspect.signature(models.get_model_builder(name)).return_annotation
         if isinstance(built, type):
             found.append((built, models.get_model_weights(name)))
     return tuple(found)
+
+
+def torchvision_names(model: nn.Module, count: int | None) -> list[str] | None:
+    """The names of classes that torchvision's published segmenters and video nets know, if there are `count`."""
+    if not is_torchvision(model):
+        return None
+    from torchvision import models
+
+    for name in (*models.list_models(module=models.segmentation), *models.list_models(module=models.video)):
+        built = inspect.signature(models.get_model_builder(name)).return_annotation
+        if isinstance(built, type) and isinstance(model, built):
+            names = list(models.get_model_weights(name).DEFAULT.meta["categories"])
+            if len(names) == count:
+                return names
+    return None
 
 
 def _parameter_counts(model: nn.Module) -> set[int]:

@@ -21,10 +21,11 @@ from torch.nn import functional
 
 from ..arguments import as_index
 from ..errors import message_of
+from ..introspection import clip_channels as clip_channels
 from ..introspection import declares_frames
 from .geometry import Geometry
 from .images import ImageError, load_image
-from .preprocess import preprocessing
+from .preprocess import Preprocessing, preprocessing
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _PAGES = frozenset({".tif", ".tiff", ".gif", ".webp"})
@@ -77,18 +78,21 @@ def load_volume(source: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Ge
     raise ImageError(f"{path.name} is not a volume that can be read", "", "give .nii, .nii.gz, .tif or a DICOM folder")
 
 
-def clip_tensor(model: nn.Module, frames: NDArray[np.uint8], *, name: str = "") -> tuple[Tensor, Geometry]:
+def clip_tensor(
+    model: nn.Module, frames: NDArray[np.uint8], *, name: str = "", prepare: Preprocessing | None = None
+) -> tuple[Tensor, Geometry]:  # fmt: skip
     """Prepares frames for a model of videos as `loading.preprocessing` prepares its pictures.
 
     Args:
         model: The model.
         frames: uint8 (T, H, W, 3), as `load_frames` gives them.
         name: Name of the video.
+        prepare: How a frame is prepared; by default as the model says.
 
     Returns:
         (1, C, T, H, W), or (1, T, C, H, W) where the model takes frames first; and where that lies in the frames.
     """
-    prepare = preprocessing(model)
+    prepare = prepare or preprocessing(model)
     made = [prepare(frame)[0] for frame in frames]  # each (1, C, H, W)
     clip = torch.stack(made, 1)  # (1, T, C, H, W)
     box = prepare.geometry(frames[0])

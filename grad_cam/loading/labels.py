@@ -14,6 +14,7 @@ from torch import nn
 from .. import introspection
 from ..arguments import is_index
 from ..errors import ModelError
+from ..introspection import is_multi_label as is_multi_label
 
 _IMAGENET_SUBSETS = {
     1000: "imagenet-1k", 11221: "imagenet-21k-miil", 11821: "imagenet-12k", 21841: "imagenet-22k",
@@ -180,6 +181,8 @@ def _entries_of(model: nn.Module) -> tuple[Entry, ...] | None:
     if introspection.is_detector(model):
         names = introspection.detector_names(model)
         return None if names is None else _entries(tuple(names))
+    if (known := introspection.torchvision_names(model, count)) is not None:
+        return _entries(tuple(known))
     config = getattr(model, "config", None)
     names = _in_order(getattr(config, "id2label", None) or ())
     if names and not all(re.fullmatch(r"LABEL_\d+", each) for each in names) and count in (None, len(names)):

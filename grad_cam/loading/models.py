@@ -30,7 +30,7 @@ from .labels import closest
 
 _PHOTOS = pathlib.Path(__file__).parents[1] / "photos"
 
-_KINDS = "a timm name, torchvision/NAME, hf:ID, demo or package.module:function"
+_KINDS = "a timm name, torchvision/NAME, open_clip/NAME, hf:ID, demo or package.module:function"
 
 
 def load(
@@ -43,7 +43,8 @@ def load(
     """Builds a model in eval mode.
 
     Args:
-        name: A timm name, ``torchvision/NAME``, ``hf:ID`` (a Hugging Face image classifier, or a folder with one),
+        name: A timm name, ``torchvision/NAME``, ``open_clip/NAME`` or ``open_clip/NAME/WEIGHTS``, ``hf:ID`` (a Hugging
+            Face model of pictures, or a folder with one),
             ``demo`` (EfficientNet-Lite0 with weights from a package, no download) or ``package.module:function``, a
             function or class of your own that returns the model.
         pretrained: Load the published weights; False gives random ones.
@@ -72,7 +73,8 @@ def load(
     state = checkpoints.read_state_dict(path)
     model = build(False, num_classes=num_classes)
     state = checkpoints.without_prefixes(state, model)
-    sized = num_classes is None and name != "demo" and (":" not in name or name.startswith("hf:"))
+    own = ":" in name and not name.startswith("hf:")
+    sized = num_classes is None and name != "demo" and not own and not name.startswith("open_clip/")
     changes = checkpoints.settings_for(model, state, classes=sized)
     if changes:
         model = build(False, **{"num_classes": num_classes, **changes})
@@ -91,6 +93,8 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         return _demo
     if name.startswith("torchvision/"):
         return functools.partial(_torchvision, name)
+    if name.startswith("open_clip/"):
+        return functools.partial(_open_clip, name)
     if name.startswith("hf:"):
         return functools.partial(_hugging_face, name)
     if ":" in name and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
@@ -168,6 +172,28 @@ def _torchvision(name: str, pretrained: bool, num_classes: int | None = None) ->
     return model
 
 
+def _open_clip(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Module:
+    try:
+        import open_clip
+    except ImportError:
+        raise ModelError(f"{name!r} needs open_clip", remedy="pip install 'gradcam-layers[clip]'") from None
+
+    if num_classes is not None:
+        raise ModelError(f"{name} compares pictures with texts and has no classes", f"num_classes={num_classes}")
+    plain, _, tag = name.removeprefix("open_clip/").partition("/")
+    if plain not in open_clip.list_models():
+        raise ModelError(f"there is no model {name!r}", remedy=closest(plain, open_clip.list_models()))
+    tags = open_clip.list_pretrained_tags_by_model(plain)
+    if tag and tag not in tags:
+        raise ModelError(f"{plain} has no weights {tag!r}", remedy=f"it has {', '.join(tags) or 'none'}")
+    if pretrained and not tags:
+        raise ModelError(f"{plain} has no published weights", remedy="add pretrained=False or a checkpoint")
+    with _fetching(name):
+        chosen = (tag or tags[0]) if pretrained else None
+        model: nn.Module = open_clip.create_model(plain, pretrained=chosen, load_weights=pretrained)
+    return model
+
+
 def _hugging_face(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Module:
     try:
         import transformers
@@ -189,10 +215,17 @@ def _hugging_face(name: str, pretrained: bool, num_classes: int | None = None) -
     return model
 
 
+_TASKS = (
+    "ForObjectDetection", "ForSemanticSegmentation", "ForUniversalSegmentation", "ForVideoClassification", "CLIPModel",
+    "SiglipModel", "Siglip2Model",
+)  # fmt: skip
+"""Ends of the names of Hugging Face's classes that are opened as they were saved."""
+
+
 def _architecture(config: Any, transformers: Any) -> Any:
-    """The class that a configuration names, if that is of a detector or a segmenter; else that of image classifiers."""
+    """The class that a configuration names, if it is one of `_TASKS`; else that of image classifiers."""
     for name in getattr(config, "architectures", None) or ():
-        if name.endswith(("ForObjectDetection", "ForSemanticSegmentation", "ForUniversalSegmentation")):
+        if name.endswith(_TASKS):
             found = getattr(transformers, name, None)
             if found is not None:
                 return found

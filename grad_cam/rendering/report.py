@@ -227,7 +227,7 @@ def _images_of(sweep: Any, layers: Sequence[ReportLayer], opening: Any = None) -
         ]
         logits = first.logits[b]
         plain = logits.ndim == 1 < len(logits) and not first.is_of_embeddings
-        guesses = predictions(logits, sweep.labels) if plain else []
+        guesses = predictions(logits, sweep.labels, independent=first.multi_label) if plain else []
         yield ReportImage("", first.pictures[b], guesses, first.target[b], maps)
 
 

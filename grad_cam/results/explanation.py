@@ -57,6 +57,7 @@ class Explanation:
         balance: The ledger, if the gradient was taken by rules at one cut; see `ledger`.
         marks: What the scores are about in the pictures, boxes or masks, K for each image; empty if nothing in them.
         part: The part of a map's height and width that the picture lies on, where the model pads it; else None.
+        multi_label: Whether several classes may be true at once, so that each has a probability of its own.
         outliers: For each image the tokens whose norm is far above the others', at a cut of tokens.
     """
 
@@ -74,6 +75,7 @@ class Explanation:
     marks: tuple[tuple[Any, ...], ...] = ()
     part: tuple[float, float] | None = None
     outliers: tuple[tuple[Outlier, ...], ...] = ()
+    multi_label: bool = False
 
     @property
     def images(self) -> Tensor:
@@ -294,7 +296,8 @@ class Explanation:
         if not plain or any(word in self.target[image][target] for word in _COMPARING):
             return ""
         assert self.classes is not None
-        return f", {percentage(float(probabilities(self.logits[image])[self.classes[image, target]]))}"
+        chances = probabilities(self.logits[image], self.multi_label)
+        return f", {percentage(float(chances[self.classes[image, target]]))}"
 
 
 _AGAINST = ("all negative", "nowhere positive")

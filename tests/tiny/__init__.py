@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 FOLDER = pathlib.Path(__file__).parent
-MODULES = ("vision",)
+MODULES = ("vision", "moving", "tokens")
 """The modules of this folder that hold nets."""
 
 MOST_BYTES = 2**20

@@ -1,25 +1,23 @@
-"""A net of videos, and a pair of image and text, both trained on drawn shapes.
-
-`load("video")` gives one with its weights, which lie beside this file; ``python -m tests.tiny.moving`` trains
-them again, or those that are named.
-"""
+"""A net of videos, and a pair of image and text, both trained on drawn shapes."""
 
 from __future__ import annotations
 
-import pathlib
-import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from grad_cam.loading import Preprocessing
+
+from . import net
 from .fitting import fit
 
 SIZE, LENGTH = 48, 12
 WORDS = ("red", "blue", "yellow", "green", "ring", "square", "cross")
+PLAIN = Preprocessing(size=(SIZE, SIZE), mean=(0.0,) * 3, std=(1.0,) * 3, crop_mode="squash")
 _COLOURS = ((0.9, 0.25, 0.2), (0.2, 0.45, 0.9), (0.95, 0.85, 0.2), (0.25, 0.75, 0.35))
 CAPTIONS = tuple(f"{colour} {shape}" for colour in WORDS[:4] for shape in WORDS[4:])
 
@@ -78,9 +76,12 @@ def _train_video(model: nn.Module) -> str:
     return f"{100 * float(right):.0f} % of new videos are right"
 
 
+@net(_train_video)
 def video() -> nn.Module:
     """A net of three axes for videos of 12 frames of 48 pixels."""
-    return Video()
+    model = Video()
+    model.preprocessing = PLAIN
+    return model
 
 
 # ------------------------------------------------------------------------------------------------------- image and text
@@ -179,42 +180,9 @@ def _train_pair(model: nn.Module) -> str:
     return f"{100 * float(right):.0f} % of new pictures have all their captions and no other"
 
 
+@net(_train_pair)
 def image_text() -> nn.Module:
     """A pair of image and text for pictures of 48 pixels."""
-    return Pair()
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], str]]] = {
-    "video": (video, _train_video), "image_text": (image_text, _train_pair),
-}  # fmt: skip
-
-
-def _path(name: str) -> pathlib.Path:
-    return pathlib.Path(__file__).parent / f"{name}.safetensors"
-
-
-def load(name: str) -> nn.Module:
-    """A trained net in eval mode."""
-    from safetensors.torch import load_file
-
-    with torch.random.fork_rng():
-        model = NETS[name][0]()
-    model.load_state_dict(load_file(_path(name)))
-    return model.eval()
-
-
-def main(names: Sequence[str]) -> None:
-    """Trains nets by name, or all, and writes their weights."""
-    from safetensors.torch import save_file
-
-    for name in names or list(NETS):
-        torch.manual_seed(0)
-        build, train = NETS[name]
-        model = build()
-        said = train(model.train())
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, _path(name))
-        print(f"{name}: {said}; {_path(name).stat().st_size / 1024:.0f} KB", flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    model = Pair()
+    model.preprocessing = PLAIN
+    return model

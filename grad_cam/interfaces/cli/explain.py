@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 import typer
 
 from ..common import Opened, refuse_existing, slug, unique_slugs
+from .clips import ClipOptions, is_clip, require_pictures, takes_clips, write_strips
 from .console import Bars, collected_warnings, print_json, print_notes, say
 from .edge import command
 from .options import (
@@ -27,17 +29,15 @@ from .options import (
     ModelOptions,
     Recursive,
     Show,
-    TargetOptions,
     method_option,
     option,
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
+from .regions import RegionOptions
 from .results import described, finite, guesses, print_predictions, raw_map, rounded, side_by_side
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ... import Explanation
     from ...evidencing import Evidence
     from ...methods import Method
@@ -115,10 +115,11 @@ class ExplainOptions(MethodOptions):
 @command("explain")
 def explain(
     images: Images,
-    target: TargetOptions,
+    target: RegionOptions,
     how: ExplainOptions,
     look: LookOptions,
     model: ModelOptions,
+    clips: ClipOptions,
     output: Annotated[
         Path,
         option("--output", "-o", panel=OUT, metavar="DIR|FILE",
@@ -135,8 +136,9 @@ def explain(
     ] = False,
     original: Annotated[
         str | None,
-        option("--original", panel=OUT, metavar="png|json|npy", parser=one_of("png", "json", "npy"),
-               help="Write every map back over the whole photo, too: a mask, COCO JSON, or numbers."),
+        option("--original", panel=OUT, metavar="png|json|npy|nii.gz",
+               parser=one_of("png", "json", "npy", "nii.gz"),
+               help="Write every map back over the whole photo, too: mask, COCO JSON, numbers, or NIfTI of volumes."),
     ] = None,
     force: Force = False,
     show: Show = False,
@@ -146,6 +148,8 @@ def explain(
 
     Writes one figure for every photo and class, named after photo, class, layer and method. \
 Several methods or layers are compared in one figure, several classes in a further one. \
+With a model of videos or volumes, photos are videos, folders of frames, TIFF, NIfTI or DICOM, and figures are strips \
+and animations. \
 A photo that fails does not stop the others.
 
     [bold]Examples[/]
@@ -155,6 +159,8 @@ A photo that fails does not stop the others.
       grad-cam explain cat.jpg --method grad_cam,hires_cam,eigen_cam
       grad-cam explain cat.jpg -x layer_cam -l blocks.1 -l blocks.6 --fuse max
       grad-cam explain a.jpg -m torchvision/fasterrcnn_resnet50_fpn --boxes top:5
+      grad-cam explain a.jpg -m torchvision/fcn_resnet50 --point 420,310
+      grad-cam explain clip.mp4 -m torchvision/r3d_18
       grad-cam explain cat.jpg --why tabby --rather-than "tiger cat"
       grad-cam explain x.png -m my:net --checkpoint w.pth --classes names.txt
     """
@@ -162,26 +168,41 @@ A photo that fails does not stop the others.
     target.check()
     how.check()
     model.check()
-    photos = Photos.find(images, recursive)
+    named = any(map(is_clip, images))
+    photos = Photos.named(images) if named else Photos.find(images, recursive)
     single = output.suffix.lower() in DRAWINGS and not output.is_dir()
-    if single and len(photos.paths) > 1:
-        raise typer.BadParameter(f"-o {output} is one file for {len(photos.paths)} photos: give a folder")
     if single:
         refuse_existing([output], force)
+    if single and not any(Path(name).is_dir() for name in images):  # a folder may be one video
+        _require_one(output, photos)
     folder = check_folder(output.parent if single else output)
     methods, display = how.found(), look.display
     opened = model.open()
+    moving = takes_clips(opened)
+    if moving and not named:
+        photos = Photos.named(images)
+    elif not moving:
+        require_pictures(opened, images)
+    if single:
+        _require_one(output, photos)
     job = _Job(
-        opened, methods, how, target.resolve(opened), display, folder, output if single else None, save_raw,
-        original, force,
+        opened, methods, how, target.of_photos(opened), display, folder, output if single else None, save_raw,
+        original, force, moving,
     )  # fmt: skip
-    photos.go(opened, job.explain, None if as_json else _print_result, batch_size)
+    read = functools.partial(clips.read, model.input_size) if moving else None
+    photos.go(opened, job.explain, None if as_json else _print_result, batch_size, read)
     if as_json:
         failed = [{"image": path, "error": message} for path, message in photos.failed.items()]
         print_json({"model": model.model, "images": photos.done, "failed": failed})
     if show:
         open_viewer([Path(path) for result in photos.done for path in result["files"] if not path.endswith(".npy")])
     photos.finish()
+
+
+def _require_one(output: Path, photos: Photos) -> None:
+    """Raises BadParameter where several photos are to become one file."""
+    if len(photos.paths) > 1:
+        raise typer.BadParameter(f"-o {output} is one file for {len(photos.paths)} photos: give a folder")
 
 
 _Judged: TypeAlias = "dict[tuple[int, int, int], Evidence]"
@@ -194,24 +215,22 @@ class _Job:
     opened: Opened
     methods: list[Method]
     how: ExplainOptions
-    target: Callable[[Tensor], Any]
+    target: Callable[[Sequence[Photo]], Any]
     display: Display
     folder: Path
     file: Path | None
     save_raw: bool
     original: str | None
     force: bool
+    moving: bool
 
     def explain(self, photos: list[Photo], bars: Bars) -> list[dict[str, Any]]:
         """Explains photos and writes their pictures; files in the way are found before maps that take long."""
-        import torch
-
         from ... import METHODS
 
-        images = torch.cat([photo.tensor for photo in photos])
-        target, first = self.target(images), self.methods[0]
+        target, first = self.target(photos), self.methods[0]
         control = METHODS["random_cam"]
-        quick = first.quick and self.how.arguments.get("cost") != "unlimited"
+        quick = self.moving or first.quick and self.how.arguments.get("cost") != "unlimited"
         with collected_warnings() as warnings:
             found = self._maps(first, photos, target, bars) if quick else self._maps(control, photos, target)
             self._refuse_existing(photos, found)
@@ -280,6 +299,8 @@ class _Job:
         return [self.folder / f"{name}.png" for name in self._names(stem, found, b)]
 
     def _refuse_existing(self, photos: Sequence[Photo], found: Sequence[Explanation]) -> None:
+        if self.moving:  # their files are refused where they are written
+            return
         paths = [path for b, photo in enumerate(photos) for path in self._pictures(photo.stem, found, b)]
         raw = [path.with_suffix(".npy") for path in paths] if self.save_raw else []
         whole = [
@@ -291,6 +312,9 @@ class _Job:
     def _write(self, photo: Photo, results: Sequence[Explanation], b: int, judged: _Judged) -> list[str]:
         from ... import rendering
 
+        if self.moving:
+            strips = write_strips(photo.stem, results, self.folder, self.file, self.display, self.force)
+            return strips + self._write_numbers(photo, results, b)
         paths = self._pictures(photo.stem, results, b)
         together = range(len(results[0].target[b]))
         for k, path in enumerate(paths):
@@ -302,9 +326,12 @@ class _Job:
                 shown = [k] if one else together
                 figure = side_by_side(results, self.opened.name, self.display, b, shown, photo.whole)
             rendering.save(figure, path, force=self.force)
+        return [str(path) for path in paths] + self._write_numbers(photo, results, b)
+
+    def _write_numbers(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
+        """Writes what is asked for besides pictures."""
         raw = self._write_raw(photo, results, b) if self.save_raw else []
-        whole = self._write_original(photo, results, b) if self.original else []
-        return [str(path) for path in paths] + raw + whole
+        return raw + (self._write_original(photo, results, b) if self.original else [])
 
     def _beside(self, photo: Photo, e: Explanation, word: str, end: str) -> Path:
         """A file of one map, named after photo, class, layer and method."""
@@ -355,6 +382,11 @@ class _Job:
         }
 
 
+def _size(values: Any) -> str:
+    """The size of a map as nested lists, such as 7 × 7."""
+    return f"{len(values)} × {_size(values[0])}" if isinstance(values[0], list) else str(len(values))
+
+
 def _print_result(result: dict[str, Any]) -> None:
     """Prints what came out for one photo."""
     print_predictions(result["image"], result["predictions"])
@@ -363,7 +395,7 @@ def _print_result(result: dict[str, Any]) -> None:
     for method in dict.fromkeys(e["method"] for e in result["explanations"]):
         for e in {e["layer"]: e for e in result["explanations"] if e["method"] == method}.values():
             where = e["layer"] if e["layer_idx"] is None else f"{e['layer']} (layer_idx {e['layer_idx']})"
-            say((f"  {method} at {where}, map {len(e['map'])} × {len(e['map'][0])}", "dim"))
+            say((f"  {method} at {where}, map {_size(e['map'])}", "dim"))
     for e in result["explanations"]:
         if "evidence" in e:
             say(f"  {e['target']}, {e['method']} at {e['layer']}: {e['evidence']['sentence']}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WHAT, LOOK, MODEL, OUT = "What to explain", "How it looks", "The model", "Output"
 FLAG: dict[str, Any] = {"metavar": " "}  # nothing, where some versions of typer say <bool>
-NAMES = "timm name, torchvision/NAME, hf:ID, demo or module:function."
+NAMES = "timm name, torchvision/NAME, open_clip/NAME, hf:ID, demo or module:function."
 DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
 """Suffixes that make the argument of -o a file."""
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -63,7 +63,7 @@ class ModelOptions:
     model: Annotated[str, option("--model", "-m", panel=MODEL, metavar="MODEL", help=NAMES)] = "demo"
     input_size: Annotated[
         Any,
-        option("--input-size", panel=MODEL, parser=size, metavar="N|HxW",
+        option("--input-size", panel=MODEL, parser=size, metavar="N|HxW|DxHxW",
                help="Size of its input; default: the model's own."),
     ] = None  # fmt: skip
     crop: Annotated[
@@ -120,11 +120,17 @@ class ModelOptions:
             )
         return names
 
+    @property
+    def _picture_size(self) -> Any:
+        """Height and width; three numbers are those of a volume."""
+        three = isinstance(self.input_size, tuple) and len(self.input_size) == 3
+        return self.input_size[1:] if three else self.input_size
+
     def open(self) -> Opened:
         """Loads the model."""
         with busy(f"Loading {self.model}"):
             opened = open_model(
-                self.model, input_size=self.input_size, crop=self.crop, pretrained=self.pretrained,
+                self.model, input_size=self._picture_size, crop=self.crop, pretrained=self.pretrained,
                 checkpoint=self.checkpoint, class_names=self.class_names(), device=self.device, dtype=self.dtype,
             )  # fmt: skip
             collect_again()

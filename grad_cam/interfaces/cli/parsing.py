@@ -23,10 +23,12 @@ DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "npu")
 
 
 def size(text: str) -> Any:
-    """224 or 224x320 (height x width)."""
-    found = re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip())
-    if not found or "0" in (found[1], found[2]):
+    """224, 224x320 (height x width), or 32x96x96 (slices x height x width)."""
+    found = re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?(?:\s*[x×,]\s*(\d+))?", text.strip())
+    if not found or any(part is not None and not int(part) for part in found.groups()):
         raise typer.BadParameter(f"{text!r} is not a size: give one number, 224, or height and width, 224x320")
+    if found[3] is not None:
+        return int(found[1]), int(found[2]), int(found[3])
     height, width = int(found[1]), int(found[2] or found[1])
     return height if height == width else (height, width)
 

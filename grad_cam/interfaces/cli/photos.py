@@ -65,9 +65,18 @@ class Photos:
             found.finish()
         return found
 
+    @classmethod
+    def named(cls, given: Sequence[str]) -> Photos:
+        """Videos and volumes by name, where a folder is one of them; ends the command if there is none."""
+        paths = [name for name in dict.fromkeys(given) if Path(name).exists()]
+        found = cls(paths, {name: f"there is no file {name!r}" for name in given if name not in paths})
+        if not paths:
+            found.finish()
+        return found
+
     def go(
         self, opened: Opened, work: Callable[[list[Photo], Bars], list[Any]], show: Callable[[Any], None] | None = None,
-        batch: int = 1,
+        batch: int = 1, read: Callable[[Opened, str, str], list[Photo]] | None = None,
     ) -> None:  # fmt: skip
         """Runs the work on the photos, some at a time.
 
@@ -76,6 +85,7 @@ class Photos:
             work: From photos to one result each; photos that fail together are tried one by one.
             show: Called with every result.
             batch: Number of photos at a time.
+            read: From the model, a path and the stem of output files to what is explained; by default a photo.
         """
         stems = unique_slugs([Path(path).stem for path in self.paths])
         with bars(len(self.paths)) as shown:
@@ -85,7 +95,7 @@ class Photos:
                 ready = [
                     photo
                     for path, stem in zip(paths, stems[start:], strict=False)
-                    for photo in self._tried(path, functools.partial(_read, opened, path, stem))
+                    for photo in self._tried(path, functools.partial(read or _read, opened, path, stem))
                 ]
                 results = self._together(ready, lambda some: work(some, shown))
                 self.done += results

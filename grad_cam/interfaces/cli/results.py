@@ -42,7 +42,7 @@ def described(e: Explanation, opened: Opened, b: int, k: int) -> dict[str, Any]:
 
 def guesses(e: Explanation, opened: Opened, b: int = 0) -> list[dict[str, Any]]:
     """The likeliest classes of an image, for programs; none where the model's output is an embedding."""
-    return [] if e.is_of_embeddings else as_rows(predictions(e.logits[b], opened.labels))
+    return [] if e.is_of_embeddings else as_rows(predictions(e.logits[b], opened.labels, independent=e.multi_label))
 
 
 def as_rows(found: Sequence[Prediction]) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def side_by_side(
 
     def facts(e: Explanation, k: int) -> tuple[str, str, str]:
         title = METHODS[e.method].title if e.method in METHODS else e.method
-        chances = probabilities(e.logits[b])
+        chances = probabilities(e.logits[b], e.multi_label)
         known = e.classes is not None and len(chances) > 1
         chance = f", {percentage(float(chances[int(e.classes[b, k])]))}" if known else ""  # type: ignore[index]
         return f"{e.target[b][k]}{chance}", title, e.layer.name

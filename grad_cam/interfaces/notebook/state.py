@@ -90,7 +90,9 @@ class ExplorerState:
                 f"target={target!r} gives {first.map.shape[1]} maps, the explorer shows one: give one class"
             )
         self.layers: dict[str, LayerChoice] = {layer.name: layer for layer in layer_choices(found)}
-        self.classes: list[Prediction] = predictions(first.logits[0], opened.labels, first.logits.shape[-1])
+        self.classes: list[Prediction] = predictions(
+            first.logits[0], opened.labels, first.logits.shape[-1], first.multi_label
+        )
         self._by_index = {row.index: row for row in self.classes}
         self._given_name = first.target[0][0]
         is_class = target is None or isinstance(target, (int, str, np.integer))

@@ -15,7 +15,7 @@ from PIL import Image
 from ... import METHODS, metrics, rendering
 from ...loading import load_image, samples
 from ...rendering import data_uri
-from ..common import percentage, predictions, probabilities, slug
+from ..common import Prediction, percentage, predictions, probabilities, slug
 from .drawing import Drawing, npy_uri, number
 from .views import Computed, View, of_layer
 
@@ -98,7 +98,7 @@ def photo(view: View) -> str:
 def headline(view: View) -> str:
     """What is explained, by which method, where."""
     sure = view.target is not None and view.logits.size > 1
-    chance = percentage(float(probabilities(view.logits)[view.target])) if sure else ""
+    chance = percentage(float(probabilities(view.logits, view.opened.multi_label)[view.target])) if sure else ""
     method = view.controls.method
     found = view.result
     taken = found.taken if method == "auto" and isinstance(found, Computed) else ""
@@ -113,7 +113,7 @@ def layer(view: View) -> str:
 
 def prediction_bars(view: View) -> str:
     """The likeliest classes as bars; a click chooses one."""
-    rows = predictions(view.logits, view.opened.labels, len(view.logits))
+    rows = _guesses(view, len(view.logits))
     shown = [row for i, row in enumerate(rows) if i < TOP or row.index == view.target]
     bars = [vars(row) | {"percentage": percentage(row.probability)} for row in shown]
     return _html("predictions", bars, view.target)
@@ -121,7 +121,11 @@ def prediction_bars(view: View) -> str:
 
 def classes(view: View) -> list[tuple[str, int]]:
     """The classes to choose from, likeliest first."""
-    return [(f"{row.label} ({row.index})", row.index) for row in predictions(view.logits, view.opened.labels, LISTED)]
+    return [(f"{row.label} ({row.index})", row.index) for row in _guesses(view, LISTED)]
+
+
+def _guesses(view: View, count: int) -> list[Prediction]:
+    return predictions(view.logits, view.opened.labels, count, view.opened.multi_label)
 
 
 def result(view: View, drawing: Drawing) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from ... import explain, sweep
 from ...errors import LayerError
 from ...loading import ModelError, load_image, samples
+from ...loading.clips import clip_channels
 from ..common import LayerChoice, Opened, layer_choices, open_model
 from .errors import AppError
 
@@ -57,6 +58,11 @@ def open_page_model(model: str | nn.Module, **how: Any) -> OpenedModel:
         GradCamError: There is no such model, or no layer of it carries a map.
     """
     opened = open_model(model, **how)
+    if clip_channels(opened.model) is not None:
+        raise AppError(
+            f"{opened.name} takes videos or volumes, and this page explains pictures",
+            remedy="grad-cam explain clip.mp4 --model NAME, or grad_cam.explain and loading.load_frames, load_volume",
+        )
     example, _ = opened.prepare(load_image(next(iter(samples().values()))))
     try:
         found = sweep(opened.model, example)

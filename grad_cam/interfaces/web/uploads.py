@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ...loading import ImageError, read_image
+from ..common import VIDEOS, VOLUMES
 from .errors import AppError
 
 __all__ = ["Limits", "read", "remove_uploads", "upload_folder", "uploaded"]
@@ -77,6 +78,11 @@ def read(path: pathlib.Path, limits: Limits) -> tuple[Image.Image, tuple[str, ..
     Raises:
         ImageError: It is too large, not a picture, or damaged; the message names the file, not its place on the server.
     """
+    if path.name.lower().endswith((*VIDEOS, *VOLUMES)):
+        raise ImageError(
+            f"{path.name} is a video or a volume, and this page explains pictures: use grad-cam explain {path.name} "
+            "--model NAME, or grad_cam.explain with loading.load_frames or load_volume."
+        )
     try:
         size = path.stat().st_size
         if size > limits.upload:
