@@ -27,6 +27,7 @@ from common import Run, Time
 from torch import Tensor, nn
 
 import grad_cam
+from grad_cam.splitting.store import STORE
 
 MODELS = {
     "ResNet-50": "resnet50",
@@ -40,6 +41,7 @@ MODELS = {
 }
 AIMS = ((40.0, 2.0), (15.0, 4.0))  # at most so many forwards for models whose forward takes so many ms or more
 BATCH = 16  # for peak memory
+PEAK = 1.3  # at most so many times the forward's, over what a record keeps at most
 SEVERAL = 0.25  # seconds of plain forwards to measure in a round; at least one, at most nine
 
 
@@ -203,6 +205,13 @@ def aim(costs: Costs) -> str:
     return f"no aim under {AIMS[-1][0]:g} ms"
 
 
+def peak_aim(held: dict[str, float]) -> str:
+    """The verdict on the peak memory of the first call, in MB, or ""."""
+    if "first" not in held:
+        return ""
+    return f", peak {common.verdict(held['first'], round(PEAK * held['forward'] + STORE / 2**20))}"
+
+
 def child(model_name: str, name: str, layer: str, batch: int) -> float:
     """Peak memory of one first call over the loaded model, in MB."""
     prepare()
@@ -252,7 +261,7 @@ def one_model(title: str, name: str, rounds: int, memory: bool) -> None:
             continue
         row = [labels.get(key, f"{key}, first call"), f"{costs.ratios[key].cpu:.2f}", f"{costs.ratios[key].wall:.2f}"]
         row += [f"{held[key]:.0f} MB", f"{held[key] / held['forward']:.2f}"] if key in held else ["", ""]
-        rows.append([*row, aim(costs) if key == "first" else ""])
+        rows.append([*row, aim(costs) + peak_aim(held) if key == "first" else ""])
     common.table(
         f"{title} ({name}) at {common.SIZE}, batch 1, layer '{where.layer if where else '(no module)'}', forward "
         f"{1000 * costs.forward.cpu:.1f} ms of CPU time, {1000 * costs.forward.wall:.1f} ms of the wall "

@@ -142,8 +142,8 @@ def measured(page: Any, process: int, event: Callable[[int], float], rounds: int
 def opened(browser: Any, url: str, method: str) -> Any:
     """A page with a picture by a method."""
     page = browser.new_page(viewport={"width": 1366, "height": 820}, bypass_csp=True)
+    page.set_default_timeout(300_000)
     page.goto(url)
-    page.set_default_timeout(120_000)
     page.wait_for_selector("#gc-overlay")
     page.wait_for_timeout(1000)
     shown = page.locator("#gc-method input").first
@@ -167,13 +167,12 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    folder = pathlib.Path(tempfile.mkdtemp())
-    with served() as (url, process), sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, served() as (url, process), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         page = opened(browser, url, chosen.method)
         print(f"{chosen.method}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" + " (busy)" * common.BUSY)
         print(f"{'':24}{'median':>9}{'worst':>9}{'aim':>7}{'server CPU':>13}{'requests':>10}", flush=True)
-        for name, event in events(page, folder).items():
+        for name, event in events(page, pathlib.Path(folder)).items():
             waits, cpu, requests = zip(*measured(page, process, event, chosen.rounds), strict=True)
             middle, used = statistics.median(waits), statistics.median(cpu)
             late = (used if common.BUSY else middle) > AIMS[name]
@@ -183,7 +182,6 @@ def main() -> None:
                 flush=True,
             )
         browser.close()
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,10 @@ def _tips(study: Study) -> list[dict[str, Any]]:
     tips = study.knowledge.tips
     late = sorted((i for i, tip in enumerate(tips) if tip is not None), key=lambda i: -(tips[i] or 0))
     never = [i for i, tip in enumerate(tips) if tip is None]
-    groups = [("Decided last", late[: SHOWN // 2]), ("At no depth does a probe say what the model says", never)]
+    groups = [
+        ("Decided last", late[: SHOWN // 2]),
+        ("At no depth does a probe say what the model says; of a class said once it cannot", never),
+    ]
     return [
         {"title": title, "count": len(which) if title != "Decided last" else None,
          "pictures": [_card(study, i) for i in which[: SHOWN // 2]]}
