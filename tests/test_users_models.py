@@ -427,6 +427,20 @@ def test_images_of_every_kind(name: str, kind: str) -> None:
     assert not images.is_leaf or images.grad is None
 
 
+def test_layer_inside_a_checkpoint() -> None:
+    """What is computed again for the gradient is explained like any other layer, in the first call and later."""
+    judge = Judge(ZOO["checkpoint"])
+    for _ in range(3):
+        result = judge.call(
+            grad_cam.explain, judge.model, judge.entry.images(2), layer="neck.0", target=1, method="hires_cam"
+        )
+        assert judge.complaint(result, 2, "neck.0") is None
+    both = ["neck.0", "neck"]
+    with pytest.raises(GradCamError, match="computed again") as caught:
+        grad_cam.explain(judge.model, judge.entry.images(2), layer=both, target=1, method="hires_cam")
+    assert "that layer alone" in caught.value.remedy
+
+
 @pytest.mark.parametrize("name", ["net", "hook_that_fills_a_dict", "feature_kept_on_a_child", "cache_object"])
 def test_threads_on_a_model_that_keeps_state(name: str) -> None:
     """Four threads on one model, each with its own images, get what one thread gets."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from ..batchnorm import correct_gradients
 from ..errors import GradCamError, LayerError, SplitError, message_of
@@ -43,6 +44,10 @@ class Taken(NamedTuple):
 
 class Overwritten(SplitError):
     """A forward writes to what the gradient needs; saved tensors have to be cloned."""
+
+
+class Recomputed(SplitError):
+    """A part is computed again for the gradient, without what was put in its place; stages have to be run."""
 
 
 class Cutter(Halves):
@@ -108,14 +113,18 @@ class Cutter(Halves):
         return [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
 
     def retrying(self, run: Callable[[], Any]) -> Any:
-        """Runs something that takes gradients, once more with cloned saved tensors if the forward writes to them."""
+        """Runs something that takes gradients, once more in another way if the model's forward needs that."""
         try:
             return _translating(run)
         except Overwritten:
             if self.record.saving:
                 raise
             self.record.saving, self.taken = True, None
-            return _translating(run)
+        except Recomputed:
+            if self.record.staged:
+                raise
+            self.record.staged, self.taken = True, None
+        return _translating(run)
 
     def require_gradients(self, position: int = 0) -> None:
         """Raises SplitError where the model itself is the reason that there is no gradient after a position."""
@@ -314,7 +323,7 @@ class Cutter(Halves):
         self, cuts: Sequence[Cut], by_image: bool = True, again: bool = True, live: bool = False
     ) -> Taken:  # fmt: skip
         points = [c.point for c in cuts]
-        if any(p is None for p in points):
+        if self.record.staged and len(cuts) == 1 or any(p is None for p in points):
             return self._from_stages(cuts)
         written = [c.value in self.record.plan.overwritten for c in cuts]
         try:
@@ -395,6 +404,11 @@ def _refuse_autograd(error: RuntimeError) -> None:
         raise SplitError(
             "its forward uses reentrant checkpointing, through which autograd gives no gradient of one tensor",
             text[:120], "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
+        ) from error  # fmt: skip
+    if isinstance(error, CheckpointError):
+        raise Recomputed(
+            "a layer lies in a part that is computed again for the gradient (checkpointing)", text[:120],
+            "explain that layer alone, or one outside that part, or turn checkpointing off for the explanation",
         ) from error  # fmt: skip
 
 

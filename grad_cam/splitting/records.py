@@ -36,6 +36,7 @@ class Record:
         mode: Whether runs of the model need a function mode (see `intercept.Plain`).
         default: The default cut, once it is known.
         saving: Whether the forward writes to what the graph saves, so that it has to save clones.
+        staged: Whether parts are computed again for the gradient (checkpointing), so that stages have to be run.
     """
 
     def __init__(self, recording: Recording, copy: EvalCopy, images: Tensor) -> None:
@@ -51,6 +52,7 @@ class Record:
         self.positions: Positions = Positions(self.plan, copy.root, size, first)
         self.default: Cut | None = None
         self.saving = False
+        self.staged = False
         self.dead: dict[Ref, bool] = {}
         self.aligned: dict[int, tuple[Any, Any]] | None = None
         self.other_shapes: dict[Ref, tuple[int, ...]] = {}
