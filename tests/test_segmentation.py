@@ -254,7 +254,7 @@ def built(kind: str) -> nn.Module:
             out_features=["stage1", "stage2", "stage3", "stage4"],
         )  # fmt: skip
         config = hf.Mask2FormerConfig(
-            backbone_config=backbone, num_labels=5, feature_size=16, mask_feature_size=16, hidden_dim=16,
+            backbone_config=backbone, num_labels=5, feature_size=32, mask_feature_size=32, hidden_dim=32,
             encoder_feedforward_dim=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16,
             num_queries=6,
         )  # fmt: skip
