@@ -116,7 +116,7 @@ class ModelOptions:
             names = []
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(
-                f"--classes: {str(self.classes)!r} is not a list of names: write one name a line, or a JSON list of names"
+                f"--classes: {str(self.classes)!r} is no list of names: write one name a line, or a JSON list of names"
             )
         return names
 
