@@ -490,3 +490,35 @@ def test_a_first_explanation_runs_the_images_through_the_model_once(name: str) -
     _SEEN.clear()
     grad_cam.explain(model, torch.randn(1, 3, 224, 224), method="grad_cam")
     assert _SEEN == [1]
+
+
+class HandedOn(nn.Module):
+    """Additions in place in the forward itself, between modules that hand on what they get, as MobileOne's blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.drop, self.attention, self.act = nn.Identity(), nn.Identity(), nn.ReLU()
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        y += self.two(x)
+        y = self.drop(y)
+        y += 0  # where a branch is missing
+        return self.head(self.act(self.attention(y)))
+
+
+def test_one_tensor_under_several_names() -> None:
+    """Cuts at the same tensor are met in one run, and their maps are the same."""
+    torch.manual_seed(0)
+    model, images = HandedOn().eval(), torch.randn(2, 3, 8, 8)
+    chain = grad_cam.chain(model, (8, 8), depth=4)
+    names = [info.name for info in chain.stages]
+    assert names[:3] == ["one+two + add", "drop", "attention"]
+    for _ in range(2):  # the second call runs the model's forward
+        both = grad_cam.explain(model, images, layer=[*names[:2], "act"], target=1, method="grad_cam")
+        maps = [one.map for one in both]
+        assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[0], maps[2])
+        alone = grad_cam.explain(model, images, layer="drop", target=1, method="grad_cam")
+        assert torch.equal(alone.map, maps[1])

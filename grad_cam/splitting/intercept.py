@@ -77,7 +77,7 @@ class Plain(TorchFunctionMode):
 class _AtNumber(Plain):
     """Exchanges the results of the operations with certain numbers."""
 
-    def __init__(self, points: dict[int, tuple[int, Point]], exchange: Any) -> None:
+    def __init__(self, points: dict[int, list[tuple[int, Point]]], exchange: Any) -> None:
         super().__init__()
         self.points, self.exchange, self.number = points, exchange, 0
 
@@ -85,14 +85,17 @@ class _AtNumber(Plain):
         self.number += 1
         number = self.number
         out = super().__torch_function__(func, types, args, kwargs)
-        if number in self.points:
-            index, point = self.points[number]
+        points = self.points.get(number)  # several where modules hand a tensor on as it is
+        if not points:
+            return out
+        unbound = points[0][1].function == "unbind" and not isinstance(out, (tuple, list))
+        if unbound:
+            out = tuple(out)
+        for index, point in points:
             if getattr(func, "__name__", "") not in (point.function, "__get__", "__iter__"):
                 raise Moved("its forward takes another way than when it was recorded", point.function)
-            if point.function == "unbind" and not isinstance(out, (tuple, list)):
-                return iter(_exchanged(tuple(out), index, point, self.exchange))
-            return _exchanged(out, index, point, self.exchange)
-        return out
+            out = _exchanged(out, index, point, self.exchange)
+        return iter(out) if unbound else out
 
 
 def _without_backward_hooks(copy: EvalCopy, path: str) -> None:
@@ -214,10 +217,10 @@ def observe(
     """
     counts: dict[str, int] = {}
     at_modules: dict[str, list[tuple[int, Point]]] = {}
-    at_numbers: dict[int, tuple[int, Point]] = {}
+    at_numbers: dict[int, list[tuple[int, Point]]] = {}
     for index, point in enumerate(points):
         if point.path is None:
-            at_numbers[point.number] = (index, point)
+            at_numbers.setdefault(point.number, []).append((index, point))
         else:
             at_modules.setdefault(point.path, []).append((index, point))
 
