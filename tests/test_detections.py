@@ -337,11 +337,18 @@ def test_a_raw_head() -> None:
     same = torch.tensor([bool(rows[i, 6] == rows[j, 6]) for i in range(6) for j in range(i)])
     assert float(near[same].max()) <= 0.5
     assert explain(model, images, output=output, target=targets.box(0, "objectness"), layer="trunk").map.shape[0] == 2
-    plain = detections.raw("xyxy", channels_first=True)
+    plain = detections.raw("xyxy", scores="logits")
     with pytest.raises(TargetError, match="no score for there being an object"):
         explain(model, images, output=plain, target=targets.box(0, "objectness"), layer="trunk")
     with pytest.raises(OutputError, match="leave no class"):
         detections.raw()(torch.zeros(1, 3, 8))
+    turned = torch.cat([torch.rand(1, 256, 4) * 64, torch.rand(1, 256, 4)], 2)  # (B, anchors, columns)
+    with pytest.raises(OutputError, match="beyond 0..1") as caught:
+        detections.raw()(turned)
+    assert "channels_first=False" in caught.value.remedy
+    assert detections.raw(channels_first=False)(turned).shape[0] == 1
+    with pytest.raises(OutputError, match="beyond 0..1"):
+        detections.raw("xyxy")(model(images))  # logits
 
 
 def hugging_face(kind: str) -> tuple[nn.Module, int]:

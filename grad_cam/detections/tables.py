@@ -128,10 +128,24 @@ def _raw(
             f"{rows.shape[2]} columns leave no class", str(tuple(found.shape)),
             f"give detections.raw(channels_first={not channels_first})",
         )  # fmt: skip
+    if not are_logits:
+        _require_probabilities(rows.detach()[..., 4:], channels_first)
     logits = rows[..., first:] if are_logits else _logit(rows[..., first:])
     there = None if not objectness else rows[..., 4] if are_logits else _logit(rows[..., 4])
     edges = _edges(rows[..., :4], form)
     return table([_kept(edges[b], logits[b], None if there is None else there[b], overlap) for b in range(len(rows))])
+
+
+def _require_probabilities(found: Tensor, channels_first: bool) -> None:
+    """Refuses a table read the wrong way round, where pixels stand among the probabilities, and logits."""
+    with torch._C.DisableTorchFunction():  # a look at the values is no step of the model
+        low, high = (float(end) for end in found.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise OutputError(
+            f"read with channels_first={channels_first}, the head's table holds probabilities beyond 0..1",
+            f"{low:.4g} to {high:.4g}",
+            f'give detections.raw(channels_first={not channels_first}), or scores="logits"',
+        )  # fmt: skip
 
 
 def _kept(boxes: Tensor, logits: Tensor, objectness: Tensor | None, overlap: float) -> Found:
