@@ -435,6 +435,11 @@ def test_layer_inside_a_checkpoint() -> None:
             grad_cam.explain, judge.model, judge.entry.images(2), layer="neck.0", target=1, method="hires_cam"
         )
         assert judge.complaint(result, 2, "neck.0") is None
+    kept = grad_cam.explain(
+        judge.model, judge.entry.images(2), layer="neck.0", target=1, method="hires_cam", differentiable=True
+    )
+    found = torch.autograd.grad(kept.map.sum(), list(judge.model.stem.parameters()), allow_unused=True)
+    assert all(g is not None for g in found)  # the graph does not end at the layer
     both = ["neck.0", "neck"]
     with pytest.raises(GradCamError, match="computed again") as caught:
         grad_cam.explain(judge.model, judge.entry.images(2), layer=both, target=1, method="hires_cam")

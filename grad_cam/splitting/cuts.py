@@ -323,7 +323,8 @@ class Cutter(Halves):
         self, cuts: Sequence[Cut], by_image: bool = True, again: bool = True, live: bool = False
     ) -> Taken:  # fmt: skip
         points = [c.point for c in cuts]
-        if self.record.staged and len(cuts) == 1 or any(p is None for p in points):
+        staged = self.record.staged and not live and len(cuts) == 1  # stages would cut the graph of a live run
+        if staged or any(p is None for p in points):
             return self._from_stages(cuts)
         written = [c.value in self.record.plan.overwritten for c in cuts]
         try:
