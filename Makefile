@@ -75,7 +75,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.typing_check
 
 # make check-all PART=timm, PART="layers hf/ViT", PART=--summary: see tests/check_all.py
-check-all: $(VENV)/.installed-test
+# All extras first: parts that run side by side must not install into one environment.
+check-all: $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs
 	$(BIN)/python -m tests.check_all $(PART)
 
 # The wheel has to work where there is neither the repository nor anything else installed.
