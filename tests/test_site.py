@@ -206,7 +206,7 @@ def commands(text: str) -> list[str]:
 
 
 def test_commands_are_understood() -> None:
-    """Every `grad-cam` command of a page is one, with options it has, and words that they take where there is a choice."""
+    """Every `grad-cam` command of a page is one, with options it has, and a word of the choice where there is one."""
     group: Any = typer.main.get_command(app)
     seen = 0
     for name, text in TEXTS.items():
@@ -217,7 +217,7 @@ def test_commands_are_understood() -> None:
             for word, value in itertools.pairwise([*words, ""]):
                 assert word in flags or word == "--help" or not re.match("--?[a-z]", word), f"{name}: {command}"
                 choice = str(flags[word].metavar) if word in flags else ""
-                assert not re.fullmatch(r"[a-z]+(\|[a-z]+)+", choice) or value in choice.split("|"), f"{name}: {command}"
+                assert not re.fullmatch(r"[a-z]+(\|[a-z]+)+", choice) or value in choice.split("|"), (name, command)
             seen += 1
     assert seen > 30
 
