@@ -526,7 +526,7 @@ class Hidden(nn.Module):
 
 
 def test_audit_names_what_has_no_rule() -> None:
-    """A packed sequence by its operation and module, a custom function by its node; a model that balances by nothing."""
+    """A packed sequence by its operation and module, a custom function by its node."""
     torch.manual_seed(0)
     model, x = Packed(), pictures(16, 2)
     before = oracles.state(model)
