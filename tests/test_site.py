@@ -200,7 +200,8 @@ TEXTS = {
 }
 _FENCE = re.compile(r"^(`{3,})([^\n]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"\{(eval-rst|toctree|include|raw)\}")
-_ELSEWHERE = re.compile(r"(grad-cam|pip install|ray start|python -m docs\.workshop\.\w+)\b")  # what a reader may type that no test here types
+_ELSEWHERE = re.compile(r"(grad-cam|pip install|ray start|python -m docs\.workshop\.\w+)\b")
+"""What a reader may type that no test here types."""
 
 
 def test_every_block_is_run_or_typed_elsewhere() -> None:

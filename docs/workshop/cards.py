@@ -221,7 +221,7 @@ def card(name: str, method: Any, words: dict[str, str], refused: dict[str, str])
         "",
         *measured_rows(name),
         "",
-        "SRG, in units of the logit, is of the map that the method makes without a layer being named; 0 is a random map. "
+        "SRG, in units of the logit, is of the map that the method makes where no layer is named; 0 is a random map. "
         "Costs were counted on Lite0 and ViT-S/16 at 224; the bank is at the method's best layer. What is meant, and "
         "on what: [numbers](../../numbers.md), [evidence](../../evidence.md).",
         "",
