@@ -49,6 +49,15 @@ def number(low: float, high: float | None = None) -> Callable[[str], float]:
     return read
 
 
+def two_numbers(text: str) -> tuple[float, float]:
+    """Two finite numbers with a comma between them; NaN twice for any other text."""
+    try:
+        one, other = (float(part) for part in text.split(","))
+    except ValueError:
+        one = other = math.nan
+    return (one, other) if math.isfinite(one) and math.isfinite(other) else (math.nan, math.nan)
+
+
 def one_of(*values: str) -> Callable[[str], str]:
     """Makes a parser of one of a few words."""
 
