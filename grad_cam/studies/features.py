@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from ..depths import depth_of
 from ..errors import LayerError
-from ..introspection import unwrap
 from ..layouts import Layout
 from ..outputs import Output
-from ..splitting import Chain
 from ..splitting.cuts import Cutter
 from ..splitting.plan import Cut
-from ..splitting.public import open_images
+from ..splitting.public import network_of, open_images
 from .pictures import Pictures
 
 FLAT = 8192
@@ -71,7 +69,7 @@ def features_of(
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:  # fmt: skip
     """Runs the model over all pictures once."""
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     pooled: list[list[Tensor]] = []
     logits, small, cutter, which = [], [], None, _Cuts([], [])
     for some, images in pictures.batches(range(len(pictures)), batch_size):

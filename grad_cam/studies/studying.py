@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
 from ..folders.sources import Anything
-from ..introspection import unwrap
 from ..loading import Preprocessing
 from ..outputs import Output
 from ..splitting import Chain
-from ..splitting.public import open_images
+from ..splitting.public import network_of, open_images
 from .classes import Classes, correct, matched
 from .concepts import Concepts, concepts_of
 from .features import features_of, like
@@ -59,7 +58,7 @@ def study(
     """
     check_model(model)
     batch_size = as_index(batch_size, "batch_size", least=1)
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     if isinstance(model, Chain) and output is None:
         output = model.output
     pictures = source if isinstance(source, Pictures) else Pictures.of_source(
