@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .arguments import as_index
 from .engine import explain
 from .errors import GradCamError, MissingExtraError, import_extra, message_of
+from .introspection import matched_to
 from .rendering import Display, save
 
 __all__ = ["MapWriter", "Sink", "for_lightning", "for_trainer", "to_files", "to_tensorboard", "to_wandb"]
@@ -139,8 +140,7 @@ class MapWriter:
         """Seconds that one forward pass of one of the pictures takes, times their number; the model is as it was."""
         modes = [(module, module.training) for module in model.modules()]
         begun = self._clock()
-        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-        one = self.images[:1] if weight is None else self.images[:1].to(weight)
+        one = matched_to(model, self.images[:1])
         try:
             model.eval()
             with torch.no_grad():

@@ -24,7 +24,7 @@ from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
 from .ingredients import Forward, Pass
 from .inputs import Inputs
-from .introspection import is_multi_label
+from .introspection import is_multi_label, matched_to
 from .loading import class_names
 from .loading.geometry import check_geometry
 from .loading.normalisation import warn_if_unnormalised
@@ -62,10 +62,7 @@ def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.
         check_model(inner)
     if images.is_inference():
         images = images.clone()
-    weight = next((p for p in inner.parameters() if p.is_floating_point()), None)
-    if weight is not None and (images.device != weight.device or images.dtype != weight.dtype):
-        images = images.to(device=weight.device, dtype=weight.dtype)
-    return inner, images
+    return inner, matched_to(inner, images)
 
 
 def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, inputs: Inputs) -> Cutter:

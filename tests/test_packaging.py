@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "predictions",
         "requests", "results", "targets",
     },
-    "callbacks": {"arguments", "engine", "errors", "rendering"},
+    "callbacks": {"arguments", "engine", "errors", "introspection", "rendering"},
     "studies": {
         "arguments", "depths", "engine", "errors", "folders", "introspection", "layouts", "loading", "methods",
         "metrics", "outputs", "predictions", "rendering", "results", "splitting", "targets",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..engine import explain
 from ..errors import GradCamError
-from ..evidencing import evidence
+from ..evidencing import evidence_of_all
 from ..loading import ClassNames, class_names
 from ..rendering import Display
 from ..results import Explanation
@@ -142,12 +142,7 @@ class Explainer:
         found = self.named(explained(self.asked, images, self.asked_as(q), target))
         judged = {}
         if q.evidence:
-            judged = {
-                (n, b, k): evidence(self.model, e, b, k, explained=target, output=q.options.get("output"))
-                for n, e in enumerate(found)
-                for b in range(len(images))
-                for k in range(len(e.target[b]))
-            }
+            judged = evidence_of_all(self.model, found, explained=target, output=q.options.get("output"))
         rows = rows_of(found, facts, self.labels, judged)
         if self.overlays is not None:
             self._draw(found, rows, self.overlays)
