@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "predictions": set(),
     "resampling": set(),
     "targets": {"arguments", "detections", "errors", "predictions"},
-    "loading": {"arguments", "errors", "introspection"},
+    "loading": {"arguments", "errors", "introspection", "resampling"},
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors", "predictions", "resampling"},
