@@ -319,7 +319,7 @@ class _Job:
         return [str(path) for path in paths] + self._write_numbers(photo, results, b)
 
     def _write_numbers(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
-        """Writes what is asked for besides pictures."""
+        """Writes the numbers that options request besides pictures."""
         raw = self._write_raw(photo, results, b) if self.save_raw else []
         return raw + (self._write_original(photo, results, b) if self.original else [])
 
