@@ -56,7 +56,7 @@ def file_name(row: Row, number: int, suffix: str) -> str:
         number: Which of the rows of its input.
         suffix: With its dot.
     """
-    stem = re.sub(r"[^\w.]+", "-", row["path"].rpartition(".")[0] or row["path"]).strip("-.")[-60:].strip("-.")
+    stem = re.sub(r"[^\w.]+", "-", row["path"].rpartition(".")[0] or row["path"]).strip("-.")[-48:].strip("-.")
     return f"{row['input']:09d}-{number}-{stem or 'input'}{suffix}"
 
 
