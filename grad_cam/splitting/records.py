@@ -81,7 +81,6 @@ class Records:
         self.apart = False  # whether its forward writes to its parameters
         self.quiet = False  # whether it is known to write to no buffer
         self.fingerprint: Any = None
-        self.clean = False  # whether a run was seen to leave nothing behind on the copy
         self.spare: deque[EvalCopy] = deque(maxlen=SPARE)  # copies that were run, without tensors
         self.records: OrderedDict[Any, Record] = OrderedDict()
 

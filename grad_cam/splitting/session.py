@@ -58,7 +58,7 @@ class Session:
         with LOCK:
             known = self._known
             if known.fingerprint != mark:
-                known.fingerprint, known.records, known.clean = mark, OrderedDict(), False
+                known.fingerprint, known.records = mark, OrderedDict()
             found = known.records.get(key)
             if found is not None:
                 known.records.move_to_end(key)
@@ -116,9 +116,7 @@ class Session:
         if copy is None or copy.mark is None or self._lent or sys.is_finalizing():
             return
         known = self._known
-        if not known.clean:
-            known.clean = renewal.unchanged(copy, self.model)
-        if known.clean:
+        if copy.pattern is not None or renewal.is_clean(copy, self.model):
             renewal.empty(copy)
             known.spare.append(copy)
 
