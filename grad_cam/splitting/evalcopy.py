@@ -58,6 +58,7 @@ class EvalCopy:
         constants: Paths of tensors that are plain attributes somewhere in the model.
         renewable: Whether it may be used again after a run, once it is renewed.
         mark: The mark of the model it was made of (see `fingerprint`), once it is worked out.
+        run_on: What it is run on, once that is known (see `session`).
         pattern: What it is compared with before it is used again (see `renewal`), once that was found to be possible.
 
     Args:
@@ -72,6 +73,7 @@ class EvalCopy:
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
         self.mark: Any = None
+        self.run_on: Any = None
         self.pattern: Any = None
         self._loose: dict[str, tuple[Tensor, Tensor]] = {}  # tensors that are attributes, the model's and the copy's
         self.constants: set[str] = set()

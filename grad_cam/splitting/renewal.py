@@ -36,7 +36,7 @@ def empty(copy: EvalCopy) -> None:
     for state in copy.pattern.own:
         if state["_parameters"] or state["_buffers"]:
             state["_parameters"], state["_buffers"] = {}, {}
-    copy.originals = {}
+    copy.originals, copy.run_on = {}, None
     copy._forget()
     for name in ("_tables", "tensors", "foreign"):
         copy.__dict__.pop(name, None)
@@ -54,7 +54,8 @@ def renew(copy: EvalCopy, model: nn.Module, apart: bool, quiet: bool) -> bool:
     Returns:
         Whether it is; if not, the copy is of no use any more.
     """
-    copy.apart, copy.quiet, copy._shared, copy._budget = apart, quiet, [], SHARED_BUFFERS
+    copy.apart, copy.quiet, copy.run_on = apart, quiet, None
+    copy._shared, copy._budget = [], SHARED_BUFFERS
     modules = copy.pattern.modules()
     states = [*map(vars, modules)]
     if not copy.pattern.is_met(model, modules, states):
