@@ -220,7 +220,7 @@ def _fill(copy: EvalCopy, states: Sequence[_State]) -> None:
     ready = iter([aliases[id(one)] for one in parameters])
     for parameters_of, buffers_of, own in zip(given, buffers, copy.pattern.own, strict=True):
         if parameters_of:
-            own["_parameters"] = dict(zip(parameters_of, ready))  # the names first: it takes no alias too many
+            own["_parameters"] = dict(zip(parameters_of, ready, strict=False))  # names first: no alias too many
         if buffers_of:
             own["_buffers"] = buffers_of.copy()  # the very tensors: nobody writes to them
 
