@@ -32,6 +32,7 @@ from .splitting.cuts import BLOCKS, Cutter, Taken
 from .splitting.default import default_cut
 from .splitting.plan import Cut
 from .splitting.scoremaps import require_no_score_map
+from .targets import Score as TargetScore
 
 Resolver = Callable[[Tensor], targets.Resolved]
 """Fixes a target on the logits of a batch."""
@@ -153,7 +154,7 @@ class Forward:
                 self.entries.append(self._mode.entries())
         return found
 
-    def _known_gradient(self, score: targets.Score) -> list[Tensor] | None:
+    def _known_gradient(self, score: TargetScore) -> list[Tensor] | None:
         """The gradient of a score that the search for the default cut took already, where it is of the same logits."""
         known = self.cutter.reached
         if known is None or len(self.cuts) != 1 or self.taken.activations[0] is not known.activation:

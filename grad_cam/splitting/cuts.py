@@ -187,16 +187,12 @@ class Cutter(Halves):
             self._require_tail(run, activation, logits)
         return run
 
-    def _require_tail(
-        self, run: Callable[[Tensor, Tensor], Tensor], activation: Tensor, logits: Tensor
-    ) -> None:  # fmt: skip
+    def _require_tail(self, run: Callable[[Tensor, Tensor], Tensor], activation: Tensor, logits: Tensor) -> None:
         """Raises SplitError unless each image's logits are its own, whatever else is in the batch, again and again."""
         count = len(activation)
         index = torch.arange(count, device=activation.device)
-        with torch.no_grad():
-            alone = run(
-                activation, index
-            )  # attention without a gradient may use another kernel: equal but for rounding
+        with torch.no_grad():  # attention without a gradient may use another kernel: equal but for rounding
+            alone = run(activation, index)
             if not _near(alone, logits, 1e-5) or not _same(run(activation, index), alone):
                 raise _coupled("what follows the cut does not give the same logits again")
             others = torch.cat([activation[:1] * 0, activation, activation.flip(0) * -2])

@@ -57,7 +57,7 @@ def renew(copy: EvalCopy, model: nn.Module, apart: bool, quiet: bool) -> bool:
     copy.apart, copy.quiet, copy.run_on = apart, quiet, None
     copy._shared, copy._budget = [], SHARED_BUFFERS
     modules = copy.pattern.modules()
-    states = [*map(vars, modules)]
+    states = [module.__dict__ for module in modules]
     if not copy.pattern.is_met(model, modules, states):
         return False
     copy.originals = dict(zip(copy.modules, modules, strict=True))
@@ -71,7 +71,7 @@ def is_clean(copy: EvalCopy, model: nn.Module) -> bool:
     if not copy.renewable or copy._loose:
         return False
     pattern, theirs = Pattern(copy), [*copy.originals.values()]
-    if not pattern.is_whole or not pattern.is_met(model, theirs, [*map(vars, theirs)]):
+    if not pattern.is_whole or not pattern.is_met(model, theirs, [module.__dict__ for module in theirs]):
         return False
     copy.pattern = pattern
     return True
@@ -87,11 +87,11 @@ class Pattern:
 
     def __init__(self, copy: EvalCopy) -> None:
         theirs = [*copy.originals.values()]
-        states = [*map(vars, theirs)]
+        states = [module.__dict__ for module in theirs]
         self._references = [*map(weakref.ref, theirs)]
         self._modules = [*copy.modules.values()]
-        self.own: list[_State] = [*map(vars, self._modules)]
-        self._kinds = [*map(type, theirs)]
+        self.own: list[_State] = [module.__dict__ for module in self._modules]
+        self._kinds: list[type[nn.Module]] = [*map(type, theirs)]
         self._trained_apart = any(kind.train is not nn.Module.train for kind in self._kinds)
         self._sizes = [*map(len, states)]
         self._held = [*map(len, map(_children, states))]
