@@ -5,8 +5,9 @@ One row is one map: an input at one layer for one target. An input that failed h
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def numbered(rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
+    """Rows with their number among those of the same input, from 0."""
+    for _, of_input in itertools.groupby(rows, key=lambda row: row["input"]):
+        yield from enumerate(of_input)
+
+
 def packed(raw: Tensor) -> tuple[NDArray[np.float16], float]:
     """A map as float16 from -1 to 1, flat, and the scale that gives it back: no map is too large or small for it."""
     values = raw.detach().to("cpu", torch.float64).numpy()
@@ -168,8 +175,29 @@ def unpacked(row: Row) -> Tensor:
 
 
 def as_table(rows: Sequence[Row]) -> Any:
-    """Rows as an Arrow table."""
+    """Rows as an Arrow table; one that holds what a column cannot take becomes an error with its reason."""
+    try:
+        return _table(rows)
+    except _UNFIT:
+        return _table([_fitting(row) for row in rows])
+
+
+_UNFIT = (ValueError, TypeError, OverflowError)  # Arrow's own, and text with halves of surrogate pairs
+
+
+def _table(rows: Sequence[Row]) -> Any:
     pa = arrow()
     fields = schema()
     columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in fields]
     return pa.Table.from_arrays(columns, schema=fields)
+
+
+def _fitting(row: Row) -> Row:
+    """A row, or where it does not fit the columns the row of an error."""
+    try:
+        _table([row])
+    except _UNFIT as error:
+        text = str(error).encode("utf-8", "replace").decode()
+        kept = {name: row.get(name) for name in ("input", "path")}
+        return {**kept, "error": f"its row cannot be written: {type(error).__name__}: {text}"[:500]}
+    return row

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .configurations import Declared, as_size, is_count, processor_size, settings, timm_config
 from .detectors import detector_classes, detector_size, is_detector
@@ -228,10 +228,10 @@ def _is_convolution(layer: nn.Module) -> bool:
     return is_count(getattr(layer, "in_channels", None)) and isinstance(kernel, tuple) and len(kernel) == 2
 
 
-def declares_frames(model: nn.Module) -> bool:
-    """Whether a model is one of Hugging Face's of videos, which declare a number of frames and take them first."""
+def declared_frames(model: nn.Module) -> int | None:
+    """The number of frames that a model of videos declares, as Hugging Face's do, which take frames first; or None."""
     config = getattr(unwrap(model), "config", None)
-    return any(is_count(value) for value, _ in settings(config, ("num_frames",), "config"))
+    return next((int(value) for value, _ in settings(config, ("num_frames",), "config") if is_count(value)), None)
 
 
 def is_multi_label(model: nn.Module) -> bool:
@@ -246,7 +246,7 @@ def is_multi_label(model: nn.Module) -> bool:
 def clip_channels(model: nn.Module) -> int | None:
     """The number of channels of the videos or volumes that a model takes; None where it takes pictures."""
     model = unwrap(model)
-    if declares_frames(model):
+    if declared_frames(model):
         return input_channels(model)
     for layer in model.modules():
         kernel, channels = getattr(layer, "kernel_size", None), getattr(layer, "in_channels", None)
@@ -268,7 +268,7 @@ def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
     """
     if len(shape) != 4:
         return False
-    if declares_frames(model):
+    if declared_frames(model):
         return True
     model = unwrap(model)
     layers = (m for m in model.modules() if hasattr(m, "kernel_size") and is_count(getattr(m, "in_channels", None)))
@@ -385,6 +385,12 @@ def class_count(model: nn.Module) -> int | None:
 
 
 _COMPUTED_IN = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
+
+
+def matched_to(model: nn.Module, images: Tensor) -> Tensor:
+    """Images on the device and of the dtype of a model's first floating point parameter, unchanged without one."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return images if weight is None else images.to(device=weight.device, dtype=weight.dtype)
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

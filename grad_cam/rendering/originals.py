@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..arguments import check_fraction
-from ..errors import GradCamError
+from ..errors import GradCamError, import_extra
 from ..predictions import percentage
 from .display import Display
-from .files import png_bytes, write
+from .files import npy_bytes, png_bytes, write
 
 SUFFIXES = (".npy", ".png", ".json", ".nii", ".nii.gz")
 
@@ -141,9 +140,7 @@ class OriginalMap:
         path = pathlib.Path(path)
         suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
         if suffix == ".npy":
-            buffer = io.BytesIO()
-            np.save(buffer, self.values, allow_pickle=False)
-            return write(path, buffer.getvalue(), force=force)
+            return write(path, npy_bytes(self.values), force=force)
         if suffix == ".png":
             self._require(2, "a PNG mask is of a picture", "save it as .nii.gz or .npy")
             return write(path, png_bytes(Image.fromarray(self.mask(level).astype(np.uint8) * 255)), force=force)
@@ -155,14 +152,9 @@ class OriginalMap:
 
     def _nifti(self, compressed: bool) -> bytes:
         self._require(3, "NIfTI is for volumes", "save it as .png, .json or .npy")
-        try:
-            import nibabel
-        except ImportError:
-            raise GradCamError("writing NIfTI needs nibabel", remedy="pip install 'gradcam-layers[medical]'") from None
+        nibabel = import_extra("nibabel", "writing NIfTI needs nibabel", "medical")
         affine = np.eye(4) if self.affine is None else self.affine
-        make: Any = nibabel.Nifti1Image
-        image = make(np.nan_to_num(self.values), affine)
-        content: bytes = image.to_bytes()
+        content: bytes = nibabel.Nifti1Image(np.nan_to_num(self.values), affine).to_bytes()
         if compressed:
             import gzip
 

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from ..depths import depth_of
 from ..errors import LayerError
-from ..introspection import unwrap
+from ..introspection import matched_to
 from ..layouts import Layout
 from ..outputs import Output
-from ..splitting import Chain
 from ..splitting.cuts import Cutter
 from ..splitting.plan import Cut
-from ..splitting.public import open_images
+from ..splitting.public import network_of, open_images
 from .pictures import Pictures
 
 FLAT = 8192
@@ -71,11 +70,11 @@ def features_of(
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:  # fmt: skip
     """Runs the model over all pictures once."""
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     pooled: list[list[Tensor]] = []
     logits, small, cutter, which = [], [], None, _Cuts([], [])
     for some, images in pictures.batches(range(len(pictures)), batch_size):
-        images = like(inner, images)
+        images = matched_to(inner, images)
         with torch.no_grad():
             if cutter is None:
                 cutter = open_images(inner, images, output, 1)
@@ -87,7 +86,7 @@ def features_of(
         logits.append(taken.logits.detach()[: len(some)].float().cpu())
         for kept, raw, layout in zip(pooled, taken.activations, which.layouts, strict=True):
             kept.append(_pooled(raw.detach(), layout)[: len(some)].float().cpu())
-        small.append(_in_small(torch.from_numpy(pictures.shown(images[: len(some)]))))
+        small.append(_scaled_down(torch.from_numpy(pictures.shown(images[: len(some)]))))
         if progress is not None:
             progress(some[-1] + 1, len(pictures))
     joined = tuple(torch.cat(each) for each in pooled)
@@ -97,7 +96,7 @@ def features_of(
     return Features(places, joined, torch.cat(logits), torch.cat(small))
 
 
-def _in_small(shown: Tensor) -> Tensor:
+def _scaled_down(shown: Tensor) -> Tensor:
     """Pictures, uint8 (n, H, W, 3), as `Features.small` has them."""
     colours = shown.permute(0, 3, 1, 2).float() / 255
     grey = torch.nn.functional.pad(colours.mean(1, keepdim=True), (0, 1, 0, 1), mode="replicate")
@@ -105,14 +104,10 @@ def _in_small(shown: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(torch.cat([colours, change], 1), SMALL)
 
 
-def like(model: nn.Module, images: Tensor) -> Tensor:
-    """Images on the model's device, of its type."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return images if weight is None else images.to(device=weight.device, dtype=weight.dtype)
-
-
 @dataclasses.dataclass
 class _Cuts:
+    """Cuts, how each is read, and where it lies."""
+
     cuts: list[Cut]
     layouts: list[Layout | None]
     places: list[Place] = dataclasses.field(default_factory=list)

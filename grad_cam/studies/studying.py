@@ -1,4 +1,4 @@
-"""`study`: what a folder says about a model."""
+"""`study`: how a model decides about a folder of pictures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
 from ..folders.sources import Anything
-from ..introspection import unwrap
+from ..introspection import matched_to
 from ..loading import Preprocessing
 from ..outputs import Output
 from ..splitting import Chain
-from ..splitting.public import open_images
+from ..splitting.public import network_of, open_images
 from .classes import Classes, correct, matched
 from .concepts import Concepts, concepts_of
-from .features import features_of, like
+from .features import features_of
 from .knowledge import knowledge_of
 from .pictures import Pictures
 from .results import Study
@@ -33,13 +33,14 @@ def study(
     summaries: bool = True, concepts: int = 0, batch_size: int = 16, seed: int = 0, name: str | None = None,
     prepare: Preprocessing | None = None, output: Output = None, progress: Progress | None = None,
 ) -> Study:  # fmt: skip
-    """Says what a folder of pictures tells about a model: where it decides, and what it decides by.
+    """Studies a model on a folder of pictures: where it decides, and what it decides by.
 
     Args:
         model: Any image classifier, or a `Chain` of one; it is left exactly as found.
-        source: A folder that holds one folder for each class, a table with the columns path, class and box, a dataset,
-            the folder of a run (`grad_cam.run`), or `Pictures`. With boxes of the objects a shortcut is looked for
-            wherever the object is not; without, at the rim, and inside only what is the same from picture to picture.
+        source: A folder that holds one folder for each class, a table with the columns path, class and box or
+            mask, a dataset, the folder of a run (`grad_cam.run`), or `Pictures`. With boxes of the objects a shortcut
+            is looked for wherever the object is not; without, at the rim, and inside only what is the same from picture
+            to picture.
         limit: Largest number of pictures of each class.
         shortcuts: Whether to look for shortcuts.
         summaries: Whether to sum up the maps of every class.
@@ -59,7 +60,7 @@ def study(
     """
     check_model(model)
     batch_size = as_index(batch_size, "batch_size", least=1)
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     if isinstance(model, Chain) and output is None:
         output = model.output
     pictures = source if isinstance(source, Pictures) else Pictures.of_source(
@@ -122,11 +123,11 @@ def _of_classes(logits: Tensor) -> Tensor:
 
 def _forward(model: nn.Module, output: Output, pictures: Pictures) -> Forward:
     """The model as a function from images to logits of classes."""
-    cutter = open_images(model, like(model, pictures.images([0, 1])), output, 1)
+    cutter = open_images(model, matched_to(model, pictures.images([0, 1])), output, 1)
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
-            return _of_classes(cutter.forward(like(model, images)))
+            return _of_classes(cutter.forward(matched_to(model, images)))
 
     return logits
 
