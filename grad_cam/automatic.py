@@ -44,6 +44,10 @@ from .splitting.records import Record
 HEAD = 2.0
 """Weight of the last map of a convolutional network among those of its stages."""
 
+GRIDS = 7, 8
+"""Regions along each side of the two regressions whose mean is taken, so that the borders of one are inside regions of
+the other."""
+
 FEWEST = 3
 """Blocks that a transformer of one grid has at least."""
 
@@ -115,12 +119,15 @@ def explained(
         explain: Makes explanations at cuts.
     """
     choice = choose(cutter, request)
+    if choice.method == "region_regression":
+        each = [explain(cutter, (), _request_of(choice, request, cutter, cells=n))[0] for n in GRIDS]
+        both = torch.stack([enlarged(e.map, (2 * GRIDS[0], 2 * GRIDS[0])) for e in each]).mean(0)
+        return dataclasses.replace(each[0], map=both, method=f"{each[0].method}, mean of two grids")
     return joined(explain(cutter, choice.cuts, _request_of(choice, request, cutter)), choice)
 
 
-def _request_of(choice: Choice, request: Request, cutter: Cutter) -> Request:
+def _request_of(choice: Choice, request: Request, cutter: Cutter, **options: Any) -> Request:
     """The request to the engine for a choice."""
-    options: dict[str, Any] = {}
     if choice.method == "region_regression":
         size = int(cutter.images.shape[-2]), int(cutter.images.shape[-1])
         options["fill"] = mean_color(preprocessing(cutter.model, size))

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import grad_cam
 from grad_cam import automatic
@@ -199,7 +200,7 @@ def test_segmentation_takes_grad_cam(batch: Tensor) -> None:
 
 
 def test_costs(tower: nn.Module, batch: Tensor) -> None:
-    """The cheapest is Grad-CAM, the dearest region regression over the mean colour; there is no fourth."""
+    """The cheapest is Grad-CAM, the dearest two region regressions over the mean colour; there is no fourth."""
     tail = grad_cam.explain(tower, batch, target=1, method="auto", cost="tail")
     assert tail.method == "grad_cam" and torch.equal(
         tail.map, grad_cam.explain(tower, batch, target=1, method="grad_cam").map
@@ -207,9 +208,14 @@ def test_costs(tower: nn.Module, batch: Tensor) -> None:
     best = grad_cam.explain(tower, batch, target=1, cost="unlimited")
     tower.preprocessing = grad_cam.loading.Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
     half = grad_cam.explain(tower, batch, target=1, cost="unlimited")
-    assert best.layer.name == half.layer.name == "the input" and best.method == "region_regression"
+    assert best.layer.name == half.layer.name == "the input"
+    assert best.method == half.method == "region_regression, mean of two grids"
     for found, fill in ((best, 0.0), (half, [-0.03, -0.088, -0.188])):
-        wanted = grad_cam.explain(tower, batch, target=1, method="region_regression", fill=fill).map
+        wanted = torch.zeros(())
+        for cells in (7, 8):
+            one = grad_cam.explain(tower, batch, target=1, method="region_regression", fill=fill, cells=cells).map
+            large = functional.interpolate(one[:, None], size=(14, 14), mode="bilinear")[:, 0]
+            wanted = wanted + large * cells**2 / 14**2 / 2
         torch.testing.assert_close(found.map, wanted, rtol=1e-3, atol=1e-6)
     with pytest.raises(GradCamError, match="no such cost.*'free'.*tail, pass, unlimited"):
         grad_cam.explain(tower, batch, cost="free")

@@ -27,7 +27,7 @@ def auto(whole_score: WholeScore, *, cost: Cost = "pass") -> Tensor:
     Args:
         whole_score: Scores of images.
         cost: "tail" is Grad-CAM at the default cut; "pass" takes one forward and one backward pass through the network,
-            "unlimited" about 200 forward passes.
+            "unlimited" 384 forward passes.
 
     Raises:
         MethodError: Always: `explain` and `sweep` run what is chosen instead.
