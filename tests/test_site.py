@@ -6,6 +6,7 @@ was built instead, as `make check-all` does.
 
 from __future__ import annotations
 
+import ast
 import collections
 import configparser
 import importlib.util
@@ -259,13 +260,40 @@ def test_names_exist() -> None:
 def _is_there(dotted: str) -> bool:
     if dotted.startswith("grad_cam.METHODS."):
         return dotted.rpartition(".")[2] in (*METHODS, "values")
-    here: Any = grad_cam
-    for part in dotted.split(".")[1:]:
+    return _found(dotted) is not None
+
+
+def _found(dotted: str) -> Any:
+    """The object of a dotted name, or None."""
+    first, *parts = dotted.split(".")
+    here: Any = importlib.import_module(first)
+    for part in parts:
         path = f"{getattr(here, '__name__', '')}.{part}"
         if not hasattr(here, part) and not (hasattr(here, "__path__") and importlib.util.find_spec(path)):
-            return False
+            return None
         here = getattr(here, part) if hasattr(here, part) else importlib.import_module(path)
-    return True
+    return here
+
+
+def test_imports_of_the_code_are_there() -> None:
+    """What the code of a page imports from the package, the tests or the workshop is there, and what it takes from it."""
+    missing = []
+    for path in PAGES:
+        modules: dict[str, Any] = {}
+        for block in examples.blocks(path.read_text(encoding="utf-8")):
+            if block.kind == "console":
+                continue
+            for node in ast.walk(ast.parse(block.code)):
+                if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("grad_cam", "tests", "docs"):
+                    for name in node.names:
+                        if not _is_there(f"{node.module}.{name.name}"):
+                            missing.append(f"{path.name}: {node.module}.{name.name}")
+                        elif inspect.ismodule(found := _found(f"{node.module}.{name.name}")):
+                            modules[name.asname or name.name] = found
+                elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                    if not hasattr(modules[node.value.id], node.attr):
+                        missing.append(f"{path.name}: {node.value.id}.{node.attr}")
+    assert not missing, missing
 
 
 @pytest.fixture
