@@ -139,6 +139,22 @@ def test_cards_hold_what_was_measured() -> None:
             assert cells[1] in evidence and cells[1] in "\n".join(cards.measured_rows(name))
 
 
+def test_srg_stands_on_the_cards() -> None:
+    """SRG of every method measured lies in its interval, with photos, command and date; the control's holds 0."""
+    found = cards.data("measured")
+    for key, run in found["runs"].items():
+        assert f"docs.workshop.faithful {key} " in run["command"] and re.fullmatch(r"\d{4}-\d\d-\d\d", run["date"])
+    for name, figures in found["methods"].items():
+        for key, row in figures.items():
+            mean, low, high = row["srg"]
+            assert name in METHODS and key in found["runs"] and low <= mean <= high
+            if row["photos"] >= cards.FEWEST:
+                shown = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {row['photos']} photos"
+                assert shown in "\n".join(cards.measured_rows(name))
+    _, low, high = found["methods"]["random_cam"]["cnn"]["srg"]
+    assert low < 0 < high < found["methods"]["grad_cam"]["cnn"]["srg"][0]
+
+
 def test_every_public_name_has_an_example() -> None:
     """Every name of the screen and of the documented modules stands in code that the reference runs."""
     code = {path.stem: "\n".join(b.code for b in examples.blocks(path.read_text(encoding="utf-8"))) for path in PAGES
@@ -276,7 +292,7 @@ def _found(dotted: str) -> Any:
 
 
 def test_imports_of_the_code_are_there() -> None:
-    """What the code of a page imports from the package, the tests or the workshop is there, and what it takes from it."""
+    """What the code of a page imports of the repository is there, and so is what it takes from there."""
     missing = []
     for path in PAGES:
         modules: dict[str, Any] = {}
