@@ -1,8 +1,7 @@
 """A tiny vision transformer that tells four drawn shapes apart, trained in seconds, so that its pictures are true.
 
 `python -m docs.workshop.tiny` trains it anew. Its weights are stored, since no two machines train the same ones and the
-pages
-say what is to be seen in its maps.
+pages say what is to be seen in its maps.
 """
 
 from __future__ import annotations
