@@ -12,7 +12,8 @@ import typer
 
 from ...arguments import is_index
 from ...errors import GradCamError, refuse_existing
-from ..common import VIDEOS, VOLUMES, Opened, slug, unique_slugs
+from ...suffixes import VIDEOS, VOLUMES
+from ..common import Opened, slug, unique_slugs
 from .options import MODEL, option
 from .photos import Photo
 

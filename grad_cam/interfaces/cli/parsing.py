@@ -14,9 +14,8 @@ from typing import Any
 
 import typer
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-"""Suffixes of the files taken from a folder."""
-
+from ...suffixes import PICTURES
+from .early import check_device
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "npu")
 """Kinds of devices of torch that compute pictures."""
@@ -61,9 +60,10 @@ def one_of(*values: str) -> Callable[[str], str]:
 
 
 def device(text: str) -> str:
-    """The name of a device; whether it is there shows when the model is moved to it."""
+    """The name of a device; some are known not to be there, others are looked for once torch is imported."""
     if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", text):
         raise typer.BadParameter(f"{text!r} is not a device: give cpu, cuda, cuda:1, mps, ...")
+    check_device(text)
     return text
 
 

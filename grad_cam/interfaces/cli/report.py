@@ -107,13 +107,13 @@ It explains the three likeliest classes of every photo unless an option says oth
         raise typer.BadParameter(f"-o {output}: the report is a page, call it {output.stem}.html; a browser prints it")
     refuse_existing([output], force)
     check_folder(output.parent)
+    if evidence and how.gives != "map":
+        raise typer.BadParameter(f"--evidence: {how.method} makes concepts, which explain no score; leave it out")
+    opened = model.open(how.found)
     from ... import explain
     from ...rendering.report import report_of, write_report
 
     display = look.display
-    if how.found()[0].gives != "map" and evidence:
-        raise typer.BadParameter(f"--evidence: {how.method} makes concepts, which explain no score; leave it out")
-    opened = model.open()
     classes = target.resolve(opened, SHOWN)
 
     def work(some: list[Photo], bars: Bars) -> list[Any]:
