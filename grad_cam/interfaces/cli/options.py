@@ -12,7 +12,7 @@ import typer
 
 from ..common import MethodFacts, Opened, check_method_name, method_facts, method_names, open_model
 from .console import busy
-from .early import check_function, check_model_name
+from .early import check_device, check_function, check_model_name
 from .edge import collect_again
 from .parsing import colormap, device, named_values, number, one_of, size
 
@@ -100,6 +100,8 @@ class ModelOptions:
     def check(self) -> None:
         """Refuses a model and files that are not there, and class names that cannot be read."""
         check_model_name(self.model)
+        if self.device is not None:
+            check_device(self.device)
         for name, path in (("--checkpoint", self.checkpoint), ("--classes", self.classes)):
             if path is not None and not path.is_file():
                 raise FileNotFoundError(f"{name}: there is no file {str(path)!r}")
