@@ -180,7 +180,8 @@ def explain(
         cuts = _cuts(cutter, request.method, layer)
         cutter.images = images
         found = _explained(cutter, cuts, request)
-    automatic.announce(found[0], method, options)
+    if method is None and named == "auto" and not options:
+        automatic.announce(found[0])
     return found if several and fuse is None else found[0]
 
 

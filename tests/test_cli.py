@@ -729,7 +729,7 @@ def test_shell_completion() -> None:
 
 
 def test_methods(run: Run) -> None:
-    """`methods` lists the whole table, for people, for programs and for the README."""
+    """`methods` lists the whole table, for people, for programs and for the pages."""
     text = run("methods").stdout
     assert all(f"{name} " in text for name in grad_cam.METHODS)
     rows = {each["name"]: each for each in json.loads(run("methods", "--json").stdout)}
