@@ -73,8 +73,10 @@ def check_model_name(name: str) -> None:
 
 def _stands_in(name: str, source: str) -> bool:
     """Whether a name stands in a source as a word of its own."""
-    places = re.finditer(rf"{re.escape(name)}\b", source)  # found fast, because it begins with the name
-    return any(not re.match(r"\w", source[place.start() - 1]) for place in places)
+    place = source.find(name)  # a regular expression would take 20 ms
+    while place >= 0 and re.search(r"\w", source[place - 1 : place] + source[place + len(name)]):
+        place = source.find(name, place + 1)
+    return place >= 0
 
 
 def _check_known(given: str, name: str, known: Sequence[str]) -> None:
