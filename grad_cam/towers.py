@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ModelError
-from .introspection import unwrap
 from .outputs import Output, find_logits
-from .splitting import Chain
 from .splitting.evalcopy import EvalCopy
+from .splitting.public import network_of
 from .targets import TargetError
 from .targets.embeddings import Encoded, Tokenizer, encoded
 
@@ -68,7 +67,7 @@ def with_tower(model: nn.Module, images: Any, target: Any, output: Output) -> tu
     """
     if not needs_encoding(target) or not isinstance(model, nn.Module):
         return model, target, output
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     tower, output = _tower_of(inner, images, output)
     found = encoded(target, lambda: _Encoder(inner, tower, output))
     return model if tower is inner else tower, found, output

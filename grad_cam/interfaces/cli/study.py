@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...suffixes import PICTURES
-from ..common import Opened, open_model, refuse_existing
+from ..common import Opened, open_model
 from .console import bars, print_json, say
 from .early import check_model_name, check_source
 from .edge import command
 from .options import FLAG, OUT, WHAT, Force, Json, ModelOptions, Show, option
-from .parsing import check_folder, open_viewer
+from .parsing import check_page, open_viewer
 
 if TYPE_CHECKING:
     from ...studies import Comparison, Study
@@ -71,10 +71,7 @@ not: marks, borders, tints, text.
     check_source(source)
     if against is not None and not Path(against).is_file():
         check_model_name(against)
-    if output.is_dir():
-        raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as study.html")
-    refuse_existing([output], force)
-    check_folder(output.parent)
+    check_page(output, force)
     opened = model.open()
     other = None if against is None else _other(model, against)
     from ... import study as run
