@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...arguments import closest
-from ...errors import GradCamError, ModelError
+from ...errors import GradCamError, ModelError, install
 from ...suffixes import PICTURES
 
 __all__ = ["check_device", "check_function", "check_model_name", "check_source"]
@@ -24,7 +24,7 @@ __all__ = ["check_device", "check_function", "check_model_name", "check_source"]
 _DRIVERS = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
 _TIMM = r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\("
 _TORCHVISION = r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:[^d\n].*\n)*?def (\w+)\("
-_LIBRARIES = {"torchvision": "torchvision", "open_clip": "gradcam-layers[clip]", "transformers": "gradcam-layers[hf]"}
+_LIBRARIES = {"torchvision": "pip install torchvision", "open_clip": install("clip"), "transformers": install("hf")}
 """What has models besides timm, and how it is installed."""
 
 
@@ -55,7 +55,7 @@ def check_model_name(name: str) -> None:
     library = name.partition("/")[0] if name.startswith(("torchvision/", "open_clip/")) else ""
     library = "transformers" if name.startswith("hf:") else library
     if library and _folder(library) is None:
-        raise ModelError(f"{name!r} needs {library}", remedy=f"pip install '{_LIBRARIES[library]}'")
+        raise ModelError(f"{name!r} needs {library}, which is not installed", remedy=_LIBRARIES[library])
     if library == "open_clip":
         configurations = (_folder(library) or Path()) / "model_configs"
         known = [path.stem for path in configurations.glob("*.json")]
