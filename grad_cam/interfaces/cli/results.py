@@ -73,6 +73,7 @@ def side_by_side(
     first = results[0]
     pairs = [(e, k) for k in targets for e in results]
     size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
+    display = display.showing(e.raw(b, k) for e, k in pairs)
     heats = [display.heat(e.on_picture(b, k), size) for e, k in pairs]
 
     def facts(e: Explanation, k: int) -> tuple[str, str, str]:
