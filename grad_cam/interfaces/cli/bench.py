@@ -37,6 +37,11 @@ def bench(
         option("--srg", panel=WHAT, metavar="N", min=0,
                help="Judge every method at its best layer by SRG, too, on N photos; 55 forward passes a map."),
     ] = 0,
+    units: Annotated[
+        int,
+        option("--units", panel=WHAT, metavar="N", min=2,
+               help="Squares along each side that SRG takes away; best a transformer's patches, so that none is cut."),
+    ] = 14,
     limit: Annotated[
         int | None, option("--limit", panel=WHAT, metavar="N", min=1, help="Number of photos, spread over the table.")
     ] = None,
@@ -94,7 +99,7 @@ predicted class) and, where it is known, [cyan]box[/] (left top right bottom in 
         from ...benching import spread
 
         known = [known[i] for i in spread(len(known), limit)]
-    found = _measured(opened, known, methods, depth, srg, few, masks)
+    found = _measured(opened, known, methods, depth, srg, units, few, masks)
     call = shlex.join(["grad-cam", *sys.argv[1:]])
     write_bench(found, output, model=model.model, call=call, force=force)
     if as_json:
@@ -125,8 +130,8 @@ def _methods(text: str | None) -> list[str] | None:
 
 
 def _measured(
-    opened: Opened, known: list[tuple[Case, int | None]], methods: list[str] | None, depth: str, srg: int, few: int,
-    masks: int,
+    opened: Opened, known: list[tuple[Case, int | None]], methods: list[str] | None, depth: str, srg: int, units: int,
+    few: int, masks: int,
 ) -> Bench:  # fmt: skip
     """Prepares the photos and measures, with a progress bar."""
     import torch
@@ -141,5 +146,5 @@ def _measured(
         return benching.bench(
             opened.model, images, [index for _, index in known], boxes=boxes if any(b is not None for b in boxes)
             else None, names=[case.path.name for case, _ in known], methods=chosen, layers=depth, srg=srg, few=few,
-            masks=masks, progress=step,
+            masks=masks, units=units, progress=step,
         )  # fmt: skip

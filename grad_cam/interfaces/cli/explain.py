@@ -319,7 +319,7 @@ class _Job:
         return [str(path) for path in paths] + self._write_numbers(photo, results, b)
 
     def _write_numbers(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
-        """Writes what is asked for besides pictures."""
+        """Writes the numbers that options request besides pictures."""
         raw = self._write_raw(photo, results, b) if self.save_raw else []
         return raw + (self._write_original(photo, results, b) if self.original else [])
 
@@ -337,7 +337,7 @@ class _Job:
 
     def _write_raw(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
         """Writes the maps of a photo as numbers, each with a description beside it."""
-        import numpy as np
+        from ...rendering import files
 
         written = []
         for e in results:
@@ -345,9 +345,10 @@ class _Job:
                 path = self._beside(photo, e, word, ".npy")
                 about = {"image": photo.path, "model": self.opened.name, **described(e, self.opened, b, k)}
                 refuse_existing([path, path.with_suffix(".json")], self.force)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, e.raw(b, k).numpy(), allow_pickle=False)
-                path.with_suffix(".json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+                files.write(path, files.npy_bytes(e.raw(b, k).numpy()), force=self.force)
+                files.write(
+                    path.with_suffix(".json"), json.dumps(about, ensure_ascii=False, indent=1), force=self.force
+                )
                 written.append(str(path))
         return written
 

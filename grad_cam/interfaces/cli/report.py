@@ -59,7 +59,7 @@ class ReportOptions(MethodOptions):
 
     @property
     def opens(self) -> bool:
-        """Whether the page opens with what measures best: nothing was asked for that belongs to one method."""
+        """Whether the page opens with what measures best: no option is given that belongs to one method."""
         return not (self.method or self.settings or self.aug_smooth or self.eigen_smooth)
 
 

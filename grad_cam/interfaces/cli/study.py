@@ -53,7 +53,7 @@ the folder of a run."),
     show: Show = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Say what a folder of pictures tells about a model: where it decides, and what it decides by.
+    """Study a model on a folder of pictures: where it decides, and what it decides by.
 
     At every cut, simple classifiers are judged on pictures they were not fitted to: the depth at which the class is \
 decided, and the layer to look at for these pictures. Shortcuts are regions that decide and repeat where the object is \
