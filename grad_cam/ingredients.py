@@ -304,7 +304,7 @@ class Pass:
             each.append(ledger_at(raw, gradient, maps, forward.entries[k], value, linear))
         found = stacked(each, forward.targets.several)
         if count > 1 and not found.closes(raw.dtype) and found.closes_in_sum(raw.dtype):
-            # rows could not be told apart by image, as where windows come before images
+            # rows could not be assigned to images, as where windows come before images
             found = dataclasses.replace(joined([Pass(one, self.n).ledger() for one in forward.each]), score=found.score)
         return found
 
