@@ -152,7 +152,8 @@ def _built_size(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None
 
 
 def _weights_size(model: nn.Module, known: list[Any]) -> Declared[tuple[int, int]] | None:
-    sizes = {as_size(getattr(weights.transforms(), "crop_size", None)) for weights in known}
+    presets = [weights.transforms() for weights in known]  # those of segmenters resize, and cut nothing
+    sizes = {as_size(getattr(preset, "crop_size", None) or preset.resize_size) for preset in presets}
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None:
         return None

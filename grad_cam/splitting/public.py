@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_index, as_layer, check_model
 from ..errors import GradCamError, InputError, SplitError, message_of
+from ..habits import answered
 from ..inputs import Inputs, Wiring, output_of, wired
 from ..introspection import input_description, unwrap
 from ..layouts import Layout
@@ -202,14 +203,11 @@ class _Saved:
 
 
 @torch.inference_mode(False)
+@answered
 def chain(
-    model: nn.Module,
-    example: Tensor | tuple[int, ...] | int | None = None,
-    depth: SupportsIndex = 1,
-    *,
-    output: Output = None,
-    inputs: Inputs = None,
-) -> Chain:
+    model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: SupportsIndex = 1, *,
+    output: Output = None, inputs: Inputs = None,
+) -> Chain:  # fmt: skip
     """Turns a model into a chain of stages whose composition is the model.
 
     The forward pass is recorded on the example, in eval mode, and once more at another batch size; the chain is checked
@@ -238,6 +236,7 @@ def chain(
 
 
 @torch.inference_mode(False)
+@answered
 def split(
     model: nn.Module, layer: SupportsIndex | str | nn.Module, example: Tensor | tuple[int, int] | int | None = None, *,
     output: Output = None, inputs: Inputs = None,

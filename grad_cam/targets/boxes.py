@@ -12,6 +12,7 @@ from torch import Tensor
 from ..arguments import ArgumentTypeError, is_index
 from ..detections import COLUMNS
 from ..detections.tables import overlaps
+from ..habits import answered
 from ..predictions import percentage
 from .classes import labels, plain
 from .regions import as_numbers
@@ -27,6 +28,7 @@ NEAR = 0.5
 """Intersection over union from which two boxes count as the same."""
 
 
+@answered
 def box(which: SupportsIndex | Sequence[float], score: Kind = "class") -> Target:
     """One box of a detector.
 
@@ -47,6 +49,7 @@ def box(which: SupportsIndex | Sequence[float], score: Kind = "class") -> Target
     return Target(f"box({_written(which)}, {score!r})", partial(_bind, (_which(which),), _kind(score)))
 
 
+@answered
 def boxes(which: SupportsIndex | Sequence[SupportsIndex | Sequence[float]] = 5, score: Kind = "class") -> Target:
     """Several boxes of a detector, from one forward pass: a map for each.
 

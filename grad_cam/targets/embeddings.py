@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..arguments import ArgumentTypeError
+from ..habits import answered
 from .score import Names, Score, Target, TargetError
 
 Tokenizer = Callable[..., Any]
@@ -44,6 +45,7 @@ class Encoded(Target):
     encode: Callable[[Encoder], Target] = dataclasses.field(repr=False, default=lambda encoder: _unencoded("target"))
 
 
+@answered
 def text(prompts: str | Sequence[str], *, tokenizer: Tokenizer | None = None) -> Target:
     """The cosine similarity of an image with a text, in a model of image and text (CLIP, SigLIP).
 
@@ -84,6 +86,7 @@ def _bind_texts(prompts: tuple[str, ...], embeddings: Tensor, logits: Tensor, na
     )
 
 
+@answered
 def similarity(embedding: Tensor | None = None, *, to: Tensor | None = None) -> Target:
     """Cosine similarity of the model's output with an embedding, or with its output for another image.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..arguments import ArgumentTypeError, is_index
+from ..habits import answered
 from .classes import class_index, labels, plain
 from .score import Class, Names, Score, Target, TargetError
 
@@ -29,6 +30,7 @@ class Region(NamedTuple):
     box: tuple[float, ...] | None = None
 
 
+@answered
 def segmentation(
     k: Class = None, mask: Any = None, *, point: Sequence[float] | None = None, box: Sequence[float] | None = None
 ) -> Target:

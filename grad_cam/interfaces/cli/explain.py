@@ -34,7 +34,7 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
-from .regions import RegionOptions
+from .regions import RegionOptions, box_of
 from .results import described, finite, guesses, print_predictions, raw_map, rounded, side_by_side
 
 if TYPE_CHECKING:
@@ -370,6 +370,8 @@ class _Job:
             for k in range(len(e.target[b])):
                 found = judged.get((n, b, k))
                 figures = {} if found is None else {"evidence": finite(found.as_dict())}
+                box = box_of(e.mark(b, k), photo)
+                figures |= {"box": box} if box else {}
                 values = rounded(raw_map(e, b, k).tolist())
                 explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {
