@@ -17,7 +17,7 @@ _NAMES = {
     "target": ("targets", "target", "target_category", "category", "class_idx", "class_index", "label"),
     "layer": ("target_layers", "target_layer", "layers", "layer", "layer_idx", "layer_name"),
     "images": ("input_tensor", "inputs", "images", "image", "img_path", "input", "x"),
-    "model": ("net", "network", "module"),
+    "model": ("model", "net", "network", "module"),
 }
 """Names that arguments have in other libraries, or in another function of this one."""
 _DEVICE = ("use_cuda", "use_gpu", "cuda", "device")

@@ -294,12 +294,14 @@ def open_images(
             return Cutter(model, images, wired(model, images, output, inputs), depth)
         except GradCamError:
             raise
-        except TypeError as error:
-            if inputs is not None or "required positional argument" not in str(error):
+        except (TypeError, AttributeError) as error:
+            pair = hasattr(model, "get_text_features")
+            if inputs is not None or not (pair or "required positional argument" in str(error)):
                 raise
+            texts = 'target=targets.text("a red cup") (--text), or ' * pair
             raise InputError(
                 f"{type(model).__name__} takes more than images", message_of(error),
-                'give inputs={"name": value}: explain(model, images, inputs=...)',
+                f'give {texts}inputs={{"name": value}}: explain(model, images, inputs=...)',
             ) from error  # fmt: skip
         except (RuntimeError, AssertionError, IndexError, ValueError) as error:
             if not _from_library(error):

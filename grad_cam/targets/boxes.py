@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, SupportsIndex
@@ -77,8 +78,11 @@ def _which(which: Any) -> Any:
     if is_index(which):
         return plain(which)
     try:
-        return as_numbers(None if isinstance(which, str) else which, 4) or 1 / 0
-    except (TypeError, ValueError, ZeroDivisionError):
+        edges = as_numbers(None if isinstance(which, str) else which, 4) or (math.nan,)
+        if not all(map(math.isfinite, edges)):
+            raise ValueError(edges)
+        return edges
+    except (TypeError, ValueError):
         raise ArgumentTypeError(
             f"{which!r} is not a box", type(which).__name__, "give its number, or (left, top, right, bottom) in pixels"
         ) from None

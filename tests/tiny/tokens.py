@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,33 +17,12 @@ def labels(captions: Tensor) -> Tensor:
     return (captions @ words).clamp(max=1)
 
 
-class Stem(nn.Module):
-    """Makes patches of 6 x 6 pixels by three convolutions, which see the edges of thin shapes sooner than one does.
-
-    Source: Xiao et al., NeurIPS 2021, "Early Convolutions Help Transformers See Better", arXiv 2106.14881.
-    """
-
-    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **_: Any) -> None:
-        super().__init__()
-        side = img_size // patch_size
-        self.patch_size, self.grid_size, self.num_patches = (patch_size, patch_size), (side, side), side * side
-        self.proj = nn.Sequential(
-            nn.Conv2d(in_chans, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, embed_dim, 3, 3),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, 64, D) of pictures (B, 3, 48, 48)."""
-        found: Tensor = self.proj(x).flatten(2).transpose(1, 2)
-        return found
-
-
 def _train(model: nn.Module) -> str:
     def loss_of(step: int) -> Tensor:
         drawn, true, _ = pictures(32, 200_000 + step)
         return functional.binary_cross_entropy_with_logits(model(drawn), labels(true))
 
-    losses = fit(model, loss_of, steps=500, rate=3e-3)
+    losses = fit(model, loss_of, steps=700, rate=2e-3)
     drawn, true, _ = pictures(200, 2)
     with torch.no_grad():
         right = ((model.eval()(drawn) > 0) == labels(true).bool()).float().mean(0)
@@ -58,10 +35,7 @@ def vit() -> nn.Module:
     """Four blocks, a class token and 8 x 8 patches of pictures of 48 pixels; a logit for each of `WORDS`."""
     from timm.models.vision_transformer import VisionTransformer
 
-    model = VisionTransformer(
-        img_size=SIZE, patch_size=6, embed_dim=48, depth=4, num_heads=4, num_classes=len(WORDS),
-        embed_layer=Stem,  # type: ignore[arg-type]
-    )  # fmt: skip
+    model = VisionTransformer(img_size=SIZE, patch_size=6, embed_dim=48, depth=4, num_heads=4, num_classes=len(WORDS))
     model.preprocessing = PLAIN
     model.class_names = list(WORDS)  # type: ignore[assignment]
     model.multi_label = True  # type: ignore[assignment]
