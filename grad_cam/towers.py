@@ -6,6 +6,7 @@ of a Hugging Face model, checked to give what the model itself gives.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import weakref
@@ -192,5 +193,6 @@ def _own_tokenizer(model: nn.Module) -> Callable[..., Any] | None:
         from transformers import AutoTokenizer
 
         load: Callable[..., Callable[..., Any]] = AutoTokenizer.from_pretrained
-        return load(folder)
+        with contextlib.suppress(Exception):  # a folder without one: said above, not by the library's list of all
+            return load(folder)
     return None
