@@ -112,7 +112,7 @@ def costs(model_name: str, batch: int, device: str, rounds: int, memory: bool) -
         for name in times:
             found = common.in_child(__file__, model_name=model_name, name=name, batch=batch, device=device, layer=layer)
             peaks[name] = float("nan") if isinstance(found, dict) else found
-    rows = [["", "time", "x forward", "CPU time x", "peak memory", "x forward", "aim"]]
+    rows = [["", "time", "time x forward", "CPU time x forward", "peak memory", "memory x forward", "aim"]]
     for name, run in runs.items():
         if run is None:
             rows.append([name, "-", "", "", "-", "", "needs NCHW feature maps"])

@@ -254,6 +254,11 @@ def canonical(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
+def slug(text: str, length: int = 80) -> str:
+    """A text as part of a file name: letters of any script, digits, `_` and `.`, and hyphens for everything else."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")[:length].rstrip("-.") or "image"
+
+
 def as_maps(maps: Any) -> NDArray[np.float64]:
     """Reads raw maps (..., h, w), arrays or tensors of any device and dtype: finite and not empty."""
     import numpy as np

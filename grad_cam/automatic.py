@@ -184,9 +184,9 @@ def method_for(method: AnyMethod | None, layer: object, options: Mapping[str, An
     return "auto" if layer is None and set(options) <= {"cost"} and not any(settings) else "grad_cam"
 
 
-def announce(found: Explanation, method: object, options: Mapping[str, Any]) -> None:
-    """Warns once that a default is no longer Grad-CAM at one layer."""
-    if method is not None or options or found.method == "grad_cam" or _ANNOUNCED:
+def announce(found: Explanation) -> None:
+    """Warns once that what was made by default is no longer Grad-CAM at one layer."""
+    if found.method == "grad_cam" or _ANNOUNCED:
         return
     _ANNOUNCED.append(found.method)
     warnings.warn(

@@ -20,16 +20,14 @@ from torch import Tensor, nn
 
 from .arguments import as_index
 from .engine import explain
-from .errors import GradCamError, message_of
+from .errors import GradCamError, MissingExtraError, import_extra, message_of
+from .introspection import matched_to
 from .rendering import Display, save
 
 __all__ = ["MapWriter", "Sink", "for_lightning", "for_trainer", "to_files", "to_tensorboard", "to_wandb"]
 
 Sink = Callable[[int, dict[str, Image.Image]], None]
 """Where pictures go: called with the step and the overlays by name."""
-
-TENSORBOARD, WANDB, HUGGING_FACE = (f"'gradcam-layers[{extra}]'" for extra in ("tensorboard", "wandb", "hf"))
-"""What to install for sinks and frameworks."""
 
 FIRST = 10
 """What the first maps of a model cost at most, in forward passes of the same pictures; three is the most seen."""
@@ -142,8 +140,7 @@ class MapWriter:
         """Seconds that one forward pass of one of the pictures takes, times their number; the model is as it was."""
         modes = [(module, module.training) for module in model.modules()]
         begun = self._clock()
-        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-        one = self.images[:1] if weight is None else self.images[:1].to(weight)
+        one = matched_to(model, self.images[:1])
         try:
             model.eval()
             with torch.no_grad():
@@ -185,7 +182,8 @@ def to_tensorboard(writer: Any, tag: str = "maps") -> Sink:
         ImportError: `writer` is a folder and the extra ``[tensorboard]`` is not installed.
     """
     if isinstance(writer, (str, pathlib.Path)):
-        writer = _imported("torch.utils.tensorboard", "TensorBoard", TENSORBOARD).SummaryWriter(str(writer))
+        module = "torch.utils.tensorboard"
+        writer = import_extra(module, "to_tensorboard needs TensorBoard", "tensorboard").SummaryWriter(str(writer))
 
     def sink(step: int, pictures: dict[str, Image.Image]) -> None:
         for name, picture in pictures.items():
@@ -205,7 +203,7 @@ def to_wandb(run: Any, tag: str = "maps") -> Sink:
     Raises:
         ImportError: The extra ``[wandb]`` is not installed.
     """
-    image = _imported("wandb", "wandb", WANDB).Image
+    image = import_extra("wandb", "to_wandb needs wandb", "wandb").Image
 
     def sink(step: int, pictures: dict[str, Image.Image]) -> None:
         run.log({tag: [image(picture, caption=name) for name, picture in pictures.items()], f"{tag}/step": step})
@@ -228,13 +226,6 @@ def _pixels(picture: Image.Image) -> Tensor:
     return values.reshape(picture.height, picture.width, 3).permute(2, 0, 1)
 
 
-def _imported(module: str, package: str, install: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"{package} is not installed: pip install {install}") from None
-
-
 # --------------------------------------------------------------------------------------------------------- frameworks
 
 
@@ -252,7 +243,10 @@ def for_lightning(writer: MapWriter, model: Callable[[Any], nn.Module] | None = 
     try:
         base = importlib.import_module("lightning.pytorch").Callback
     except ImportError:
-        base = _imported("pytorch_lightning", "lightning", "lightning").Callback
+        try:
+            base = importlib.import_module("pytorch_lightning").Callback
+        except ImportError:
+            raise MissingExtraError("for_lightning needs lightning", remedy="pip install lightning") from None
 
     class Maps(base):  # type: ignore[misc, valid-type]
         """Writes maps after training batches."""
@@ -292,7 +286,7 @@ def for_trainer(writer: MapWriter) -> Any:
     Raises:
         ImportError: The extra ``[hf]`` is not installed.
     """
-    base = _imported("transformers", "transformers", HUGGING_FACE).TrainerCallback
+    base = import_extra("transformers", "for_trainer needs transformers", "hf").TrainerCallback
 
     class Maps(base):  # type: ignore[misc, valid-type]
         """Writes maps after optimisation steps."""

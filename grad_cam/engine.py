@@ -25,7 +25,7 @@ from .errors import LayerError
 from .habits import answered
 from .ingredients import Forward, Pass
 from .inputs import Inputs
-from .introspection import is_multi_label, unwrap
+from .introspection import is_multi_label, matched_to
 from .loading import class_names
 from .loading.geometry import check_geometry
 from .loading.normalisation import warn_if_unnormalised
@@ -46,7 +46,7 @@ from .splitting import Chain
 from .splitting.cuts import Cutter
 from .splitting.default import default_cut
 from .splitting.plan import Cut
-from .splitting.public import open_images
+from .splitting.public import network_of, open_images
 from .towers import with_tower
 from .volumes import VolumeExplanation
 
@@ -57,16 +57,13 @@ def _prepared(model: nn.Module, images: Tensor, live: bool = False) -> tuple[nn.
         if isinstance(images, nn.Module):
             raise ArgumentTypeError("model and images are swapped", remedy="write explain(model, images)")
         check_model(model)
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     images = check_images(images) if live else check_images(images).detach()
     if any(p.is_meta for p in itertools.islice(inner.parameters(), 1)):
         check_model(inner)
     if images.is_inference():
         images = images.clone()
-    weight = next((p for p in inner.parameters() if p.is_floating_point()), None)
-    if weight is not None and (images.device != weight.device or images.dtype != weight.dtype):
-        images = images.to(device=weight.device, dtype=weight.dtype)
-    return inner, images
+    return inner, matched_to(inner, images)
 
 
 def _cutter(model: nn.Module, inner: nn.Module, images: Tensor, output: Output, inputs: Inputs) -> Cutter:
@@ -182,7 +179,8 @@ def explain(
         cuts = _cuts(cutter, request.method, layer)
         cutter.images = images
         found = _explained(cutter, cuts, request)
-    automatic.announce(found[0], method, options)
+    if method is None and named == "auto" and not options:
+        automatic.announce(found[0])
     return found if several and fuse is None else found[0]
 
 

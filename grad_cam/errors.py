@@ -5,8 +5,10 @@ Nothing of this package is imported here.
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 
 class GradCamError(ValueError):
@@ -50,6 +52,30 @@ class LayoutError(LayerError):
 
 class ModelError(GradCamError):
     """A model, a checkpoint or a class that does not exist; the message says what does."""
+
+
+class MissingExtraError(GradCamError, ImportError):
+    """A package is not installed that one of the optional extras brings."""
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra, as the remedy of an error."""
+    return f"pip install 'gradcam-layers[{extra}]'"
+
+
+def import_extra(module: str, what: str, extra: str, error: type[GradCamError] = MissingExtraError) -> Any:
+    """Imports a module that an optional extra brings.
+
+    Args:
+        module: Its name.
+        what: What needs which package, such as "the web page needs gradio", for the error.
+        extra: Name of the extra.
+        error: Raised where the module is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise error(f"{what}, which is not installed", remedy=install(extra)) from None
 
 
 def message_of(error: BaseException, most: int | None = None) -> str:

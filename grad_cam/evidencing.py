@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -152,6 +152,18 @@ def evidence(
     beats = float((others < agreement).double().mean())
     whole, without, *elsewhere = scores[: 2 + _REGIONS].tolist()
     return Evidence(float(marked.double().mean()), whole, without, tuple(elsewhere), agreement, beats)
+
+
+def evidence_of_all(
+    model: nn.Module, explanations: Sequence[Explanation], *, explained: Target = None, output: Output = None
+) -> dict[tuple[int, int, int], Evidence]:
+    """The evidence for every map, by number of the explanation, image and target; arguments as for `evidence`."""
+    return {
+        (n, b, k): evidence(model, e, b, k, explained=explained, output=output)
+        for n, e in enumerate(explanations)
+        for b, names in enumerate(e.target)
+        for k in range(len(names))
+    }
 
 
 def compare(

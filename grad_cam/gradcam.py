@@ -19,14 +19,13 @@ from . import rendering
 from .arguments import ArgumentTypeError, as_layer, check_model, is_index
 from .engine import explain
 from .errors import refuse_existing
-from .introspection import unwrap
 from .loading import class_names, load_image, preprocessing
 from .loading.geometry import file_name
 from .methods import find
 from .rendering import Display
 from .requests import AnyLayer, AnyMethod, Request, Reshape, Target
 from .results import Explanation
-from .splitting import Chain
+from .splitting.public import network_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +108,7 @@ class GradCAM:
             raise ArgumentTypeError("GradCAM explains a picture", remedy='write GradCAM(model, "cat.jpg")')
         self.display = Display(threshold, smoothing, alpha, colormap, view)
         self.model, self.layer_idx, self.class_idx, self.method = model, layer_idx, class_idx, method
-        inner = unwrap(model.model if isinstance(model, Chain) else model)
+        inner = network_of(model)
         prepare = preprocessing(inner, input_size if input_size is not None else input_shape, crop=crop)
         image = load_image(img_path)
         (self._tensor, self._picture), self._whole = prepare(image), prepare.whole(image)
@@ -145,7 +144,7 @@ class GradCAM:
     def __repr__(self) -> str:
         size = "x".join(map(str, self._size))
         found = "" if self._explanation is None else f", map {'x'.join(map(str, self._explanation.map.shape[-2:]))}"
-        name = type(self.model.model if isinstance(self.model, Chain) else self.model).__name__
+        name = type(network_of(self.model)).__name__
         layer = type(self.layer_idx).__name__ if isinstance(self.layer_idx, nn.Module) else repr(self.layer_idx)
         return (
             f"GradCAM({name}, picture {size}, layer_idx={layer}, class_idx={self.class_idx!r}, "
@@ -197,7 +196,7 @@ class GradCAM:
     @property
     def classes(self) -> list[str] | None:
         """The names of the model's classes, if known."""
-        return class_names(unwrap(self.model))
+        return class_names(network_of(self.model))
 
     def origin_cam_visualization(
         self, save_path: str | os.PathLike[str] | None = None, *, force: bool = False

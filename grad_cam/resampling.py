@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["interpolation"]
+__all__ = ["interpolation", "interpolation_at"]
 
 
 def interpolation(source: int, target: int, part: float = 1.0) -> NDArray[np.float64]:
@@ -19,9 +21,15 @@ def interpolation(source: int, target: int, part: float = 1.0) -> NDArray[np.flo
     Returns:
         Weights that sum to 1 in each row. `interpolation(h, H) @ map @ interpolation(w, W).T` is bilinear.
     """
-    place = np.clip((np.arange(target) + 0.5) * part * source / target - 0.5, 0, source - 1)
-    left = np.minimum(place.astype(int), max(source - 2, 0))
-    matrix = np.zeros((target, source))
-    matrix[np.arange(target), left] = 1 - (place - left)
-    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += place - left
+    return interpolation_at((np.arange(target) + 0.5) * part / target, source)
+
+
+def interpolation_at(places: NDArray[np.floating[Any]], source: int) -> NDArray[np.float64]:
+    """The matrix (places, source) of linear interpolation between values that fill 0..1, constant beyond the outer."""
+    at = np.clip(places * source - 0.5, 0, source - 1)
+    left = np.minimum(at.astype(int), max(source - 2, 0))
+    matrix = np.zeros((len(places), source))
+    rows = np.arange(len(places))
+    matrix[rows, left] = 1 - (at - left)
+    matrix[rows, np.minimum(left + 1, source - 1)] += at - left
     return matrix

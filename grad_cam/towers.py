@@ -6,7 +6,6 @@ of a Hugging Face model, checked to give what the model itself gives.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import weakref
@@ -17,15 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ModelError
-from .introspection import unwrap
 from .outputs import Output, find_logits
-from .splitting import Chain
 from .splitting.evalcopy import EvalCopy
+from .splitting.public import network_of
 from .targets import TargetError
 from .targets.embeddings import Encoded, Tokenizer, encoded
 
 _CLIP_WORDS = 49408
 """Size of the vocabulary of CLIP's own tokenizer, which OpenCLIP brings along."""
+
+_VOCABULARIES = frozenset({
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+})  # fmt: skip
+"""Files that hold the words of a tokenizer; from a folder without one transformers makes a tokenizer of no words."""
 
 
 class ImageTower(nn.Module):
@@ -69,7 +72,7 @@ def with_tower(model: nn.Module, images: Any, target: Any, output: Output) -> tu
     """
     if not needs_encoding(target) or not isinstance(model, nn.Module):
         return model, target, output
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     tower, output = _tower_of(inner, images, output)
     found = encoded(target, lambda: _Encoder(inner, tower, output))
     return model if tower is inner else tower, found, output
@@ -189,10 +192,9 @@ def _own_tokenizer(model: nn.Module) -> Callable[..., Any] | None:
         make: Callable[..., Callable[..., Any]] = sys.modules["open_clip"].SimpleTokenizer
         return make(context_length=getattr(model, "context_length", 77))
     folder = getattr(getattr(model, "config", None), "_name_or_path", "")
-    if folder and os.path.isdir(folder):
+    if folder and os.path.isdir(folder) and _VOCABULARIES & set(os.listdir(folder)):
         from transformers import AutoTokenizer
 
         load: Callable[..., Callable[..., Any]] = AutoTokenizer.from_pretrained
-        with contextlib.suppress(Exception):  # a folder without one: said above, not by the library's list of all
-            return load(folder)
+        return load(folder)
     return None

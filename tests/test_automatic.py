@@ -241,6 +241,8 @@ def test_change_is_announced_once(tower: nn.Module, batch: Tensor, monkeypatch: 
         warnings.simplefilter("error")
         grad_cam.explain(tower, batch, method="auto")
         grad_cam.explain(tower, batch, cost="pass")
+        grad_cam.explain(tower, batch, layer="last", rules="balanced")
+        grad_cam.explain(tower, batch, eigen_smooth=True)
     with pytest.warns(FutureWarning, match='stages.1.1 ... last; method="grad_cam" gives the map of before') as seen:
         grad_cam.explain(tower, batch)
         grad_cam.explain(tower, batch)

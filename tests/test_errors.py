@@ -25,7 +25,10 @@ def test_messages(parts: tuple[str, ...], message: str) -> None:
     assert str(errors.GradCamError(*parts)) == message
 
 
-@pytest.mark.parametrize("kind", ["SplitError", "OutputError", "InputError", "LayerError", "LayoutError", "ModelError"])
+KINDS = ["SplitError", "OutputError", "InputError", "LayerError", "LayoutError", "ModelError", "MissingExtraError"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_copies_keep_their_parts(kind: str) -> None:
     """An error of a worker process arrives with its kind and its parts; all are errors of values."""
     error = getattr(errors, kind)("a", "b", "c")
@@ -46,6 +49,16 @@ def test_refuse_existing(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileExistsError, match=r"2\.png and 2 more exist already"):
         errors.refuse_existing(paths)
     errors.refuse_existing(paths, force=True)
+
+
+def test_a_missing_extra_is_named() -> None:
+    """A package that is there is imported; for one that is not the error says what needs it and what to install."""
+    assert errors.import_extra("json", "this needs json", "demo").dumps([]) == "[]"
+    with pytest.raises(ImportError, match=r"needs it, which is not .*pip install 'gradcam-layers\[app\]'") as caught:
+        errors.import_extra("no_such_package", "this needs it", "app")
+    assert isinstance(caught.value, errors.MissingExtraError) and isinstance(caught.value, errors.GradCamError)
+    with pytest.raises(errors.ModelError, match="hf"):
+        errors.import_extra("no_such_package", "this needs it", "hf", errors.ModelError)
 
 
 def test_messages_on_one_line() -> None:

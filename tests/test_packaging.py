@@ -36,8 +36,13 @@ ALLOWED: dict[str, set[str]] = {
     "layouts": {"errors"},
     "predictions": set(),
     "resampling": set(),
+<<<<<<< HEAD
     "targets": {"arguments", "detections", "errors", "habits", "predictions"},
     "loading": {"arguments", "errors", "introspection"},
+=======
+    "targets": {"arguments", "detections", "errors", "predictions"},
+    "loading": {"arguments", "errors", "introspection", "resampling"},
+>>>>>>> main
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors", "predictions", "resampling"},
@@ -51,7 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "volumes": {"errors", "loading", "rendering", "results"},
     "towers": {"errors", "introspection", "outputs", "splitting", "targets"},
     "results": {
-        "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules", "seen", "splitting",
+        "arguments", "errors", "loading", "methods", "metrics", "outliers", "predictions", "rendering", "rules",
+        "seen", "splitting",
     },
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
     "requests": {"arguments", "habits", "inputs", "loading", "methods", "outputs", "rules"},
@@ -71,7 +77,7 @@ ALLOWED: dict[str, set[str]] = {
         "arguments", "engine", "errors", "habits", "inputs", "loading", "methods", "metrics", "outputs", "predictions",
         "requests", "results", "targets",
     },
-    "callbacks": {"arguments", "engine", "errors", "rendering"},
+    "callbacks": {"arguments", "engine", "errors", "introspection", "rendering"},
     "studies": {
         "arguments", "depths", "engine", "errors", "folders", "habits", "introspection", "layouts", "loading",
         "methods", "metrics", "outputs", "predictions", "rendering", "results", "splitting", "targets",
@@ -447,4 +453,16 @@ def test_mypy_is_told_of_every_optional_module() -> None:
     told = re.findall(r'^module = (\["av.*\])$', settings, re.M)
     assert len(told) == 1
     assert found - known <= {name.removesuffix(".*") for name in ast.literal_eval(told[0])}
-    assert {"nibabel", "gradio"} <= found  # the search sees imports inside functions
+    assert {"torchvision", "gradio"} <= found  # the search sees imports inside functions
+
+
+def test_extras_that_errors_name_are_declared() -> None:
+    """Where a package is missing, the error names an extra that `setup.cfg` declares."""
+    named = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("import_extra", "install"):
+                extra = node.args[2 if getattr(node.func, "id", "") == "import_extra" else 0]
+                named |= {extra.value} if isinstance(extra, ast.Constant) else set()
+    assert {"folders", "ray", "medical", "app", "notebook", "wandb", "tensorboard", "hf", "clip"} <= named
+    assert named <= set(_setup()["options.extras_require"])

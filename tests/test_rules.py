@@ -425,7 +425,7 @@ def test_images_whose_rows_are_mixed() -> None:
 class Recurrent(nn.Module):
     def __init__(self, rnn: nn.RNNBase | None = None, first: bool = True) -> None:
         super().__init__()
-        self.rnn, self.first = rnn or nn.GRU(8, 8, batch_first=True), first  # a GRU has no rule
+        self.rnn, self.first = rnn or nn.GRU(8, 8, batch_first=True), first
         self.conv, self.head = nn.Conv2d(3, 8, 4, 4), nn.LazyLinear(5)
         self(torch.zeros(1, 3, 16, 16))  # the head takes its size
 
@@ -436,19 +436,32 @@ class Recurrent(nn.Module):
         return self.head(out.mean(1 if self.first else 0) + 0 * last.sum(2).mean(0)[:, None])
 
 
-LSTMS = {
+class Packed(Recurrent):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = functional.gelu(self.conv(x)).flatten(2).transpose(1, 2)
+        lengths = torch.full((len(x),), rows.shape[1])
+        return self.head(self.rnn(nn.utils.rnn.pack_padded_sequence(rows, lengths, batch_first=True))[1][-1])
+
+
+RECURRENT = {
     "rows first": lambda: Recurrent(nn.LSTM(8, 6, batch_first=True)),
     "two layers, both ways": lambda: Recurrent(nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True)),
     "steps first, without biases": lambda: Recurrent(nn.LSTM(8, 6, 2, bias=False), first=False),
+    "projected": lambda: Recurrent(nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True, proj_size=3)),
+    "projected, without biases": lambda: Recurrent(nn.LSTM(8, 6, batch_first=True, bias=False, proj_size=3)),
+    "gru": lambda: Recurrent(nn.GRU(8, 6, 2, batch_first=True, bidirectional=True)),
+    "gru, steps first, without biases": lambda: Recurrent(nn.GRU(8, 6, bias=False), first=False),
+    "rnn": lambda: Recurrent(nn.RNN(8, 6, 2, batch_first=True)),
+    "rnn, relu": lambda: Recurrent(nn.RNN(8, 6, nonlinearity="relu", batch_first=True)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("residual", [0.0, 1.0])
-@pytest.mark.parametrize("kind", LSTMS)
-def test_lstm_balances(kind: str, residual: float) -> None:
-    """An LSTM passes on what arrives and adds its biases, and the audit agrees."""
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layer_balances(kind: str, residual: float) -> None:
+    """A recurrent layer passes on what arrives and adds its biases, and the audit agrees."""
     torch.manual_seed(3)
-    model, x = LSTMS[kind]().double().eval(), pictures(16, 2, DOUBLE)
+    model, x = RECURRENT[kind]().double().eval(), pictures(16, 2, DOUBLE)
     with torch.no_grad():
         plain = model(x)
     found = grad_cam.explain(model, x, layer="conv", target=1, method="hires_cam", rules="balanced", residual=residual)
@@ -476,6 +489,22 @@ def test_lstm_by_one_step() -> None:
     torch.testing.assert_close(found[0, 0], per_unit @ rnn.weight_ih_l0.chunk(4)[2])
 
 
+def test_gru_by_one_step() -> None:
+    """For a sequence of one step from nothing: (1 - z) f(n) / n through the weights, the gates held; bit for bit."""
+    torch.manual_seed(0)
+    rnn, x = nn.GRU(3, 2, batch_first=True).double(), torch.randn(1, 1, 3, dtype=DOUBLE, requires_grad=True)
+    for p in rnn.parameters():
+        p.requires_grad_(False)
+    with Balanced(1):
+        out = rnn(x)[0]
+        (found,) = torch.autograd.grad(out.sum(), [x])
+        assert torch.equal(out.detach(), rnn(x.detach())[0])
+    entering, held = (rnn.weight_ih_l0 @ x.detach()[0, 0] + rnn.bias_ih_l0).chunk(3), rnn.bias_hh_l0.chunk(3)
+    r, z = (entering[0] + held[0]).sigmoid(), (entering[1] + held[1]).sigmoid()
+    new = entering[2] + r * held[2]
+    torch.testing.assert_close(found[0, 0], ((1 - z) * new.tanh() / new) @ rnn.weight_ih_l0.chunk(3)[2])
+
+
 class _Sine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -497,9 +526,9 @@ class Hidden(nn.Module):
 
 
 def test_audit_names_what_has_no_rule() -> None:
-    """A GRU by its operation and module, a custom function by its node; a model that balances by nothing."""
+    """A packed sequence by its operation and module, a custom function by its node."""
     torch.manual_seed(0)
-    model, x = Recurrent(), pictures(16, 2)
+    model, x = Packed(), pictures(16, 2)
     before = oracles.state(model)
     found = audit(model, x)
     oracles.require_untouched(before, oracles.state(model))
@@ -516,7 +545,7 @@ def test_audit_names_what_has_no_rule() -> None:
         assert found.count > 10
 
 
-@pytest.mark.parametrize("model", [Recurrent, Hidden])
+@pytest.mark.parametrize("model", [Packed, Hidden])
 def test_a_gap_is_never_silent(model: type[nn.Module]) -> None:
     """An operation that the rules do not know gives a warning that names the audit."""
     torch.manual_seed(0)

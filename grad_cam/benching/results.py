@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import GradCamError
-from ..metrics.comparison import CONTROLS, Interval, interval
+from ..metrics.comparison import CONTROLS, DIGITS, Interval, interval
 from ..results import Explanation
 from .contenders import DEFAULT_CUT
 
-MEASURES = {"bank": 3, "srg": 2, "energy": 3, "pointing": 2}
-"""What is measured, with the digits that are shown."""
+MEASURES = ("bank", "srg", "energy", "pointing")
+"""What is measured."""
 
 FOLDS = 5
 
@@ -175,6 +175,11 @@ class Bench:
         return (math.nan,) * 3 if own is None or base is None else interval(own - base)
 
     @property
+    def digits(self) -> dict[str, int]:
+        """The digits after the point that are shown of each measure."""
+        return {measure: DIGITS[measure] for measure in self.measures}
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """What was measured."""
         return tuple(m for m in MEASURES if any(m in row.values for row in self.rows))
@@ -200,7 +205,7 @@ class Bench:
         measures = self.measures
         lines = [["", "layer", "photos", *measures, "bank against the default cut"]]
         for row in self.rows:
-            cells = [shown(row.interval(measure), MEASURES[measure]) for measure in measures]
+            cells = [shown(row.interval(measure), DIGITS[measure]) for measure in measures]
             against = "" if row.name == self.baseline else shown(self.against(row.name), 3, signed=True)
             lines.append([row.name + "*" * row.dear, row.layer or "–", str(row.photos), *cells, against])
         width = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..engine import explain
 from ..errors import GradCamError
-from ..evidencing import evidence
+from ..evidencing import evidence_of_all
 from ..loading import ClassNames, class_names
+from ..methods.chunks import out_of_memory
 from ..rendering import Display
 from ..results import Explanation
 from .decoding import Batch, Facts, Failed, reason
@@ -122,15 +123,13 @@ class Explainer:
         try:
             return self._explained(images, facts)
         except Exception as error:
-            if not out_of_memory(error):
-                failure = reason(error)
-            else:
-                failure = f"out of memory: {reason(error)}"
+            short = out_of_memory(error)
+            failure = f"out of memory: {reason(error)}" if short else reason(error)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(images) == 1:
             return [[failed_row(Failed(facts[0].input, failure))]]
-        if failure.startswith("out of memory"):
+        if short:
             self.most = len(images) // 2
             self.notify(f"{failure[:100]}; from here on {self.most} images are explained at a time")
             return self.rows(images, facts)
@@ -142,12 +141,7 @@ class Explainer:
         found = self.named(explained(self.asked, images, self.asked_as(q), target))
         judged = {}
         if q.evidence:
-            judged = {
-                (n, b, k): evidence(self.model, e, b, k, explained=target, output=q.options.get("output"))
-                for n, e in enumerate(found)
-                for b in range(len(images))
-                for k in range(len(e.target[b]))
-            }
+            judged = evidence_of_all(self.model, found, explained=target, output=q.options.get("output"))
         rows = rows_of(found, facts, self.labels, judged)
         if self.overlays is not None:
             self._draw(found, rows, self.overlays)
@@ -168,14 +162,6 @@ def explained(model: nn.Module, images: Tensor, question: Question, target: Any)
     where = {} if question.layer is None else {"layer": question.layer}
     found: Any = explain(model, images, target=target, method=question.method, **where, **question.options)
     return found if isinstance(found, list) else [found]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short, on the device or outside it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(w in text for w in ("out of memory", "can't allocate memory"))
 
 
 def probed(model: nn.Module, images: Tensor, question: Question) -> Question:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..arguments import check_fraction
+from ..arguments import check_fraction, slug
 from ..errors import GradCamError
 from ..loading.images import MAX_PIXELS
 from ..rendering import Display
 from ..rendering.files import write
 from .needs import RunError
 from .reading import Rows
-from .rows import Row, unpacked
+from .rows import Row, numbered, unpacked
 
 KINDS = ("masks", "coco")
 
@@ -56,8 +55,8 @@ def file_name(row: Row, number: int, suffix: str) -> str:
         number: Which of the rows of its input.
         suffix: With its dot.
     """
-    stem = re.sub(r"[^\w.]+", "-", row["path"].rpartition(".")[0] or row["path"]).strip("-.")[-60:].strip("-.")
-    return f"{row['input']:09d}-{number}-{stem or 'input'}{suffix}"
+    stem = slug((row["path"].rpartition(".")[0] or row["path"])[-60:])
+    return f"{row['input']:09d}-{number}-{stem}{suffix}"
 
 
 def mask(row: Row, size: tuple[int, int], threshold: float) -> NDArray[np.bool_]:
@@ -90,10 +89,7 @@ def mask(row: Row, size: tuple[int, int], threshold: float) -> NDArray[np.bool_]
 def _marked(rows: Rows, threshold: float) -> Iterator[tuple[Row, int, NDArray[np.bool_]]]:
     """Every row with a map, which of its input's it is, and its mask."""
     prepare = rows.about.get("prepare") or {}
-    number, before = 0, None
-    for row in rows:
-        number = number + 1 if row["input"] == before else 0
-        before = row["input"]
+    for number, row in numbered(rows):
         if row["error"] is None:
             size = tuple(prepare.get("size", ())) or (224, 224)
             yield row, number, mask(row, (size[0], size[1]), threshold)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from ..errors import GradCamError
+from ..errors import GradCamError, import_extra
 
 
 class SourceError(GradCamError):
@@ -18,18 +17,9 @@ class RunError(GradCamError):
 
 def arrow(module: str = "pyarrow") -> Any:
     """Loads pyarrow, or a module of it; an error that names the extra where it is not installed."""
-    return _loaded(module, "folders", "pyarrow")
+    return import_extra(module, "runs over folders need pyarrow", "folders")
 
 
 def ray_data() -> Any:
     """Loads Ray Data; an error that names the extra where it is not installed."""
-    return _loaded("ray.data", "ray", "ray[data]")
-
-
-def _loaded(module: str, extra: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"runs over folders need {package}, which is not installed: pip install 'gradcam-layers[{extra}]'"
-        ) from error
+    return import_extra("ray.data", "runs over folders need ray[data]", "ray")

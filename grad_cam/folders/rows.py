@@ -5,8 +5,9 @@ One row is one map: an input at one layer for one target. An input that failed h
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,12 @@ def _of_evidence(found: Evidence | None) -> Row:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def numbered(rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
+    """Rows with their number among those of the same input, from 0."""
+    for _, of_input in itertools.groupby(rows, key=lambda row: row["input"]):
+        yield from enumerate(of_input)
 
 
 def packed(raw: Tensor) -> tuple[NDArray[np.float16], float]:

@@ -14,15 +14,19 @@ from torch import nn
 
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
+<<<<<<< HEAD
 from ..habits import answered
 from ..introspection import class_count, unwrap
+=======
+from ..introspection import class_count
+>>>>>>> main
 from ..loading import Preprocessing, class_names, load
 from ..loading import preprocessing as preprocessing_of
 from ..methods import METHODS, find
 from ..rendering import Display
 from ..rendering.files import write
 from ..requests import AnyLayer, AnyMethod, Layers, OneTarget
-from ..splitting import Chain
+from ..splitting.public import network_of
 from . import local
 from .decoding import Decoder, Ready
 from .explaining import OVERLAY, Explainer, Notify, Question, fitting, probed
@@ -33,7 +37,7 @@ from .needs import SourceError, ray_data
 from .place import Place
 from .reading import Rows, read
 from .request import described, model_digest, refuse_changed
-from .rows import Row
+from .rows import Row, numbered
 from .sheet import MOST, contact_sheet, draw
 from .sources import Anything, open_source
 from .workers import default_workers
@@ -172,10 +176,7 @@ def _on_ray(
 
 def _draw(place: Place, sheet: Display | None, rows: list[Row]) -> None:
     """Writes the overlays of a shard, and the small pictures of the contact sheet."""
-    number, before = 0, None
-    for row in rows:
-        number = number + 1 if row["input"] == before else 0
-        before = row["input"]
+    for number, row in numbered(rows):
         if OVERLAY in row:
             write(place.path / "overlays" / file_name(row, number, ".jpg"), row.pop(OVERLAY), force=True)
     if sheet is not None and rows[0]["input"] < MOST:
@@ -186,7 +187,7 @@ def _opened(model: Any) -> nn.Module:
     if isinstance(model, str):
         model = load(model)
     check_model(model)
-    return unwrap(model.model) if isinstance(model, Chain) else model
+    return network_of(model)
 
 
 def _begun(
@@ -211,10 +212,7 @@ def _begun(
             place.enlist(source)
         extra = {"layers": layers, "labels": decoder.names and list(decoder.names), "prepare": _fields(decoder.prepare)}
         place.begin({**about, **extra, "root": str(source.root) if isinstance(source, Files) else None})
-    if question.layer is None and layers is not None:
-        question = Question(layers, question.target, question.method, question.of_class, question.evidence,
-                            question.options)  # fmt: skip
-    return question
+    return dataclasses.replace(question, layer=layers) if question.layer is None and layers is not None else question
 
 
 def _about(source: Source | Stream, model: nn.Module, question: Question, decoder: Decoder) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..rendering import Display
 from ..rendering.files import write
 from ..rendering.pages import rendered
 from .reading import Rows
-from .rows import Row, unpacked
+from .rows import Row, numbered, unpacked
 
 MOST = 20_000
 """Rows on a page, at most."""
@@ -53,10 +53,7 @@ def contact_sheet(out: str | os.PathLike[str] | Rows, *, display: Display | None
 
 def draw(folder: Path, rows: Sequence[Row], display: Display) -> None:
     """Draws the small pictures of rows: what the model saw, and beside it the map over it. What is there stays."""
-    number, before = 0, None
-    for row in rows:
-        number = number + 1 if row["input"] == before else 0
-        before = row["input"]
+    for number, row in numbered(rows):
         path = folder / "sheet" / f"{row['input'] // 1000:06d}" / f"{row['input']:09d}-{number}.jpg"
         if row.get("error") is not None or not row.get("picture") or path.exists():
             continue
@@ -93,7 +90,5 @@ def _data(table: Any) -> dict[str, Any]:
     for name in _WORDS:
         values = table.column(name).to_pylist()
         columns[name] = [None if value is None else words.setdefault(value, len(words)) for value in values]
-    numbers: list[int] = []
-    for n, number in enumerate(columns["input"]):
-        numbers.append(numbers[-1] + 1 if n and columns["input"][n - 1] == number else 0)
-    return {"columns": {**columns, "number": numbers}, "words": list(words)}
+    columns["number"] = [n for n, _ in numbered({"input": number} for number in columns["input"])]
+    return {"columns": columns, "words": list(words)}

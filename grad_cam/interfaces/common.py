@@ -10,11 +10,10 @@ import dataclasses
 import difflib
 import functools
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..arguments import canonical
+from ..arguments import canonical, slug
 from ..errors import GradCamError, message_of, refuse_existing
 from ..predictions import Prediction, class_label, percentage, predictions, probabilities
 
@@ -40,11 +39,6 @@ VOLUMES = (".nii", ".nii.gz", ".dcm", ".dicom")
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
-
-
-def slug(text: str, length: int = 80) -> str:
-    """A text as part of a file name: letters of any script, digits, `_` and `.`, and hyphens for everything else."""
-    return re.sub(r"[^\w.]+", "-", text).strip("-.")[:length].rstrip("-.") or "image"
 
 
 def unique_slugs(texts: Sequence[str]) -> list[str]:

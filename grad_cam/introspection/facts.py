@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .configurations import Declared, as_size, is_count, processor_size, settings, timm_config
 from .detectors import detector_classes, detector_size, is_detector
@@ -288,6 +288,9 @@ def input_description(model: nn.Module) -> str:
         clauses.append(f"{size.source} says {size.value[0]}x{size.value[1]}")
     if channels is not None:
         clauses.append(f"{channels.source} says {channels.value} channel{'s' * (channels.value > 1)}")
+    config = getattr(unwrap(model), "config", None)
+    found = settings(config, ("num_frames",), "model.config")
+    clauses += [f"{where} says {count} frames" for count, where in found if is_count(count)][:1]
     return ", ".join(clauses)
 
 
@@ -386,6 +389,12 @@ def class_count(model: nn.Module) -> int | None:
 
 
 _COMPUTED_IN = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
+
+
+def matched_to(model: nn.Module, images: Tensor) -> Tensor:
+    """Images on the device and of the dtype of a model's first floating point parameter, unchanged without one."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return images if weight is None else images.to(device=weight.device, dtype=weight.dtype)
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

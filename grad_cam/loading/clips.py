@@ -6,7 +6,6 @@ PyAV, nibabel and pydicom come with the extra `[medical]`; each is imported by t
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..arguments import as_index
-from ..errors import message_of
+from ..errors import import_extra, message_of
 from ..introspection import clip_channels as clip_channels
 from ..introspection import declares_frames
 from .geometry import Geometry
@@ -151,7 +150,7 @@ def _frames_of(source: Any) -> list[Any]:
 
 
 def _decoded(path: Path) -> Iterable[Image.Image]:
-    av = _module("av", "reading a video", "PyAV")
+    av = import_extra("av", "reading a video needs PyAV", "medical", ImageError)
     try:
         with av.open(str(path)) as container:
             stream = next((s for s in container.streams if s.type == "video"), None)
@@ -174,13 +173,6 @@ def _chosen(frames: list[Any], count: int | None) -> list[Image.Image]:
 # -------------------------------------------------------------------------------------------------------------- volumes
 
 
-def _module(name: str, what: str, package: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ImageError(f"{what} needs {package}", remedy="pip install 'gradcam-layers[medical]'") from None
-
-
 def _whole(volume: NDArray[np.float32], name: str) -> tuple[NDArray[np.float32], Geometry]:
     if volume.ndim != 3 or 0 in volume.shape:
         raise ImageError(f"{name} is not a volume", f"its shape is {volume.shape}", "give one volume of three axes")
@@ -188,7 +180,7 @@ def _whole(volume: NDArray[np.float32], name: str) -> tuple[NDArray[np.float32],
 
 
 def _from_nifti(path: Path) -> tuple[NDArray[np.float32], Geometry]:
-    nibabel = _module("nibabel", "reading NIfTI", "nibabel")
+    nibabel = import_extra("nibabel", "reading NIfTI needs nibabel", "medical", ImageError)
     try:
         image = nibabel.load(str(path))
         stored = np.asarray(image.get_fdata(dtype=np.float32))
@@ -208,7 +200,7 @@ def _from_nifti(path: Path) -> tuple[NDArray[np.float32], Geometry]:
 
 
 def _from_dicom(path: Path) -> tuple[NDArray[np.float32], Geometry]:
-    pydicom = _module("pydicom", "reading DICOM", "pydicom")
+    pydicom = import_extra("pydicom", "reading DICOM needs pydicom", "medical", ImageError)
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     slices = []
     for file in files:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import as_maps, is_index
 from ..errors import GradCamError
+from ..resampling import interpolation_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Geometry:
         seen = np.ones((1,) * values.ndim, bool)
         for axis, (size, start, stop) in enumerate(zip(self.original, self.start, self.stop, strict=True)):
             places = np.arange(size, dtype=np.float64) + 0.5
-            matrix = _interpolation((places - start) / (stop - start), values.shape[axis])
+            matrix = interpolation_at((places - start) / (stop - start), values.shape[axis])
             values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
             inside = (places >= start) & (places < stop)
             seen = seen & inside.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
@@ -115,17 +116,6 @@ class Geometry:
     @property
     def _order(self) -> tuple[int, ...]:
         return self.order or tuple(range(len(self.original)))
-
-
-def _interpolation(places: NDArray[np.floating[Any]], cells: int) -> NDArray[np.float64]:
-    """The matrix (places, cells) of linear interpolation between cells that fill 0..1, constant beyond the outer."""
-    at = np.clip(places * cells - 0.5, 0, cells - 1)
-    low = np.minimum(at.astype(int), max(cells - 2, 0))
-    matrix = np.zeros((len(places), cells))
-    rows = np.arange(len(places))
-    matrix[rows, low] = 1 - (at - low)
-    matrix[rows, np.minimum(low + 1, cells - 1)] += at - low
-    return matrix
 
 
 def file_name(source: Any) -> str:

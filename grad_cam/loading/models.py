@@ -23,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from ..arguments import is_index
-from ..errors import ModelError
+from ..errors import ModelError, import_extra
 from . import checkpoints
 from .checkpoints import first_line
 from .labels import closest
@@ -173,11 +173,7 @@ def _torchvision(name: str, pretrained: bool, num_classes: int | None = None) ->
 
 
 def _open_clip(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Module:
-    try:
-        import open_clip
-    except ImportError:
-        raise ModelError(f"{name!r} needs open_clip", remedy="pip install 'gradcam-layers[clip]'") from None
-
+    open_clip = import_extra("open_clip", f"{name!r} needs open_clip", "clip", ModelError)
     if num_classes is not None:
         raise ModelError(f"{name} compares pictures with texts and has no classes", f"num_classes={num_classes}")
     plain, _, tag = name.removeprefix("open_clip/").partition("/")
@@ -195,11 +191,7 @@ def _open_clip(name: str, pretrained: bool, num_classes: int | None = None) -> n
 
 
 def _hugging_face(name: str, pretrained: bool, num_classes: int | None = None) -> nn.Module:
-    try:
-        import transformers
-    except ImportError:
-        raise ModelError(f"{name!r} needs transformers", remedy="pip install 'gradcam-layers[hf]'") from None
-
+    transformers = import_extra("transformers", f"{name!r} needs transformers", "hf", ModelError)
     where = name.removeprefix("hf:")
     settings: dict[str, Any] = {} if num_classes is None else {"num_labels": num_classes}
     with _fetching(name):

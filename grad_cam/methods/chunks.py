@@ -102,8 +102,7 @@ class ChunkedScores:
         """What can be tried after an error: another memory format for a model that uses `view`, or fewer rows."""
         if "view size is not compatible" in str(error) and self.format is torch.channels_last:
             return "format"
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error).lower()
-        return "rows" if out_of_memory and rows > 1 else None
+        return "rows" if out_of_memory(error) and rows > 1 else None
 
     def skip(self, copies: int) -> None:
         """Counts copies as done that need no scoring."""
@@ -158,6 +157,14 @@ def _chunk(one: Tensor, copies: int) -> int:
     if free is not None:
         budget = min(budget, free / 4)
     return int(max(1, min(limit, budget // (size * copies))))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short, on the device or outside it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(w in text for w in ("out of memory", "can't allocate memory"))
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -22,7 +22,8 @@ from .localisation import energy_inside, pointing_game
 from .maps import on_grid
 
 CONTROLS = ("centred Gaussian", "random map")
-_DIGITS = {"srg": 2, "insertion": 3, "deletion": 3, "bank": 3, "energy": 3, "pointing": 2}
+DIGITS = {"srg": 2, "insertion": 3, "deletion": 3, "bank": 3, "energy": 3, "pointing": 2}
+"""The digits after the point that are shown of each measure."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Comparison:
     def __str__(self) -> str:
         cells = [["", *self.measures]]
         for row in self.rows:
-            cells.append([row.name, *(f"{row.mean(m):.{_DIGITS.get(m, 3)}f}" for m in self.measures)])
+            cells.append([row.name, *(f"{row.mean(m):.{DIGITS[m]}f}" for m in self.measures)])
         width = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         return "\n".join(
             "  ".join([line[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(line[1:], width[1:], strict=True))])

@@ -12,8 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from . import files
-from .grid import FRAME, INK, LINE, QUIET
-from .text import clean, families, fitted
+from .text import FRAME, INK, LINE, QUIET, clean, families, fitted
 
 
 def captioned(picture: Image.Image, text: str, detail: str = "", *, progress: float | None = None) -> Image.Image:

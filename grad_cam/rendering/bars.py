@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .text import clean, font, number
+from .text import FRAME, INK, QUIET, clean, font, number, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLOURS = ("#1e5fae", "#e08a1e", "#2f8f5b", "#a8adb4")
-_INK, _QUIET, _FRAME = "#1f2328", "#6a7078", "#d5d8dc"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +53,6 @@ class SignedBars:
         return max((len(values) for values in self.parts.values()), default=0)
 
 
-def _style(size: float, colour: str = _QUIET) -> dict[str, Any]:
-    return {"color": colour, "fontproperties": font(size), "parse_math": False, "usetex": False}
-
-
 def draw_bars(axes: Axes, bars: SignedBars, centres: Sequence[float] | None = None) -> None:
     """Draws upright bars, one stack a layer, a line at the score and the names of the parts above.
 
@@ -74,11 +69,11 @@ def draw_bars(axes: Axes, bars: SignedBars, centres: Sequence[float] | None = No
     low, high = bars.range()
     for name, colour, values, start in bars.stacked():
         axes.bar(places, values, wide, start, color=colour, label=name, linewidth=0)
-    axes.axhline(0, color=_QUIET, linewidth=0.6)
-    axes.axhline(bars.score, color=_INK, linewidth=0.8, linestyle=(0, (3, 2)))
+    axes.axhline(0, color=QUIET, linewidth=0.6)
+    axes.axhline(bars.score, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
     axes.set(xlim=ends, ylim=(low - 0.06 * (high - low or 1), high + 0.06 * (high - low or 1)), xticks=[])
     levels = sorted({low, 0.0, high})
-    axes.set_yticks(levels, [number(level) for level in levels], **_style(7.0))
+    axes.set_yticks(levels, [number(level) for level in levels], **style(7.0, QUIET))
     axes.yaxis.set_in_layout(False)
     axes.tick_params(axis="y", length=0, pad=4)
     axes.set_facecolor("none")
@@ -107,18 +102,18 @@ def ledger_figure(layers: Sequence[str], bars: SignedBars, title: str = "") -> F
     rows = np.arange(len(layers))
     for name, colour, values, start in bars.stacked():
         axes.barh(rows, values, 0.66, start, color=colour, label=name, linewidth=0)
-    axes.axvline(0, color=_QUIET, linewidth=0.6)
-    axes.axvline(bars.score, color=_INK, linewidth=0.8, linestyle=(0, (3, 2)), label=f"score {number(bars.score)}")
-    axes.set_yticks(rows, [clean(name) for name in layers], **_style(7.0, _INK))
+    axes.axvline(0, color=QUIET, linewidth=0.6)
+    axes.axvline(bars.score, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), label=f"score {number(bars.score)}")
+    axes.set_yticks(rows, [clean(name) for name in layers], **style(7.0, INK))
     axes.invert_yaxis()
     ticks = [float(t) for t in axes.get_xticks()]
-    axes.set_xticks(ticks, [number(t) for t in ticks], **_style(7.0))
+    axes.set_xticks(ticks, [number(t) for t in ticks], **style(7.0, QUIET))
     axes.set_xlim(*(end + pad for end, pad in zip(bars.range(), (-0.03, 0.03), strict=True)))
     axes.tick_params(length=0)
     for spine in axes.spines.values():
-        spine.set(color=_FRAME, linewidth=0.5)
+        spine.set(color=FRAME, linewidth=0.5)
     first, *rest = title.split("\n") if title else [""]
     if first:
-        axes.set_title("\n".join([first, *rest]), loc="left", **_style(9.0, _INK))
+        axes.set_title("\n".join([first, *rest]), loc="left", **style(9.0, INK))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=5, frameon=False, prop=font(7.0))
     return figure

@@ -47,10 +47,9 @@ def write_bench(
 
 def _rows(bench: Any) -> list[dict[str, Any]]:
     """The rows of the table as text."""
-    digits = {"bank": 3, "srg": 2, "energy": 3, "pointing": 2}
     found = []
     for row in bench.rows:
-        cells = [_cell(row.interval(measure), digits[measure]) for measure in bench.measures]
+        cells = [_cell(row.interval(measure), bench.digits[measure]) for measure in bench.measures]
         found.append({
             "name": row.name, "dear": row.dear, "control": row.control, "layer": row.layer, "photos": row.photos,
             "cost": "" if row.forwards is None else f"{row.forwards:.0f}" if row.forwards >= 10

@@ -18,10 +18,10 @@ from ..errors import GradCamError
 from .bars import SignedBars
 from .colors import as_heat, as_pixels, colorize, overlay, palette
 from .display import Display
-from .grid import ALERT, CAPTION, INK, QUIET, TITLE, Bar, Line, Panel, Scale, draw_grid
+from .grid import CAPTION, TITLE, Bar, Line, Panel, Scale, draw_grid
 from .heatmaps import describe
 from .marks import outlined
-from .text import noted, number
+from .text import ALERT, INK, QUIET, noted, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from .bars import SignedBars, draw_bars
 from .colors import palette
 from .display import Display
 from .files import png_bytes
-from .text import fitted, font, number, width_of
+from .text import ALERT, FRAME, INK, LINE, QUIET, fitted, number, style, width_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import GridSpec
 
 DPI = 150
-INK, QUIET, FRAME, ALERT, LINE = "#1f2328", "#6a7078", "#d5d8dc", "#b3261e", "#1e5fae"
 TITLE, CAPTION, _DETAIL, _TICK = 11.0, 8.5, 7.5, 7.0  # points
 _BAR, _CURVE, _MARGIN = 0.09, 0.62, 0.16  # inches: width of the colour bar, height of a curve, margin of a figure
 
@@ -193,10 +192,6 @@ def _bare(axes: Axes) -> Axes:
     return axes
 
 
-def _style(size: float, colour: str) -> dict[str, Any]:
-    return {"color": colour, "fontproperties": font(size), "parse_math": False, "usetex": False}
-
-
 def _caption(axes: Axes, lines: Sequence[Line], room: float = 0.0) -> None:
     """Lines of text above axes, each on its own baseline, the first at the top of the room (in inches)."""
     offset = 72 * max(room, _tall(lines)) + 4
@@ -204,7 +199,7 @@ def _caption(axes: Axes, lines: Sequence[Line], room: float = 0.0) -> None:
         offset -= 1.42 * size
         axes.annotate(
             text, (0, 1), (0, offset), xycoords="axes fraction", textcoords="offset points", va="baseline", ha="left",
-            annotation_clip=False, **_style(size, colour),
+            annotation_clip=False, **style(size, colour),
         )  # fmt: skip
 
 
@@ -231,7 +226,7 @@ def _draw_bar(axes: Axes, bar: Bar) -> None:
         level = "top" if place >= 1 else "bottom" if place <= 0 else "center"
         axes.annotate(
             text, (1, place), (4, 0), xycoords="axes fraction", textcoords="offset points", va=level, ha="left",
-            annotation_clip=False, **_style(_TICK, QUIET),
+            annotation_clip=False, **style(_TICK, QUIET),
         )  # fmt: skip
 
 
@@ -247,7 +242,7 @@ def _draw_curve(axes: Axes, name: str, values: Sequence[float]) -> None:
     axes.set_ylim(low - space, high + space)
     axes.set_xlim(-0.5, len(y) - 0.5)
     levels = (low, 0.0, high) if low < 0 < high else (low, high)
-    axes.set_yticks(levels, [number(level) for level in levels], **_style(_TICK, QUIET))
+    axes.set_yticks(levels, [number(level) for level in levels], **style(_TICK, QUIET))
     axes.yaxis.set_in_layout(False)  # labels stand beside the panels above without moving them
     axes.tick_params(axis="y", length=0, pad=4, left=False, right=False, labelleft=True, labelright=False)
     for level in levels:
@@ -299,7 +294,7 @@ def _name_points(axes: Axes, names: Sequence[str]) -> None:
     step = min(math.ceil(1.2 / pitch), max(last, 1))
     chosen = [*range(0, last - step + 1, step), last]
     labels = ["\n".join(fitted(names[i], 1.1, 1, lambda text: width_of(text, _TICK))) for i in chosen]
-    axes.set_xticks(chosen, labels, **_style(_TICK, QUIET))
+    axes.set_xticks(chosen, labels, **style(_TICK, QUIET))
     axes.tick_params(axis="x", length=0, pad=4, bottom=False, top=False, labelbottom=True, labeltop=False)
 
 
@@ -322,8 +317,8 @@ def _cut(figure: Figure, headline: Sequence[Line], remark: str) -> None:
     flush = figure.axes[0].get_position().x0
     y = high - _MARGIN
     for text, size, colour in headline:
-        figure.text(flush, (y - size / 72) / high, text, va="baseline", ha="left", **_style(size, colour))
+        figure.text(flush, (y - size / 72) / high, text, va="baseline", ha="left", **style(size, colour))
         y -= 1.42 * size / 72
     for i, line in enumerate(reversed(remarks)):
         y = _MARGIN + _tall([(line, _DETAIL, QUIET)]) * i
-        figure.text(flush, y / high, line, va="bottom", ha="left", **_style(_DETAIL, QUIET))
+        figure.text(flush, y / high, line, va="bottom", ha="left", **style(_DETAIL, QUIET))

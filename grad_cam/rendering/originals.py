@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..arguments import check_fraction
-from ..errors import GradCamError
+from ..errors import GradCamError, import_extra
 from ..predictions import percentage
 from .display import Display
 from .files import png_bytes, write
@@ -155,14 +155,9 @@ class OriginalMap:
 
     def _nifti(self, compressed: bool) -> bytes:
         self._require(3, "NIfTI is for volumes", "save it as .png, .json or .npy")
-        try:
-            import nibabel
-        except ImportError:
-            raise GradCamError("writing NIfTI needs nibabel", remedy="pip install 'gradcam-layers[medical]'") from None
+        nibabel = import_extra("nibabel", "writing NIfTI needs nibabel", "medical")
         affine = np.eye(4) if self.affine is None else self.affine
-        make: Any = nibabel.Nifti1Image
-        image = make(np.nan_to_num(self.values), affine)
-        content: bytes = image.to_bytes()
+        content: bytes = nibabel.Nifti1Image(np.nan_to_num(self.values), affine).to_bytes()
         if compressed:
             import gzip
 

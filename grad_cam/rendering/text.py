@@ -7,11 +7,14 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.font_manager import FontProperties
 
+
+INK, QUIET, FRAME, ALERT, LINE = "#1f2328", "#6a7078", "#d5d8dc", "#b3261e", "#1e5fae"
+"""Colours of texts, frames, warnings and curves."""
 
 _BREAK = "\x1f "  # marks where a path may be broken
 
@@ -76,6 +79,11 @@ def font(size: float) -> FontProperties:
     from matplotlib.font_manager import FontProperties
 
     return FontProperties(family=families(), size=size)
+
+
+def style(size: float, colour: str) -> dict[str, Any]:
+    """Returns the settings of a text in a figure: its size in points and its colour; nothing in it is read as maths."""
+    return {"color": colour, "fontproperties": font(size), "parse_math": False, "usetex": False}
 
 
 def width_of(text: str, size: float) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from .. import metrics, rendering
+from ..arguments import slug
 from ..errors import refuse_existing
 from ..rendering import Display
 from ..rules.ledger import Ledger
@@ -155,9 +156,8 @@ class Sweep(Sequence[Explanation]):
                 tag = (f"-{b}" if len(self.explanations[0].map) > 1 else "") + (f"-{k}" if count > 1 else "")
                 jobs.append((folder / f"sweep{tag}.png", functools.partial(self.figure, b, k, display=display)))
                 for i, one in enumerate(self.explanations):
-                    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in one.layer.name)
                     make = functools.partial(one.overlay, b, k, display=display)
-                    jobs.append((folder / f"{i:02d}-{name}{tag}.png", make))
+                    jobs.append((folder / f"{i:02d}-{slug(one.layer.name)}{tag}.png", make))
         refuse_existing([path for path, _ in jobs], force)
         return [rendering.save(make(), path, force=force) for path, make in jobs]
 

@@ -204,12 +204,12 @@ _BODIES: dict[Any, Any] = {}
 
 
 def body_of(func: Any, args: Any) -> Any:
-    """A function of `torch.nn.functional`, or an LSTM, as what it is made of, which the mode sees; else None.
+    """A function of `torch.nn.functional`, or a recurrent layer, as what it is made of, which the mode sees; else None.
 
     Each of them begins by handing itself to the active mode, if there is one; in the copy there is none.
     """
-    if func is torch.lstm:
-        return recurrent.written_out(args)
+    if func in recurrent.STEPS:
+        return recurrent.written_out(func, args)
     if type(func) is not types.FunctionType or func.__globals__ is not vars(functional):
         return None
     if func not in _BODIES:

@@ -14,7 +14,7 @@ from ..arguments import check_images
 from ..batchnorm import correct_gradients
 from ..habits import answered
 from ..inputs import logits_of
-from ..introspection import unwrap
+from ..introspection import matched_to, unwrap
 from ..outputs import Output, rows
 from ..splitting.evalcopy import EvalCopy
 from ..splitting.intercept import saved_clones
@@ -105,8 +105,7 @@ def audit(
     """
     copy = EvalCopy(unwrap(model))
     given = check_images(images).detach()
-    weight = next((p for p in copy.root.parameters() if p.is_floating_point()), None)
-    leaf = (given if weight is None else given.to(device=weight.device, dtype=weight.dtype)).clone().requires_grad_()
+    leaf = matched_to(copy.root, given).clone().requires_grad_()
     with torch.inference_mode(False), torch.enable_grad(), saved_clones(), _Audited(residual) as mode:
         mode.follow(copy.modules)
         logits = rows(logits_of(copy.root, leaf + 0, output), len(given))

@@ -266,6 +266,11 @@ def split(
     return cutter.renewing(lambda: split_at(cutter, cutter.cut(place)))
 
 
+def network_of(model: nn.Module) -> nn.Module:
+    """The network itself: without wrappers, and of a chain the model it was made of."""
+    return unwrap(model.model if isinstance(model, Chain) else model)
+
+
 def open_cutter(
     model: nn.Module, example: Any, depth: SupportsIndex, output: Output, inputs: Inputs | Wiring = None
 ) -> Cutter:

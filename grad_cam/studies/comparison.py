@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +12,9 @@ import torch
 from ..errors import GradCamError
 from ..metrics import agreement
 from ..metrics.comparison import Interval, interval
-from ..rendering.pages import write_page
 from .classes import correct
 from .knowledge import Depth, points
-from .results import Study
+from .results import Findings, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +57,8 @@ class Change:
     right: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Findings):
     """What two studies of the same pictures say of their models; `print` shows the figures, `report` writes a page.
 
     Attributes:
@@ -105,8 +102,6 @@ class Comparison:
             lines.append(f"Their maps agree by {np.nanmedian(self.maps):.2f} in the median (rank correlation).")
         return "\n".join(lines)
 
-    __repr__ = __str__
-
     def as_dict(self) -> dict[str, Any]:
         """The figures for programs."""
         names = self.first.pictures.names
@@ -124,16 +119,10 @@ class Comparison:
             },
         }  # fmt: skip
 
-    def report(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
-        """Writes one HTML page that holds all it shows and needs no network.
-
-        Args:
-            path: The file to write.
-            force: Overwrite a file that exists.
-        """
+    def _page(self) -> str:
         from .comparison_page import comparison_page
 
-        return write_page(path, lambda: comparison_page(self), force)
+        return comparison_page(self)
 
 
 def compare(first: Study, second: Study) -> Comparison:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ..arguments import as_index
 from ..engine import explain
 from ..errors import GradCamError
+from ..introspection import matched_to
 from ..methods.factorization import Factorization, amounts_of, deep_feature_factorization
 from ..outputs import Output
-from .features import like
 from .pictures import Box, Pictures
 
 CROP = 0.5
@@ -120,7 +120,7 @@ def concepts_of(
     judge = _Judge(found, seed)
     judged = members[:JUDGED]
     for i in judged:
-        asked(images=like(model, pictures.images([i])), method=judge)
+        asked(images=matched_to(model, pictures.images([i])), method=judge)
     importance, effect = (torch.stack(each).mean(0) for each in (judge.importance, judge.effect))
     order = importance.argsort(descending=True).tolist()
     amounts = found.maps[:, :, 0, 0]  # (crops,k)
@@ -210,7 +210,7 @@ def _crops(model: nn.Module, pictures: Pictures, places: Sequence[tuple[int, Box
         height, width = image.shape[-2:]
         part = image[:, :, round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
         made.append(torch.nn.functional.interpolate(part, (height, width), mode="bilinear", antialias=True))
-    return like(model, torch.cat(made))
+    return matched_to(model, torch.cat(made))
 
 
 def _examples(amounts: Tensor, places: Sequence[tuple[int, Box]], count: int = 4) -> tuple[tuple[int, Box], ...]:

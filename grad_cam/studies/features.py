@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from ..depths import depth_of
 from ..errors import LayerError
-from ..introspection import unwrap
+from ..introspection import matched_to
 from ..layouts import Layout
 from ..outputs import Output
-from ..splitting import Chain
 from ..splitting.cuts import Cutter
 from ..splitting.plan import Cut
-from ..splitting.public import open_images
+from ..splitting.public import network_of, open_images
 from .pictures import Pictures
 
 FLAT = 8192
@@ -71,11 +70,11 @@ def features_of(
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:  # fmt: skip
     """Runs the model over all pictures once."""
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     pooled: list[list[Tensor]] = []
     logits, small, cutter, which = [], [], None, _Cuts([], [])
     for some, images in pictures.batches(range(len(pictures)), batch_size):
-        images = like(inner, images)
+        images = matched_to(inner, images)
         with torch.no_grad():
             if cutter is None:
                 cutter = open_images(inner, images, output, 1)
@@ -103,12 +102,6 @@ def _in_small(shown: Tensor) -> Tensor:
     grey = torch.nn.functional.pad(colours.mean(1, keepdim=True), (0, 1, 0, 1), mode="replicate")
     change = (grey[:, :, 1:, :-1] - grey[:, :, :-1, :-1]).abs() + (grey[:, :, :-1, 1:] - grey[:, :, :-1, :-1]).abs()
     return torch.nn.functional.adaptive_avg_pool2d(torch.cat([colours, change], 1), SMALL)
-
-
-def like(model: nn.Module, images: Tensor) -> Tensor:
-    """Images on the model's device, of its type."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return images if weight is None else images.to(device=weight.device, dtype=weight.dtype)
 
 
 @dataclasses.dataclass

@@ -16,8 +16,27 @@ from .shortcuts import Shortcut, Tested
 from .summaries import Summaries
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Study:
+class Findings:
+    """Findings that print themselves and write a page."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def report(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
+        """Writes one HTML page that holds all it shows and needs no network.
+
+        Args:
+            path: The file to write.
+            force: Overwrite a file that exists.
+        """
+        return write_page(path, self._page, force)
+
+    def _page(self) -> str:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Study(Findings):
     """What a folder of pictures says about a model; `print` shows the findings, `report` writes the page.
 
     Attributes:
@@ -66,8 +85,6 @@ class Study:
             lines += [f"Shortcut: {each}" for each in self.shortcuts] or ["No shortcut was found."]
         return "\n".join([*lines, *self.notes])
 
-    __repr__ = __str__
-
     def as_dict(self) -> dict[str, Any]:
         """The findings for programs, of plain numbers, texts, lists and dictionaries."""
         depths = [
@@ -94,13 +111,7 @@ class Study:
             "tips": {name: self.tip(i) for i, name in enumerate(self.pictures.names)}, "notes": list(self.notes),
         }  # fmt: skip
 
-    def report(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
-        """Writes one HTML page that holds all it shows and needs no network.
-
-        Args:
-            path: The file to write.
-            force: Overwrite a file that exists.
-        """
+    def _page(self) -> str:
         from .page import page
 
-        return write_page(path, lambda: page(self), force)
+        return page(self)

@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
 from ..folders.sources import Anything
+<<<<<<< HEAD
 from ..habits import answered
 from ..introspection import unwrap
+=======
+from ..introspection import matched_to
+>>>>>>> main
 from ..loading import Preprocessing
 from ..outputs import Output
 from ..splitting import Chain
-from ..splitting.public import open_images
+from ..splitting.public import network_of, open_images
 from .classes import Classes, correct, matched
 from .concepts import Concepts, concepts_of
-from .features import features_of, like
+from .features import features_of
 from .knowledge import knowledge_of
 from .pictures import Pictures
 from .results import Study
@@ -61,7 +65,7 @@ def study(
     """
     check_model(model)
     batch_size = as_index(batch_size, "batch_size", least=1)
-    inner = unwrap(model.model if isinstance(model, Chain) else model)
+    inner = network_of(model)
     if isinstance(model, Chain) and output is None:
         output = model.output
     pictures = source if isinstance(source, Pictures) else Pictures.of_source(
@@ -124,11 +128,11 @@ def _of_classes(logits: Tensor) -> Tensor:
 
 def _forward(model: nn.Module, output: Output, pictures: Pictures) -> Forward:
     """The model as a function from images to logits of classes."""
-    cutter = open_images(model, like(model, pictures.images([0, 1])), output, 1)
+    cutter = open_images(model, matched_to(model, pictures.images([0, 1])), output, 1)
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
-            return _of_classes(cutter.forward(like(model, images)))
+            return _of_classes(cutter.forward(matched_to(model, images)))
 
     return logits
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..engine import explain
+from ..introspection import matched_to
 from ..outputs import Output
 from ..targets import difference
 from .classes import Classes
-from .features import like
 from .knowledge import Share
 from .pictures import Box, Pictures
 from .probes import standardised
@@ -101,7 +101,7 @@ def summaries_of(
     heats = np.zeros((len(pictures), SIDE, SIDE), np.float32)
     for some, images in pictures.batches(range(len(pictures)), batch_size):
         wanted = [targets[i] for i in some] + [targets[some[-1]]] * (len(images) - len(some))
-        found = explain(model, like(model, images), layer=layer, target=wanted, output=output)
+        found = explain(model, matched_to(model, images), layer=layer, target=wanted, output=output)
         for row, i in enumerate(some):
             maps.append(found.raw(row))
             heats[i] = aligned(maps[i], pictures.boxes[i])
@@ -187,6 +187,6 @@ def _contrasts(
     """The map of what speaks for the answer rather than the own class, of some pictures."""
     found = {}
     for i, (answer, own) in zip(which, pairs, strict=True):
-        image = like(model, pictures.images([i]))
+        image = matched_to(model, pictures.images([i]))
         found[i] = explain(model, image, layer=layer, target=difference(answer, own), output=output).raw()
     return found

@@ -1,4 +1,4 @@
-"""The command line: `grad-cam demo`, `layers`, `explain`, `sweep`, `report`, `bench`, `methods`, `app`.
+"""The command line: `grad-cam demo`, `layers`, `explain`, `sweep`, `report`, `run`, `study`, `bench`, `methods`, `app`.
 
 Results go to stdout, everything else (progress, warnings, errors) to stderr. torch is imported by the
 command that runs, after it has read its options: `grad-cam --help` answers at once, and so do mistakes.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..common import Opened, check_method_name, refuse_existing
+from ..common import Opened, check_method_name
 from .cases import Case, box_mask, classes_of, prepared, read_cases
 from .console import bars, console, print_json, say
 from .edge import command
 from .options import FLAG, OUT, WHAT, Depth, Force, Json, ModelOptions, Show, method_option, option
-from .parsing import check_folder, open_viewer
+from .parsing import check_page, open_viewer
 
 if TYPE_CHECKING:
     from ...benching import Bench
@@ -81,10 +81,7 @@ predicted class) and, where it is known, [cyan]box[/] (left top right bottom in 
         raise typer.BadParameter(f"--masks {masks}: coalitions come in pairs, give an even number")
     methods = _methods(method)
     cases = read_cases(table, folder, class_column)
-    if output.is_dir():
-        raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as bench.html")
-    refuse_existing([output], force)
-    check_folder(output.parent)
+    check_page(output, force)
     from ...rendering.bench import write_bench
 
     opened = model.open()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ...arguments import is_index
 from ...errors import GradCamError, refuse_existing
 from ..common import VIDEOS, VOLUMES, Opened, slug, unique_slugs
 from .options import MODEL, option
+from .parsing import two_numbers
 from .photos import Photo
 
 if TYPE_CHECKING:
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
 def window(text: str) -> Any:
     """LOW,HIGH as numbers."""
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = math.nan
-    if not -math.inf < low < high < math.inf:
+    low, high = two_numbers(text)
+    if not low < high:
         raise typer.BadParameter(f"{text!r} is no window: give the values that become 0 and 1, such as -160,240")
     return low, high
 

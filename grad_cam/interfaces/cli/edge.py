@@ -125,12 +125,9 @@ def _options(function: Callable[..., None]) -> tuple[list[Parameter], Callable[[
 
 def _version(shown: bool) -> None:
     if shown:
-        from importlib.metadata import PackageNotFoundError, version
+        from ... import __version__
 
-        try:
-            print(f"grad-cam {version('gradcam-layers')}")
-        except PackageNotFoundError:
-            print("grad-cam, not installed")
+        print(f"grad-cam {__version__}")
         raise typer.Exit
 
 

@@ -34,8 +34,13 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
+<<<<<<< HEAD
 from .regions import RegionOptions, box_of
 from .results import described, finite, guesses, print_predictions, raw_map, rounded, side_by_side
+=======
+from .regions import RegionOptions
+from .results import described, finite, guesses, print_predictions, rounded, side_by_side
+>>>>>>> main
 
 if TYPE_CHECKING:
     from ... import Explanation
@@ -227,6 +232,7 @@ class _Job:
     def explain(self, photos: list[Photo], bars: Bars) -> list[dict[str, Any]]:
         """Explains photos and writes their pictures; files in the way are found before maps that take long."""
         from ... import METHODS
+        from ...evidencing import evidence_of_all
 
         target, first = self.target(photos), self.methods[0]
         control = METHODS["random_cam"]
@@ -239,20 +245,9 @@ class _Job:
                 results = results + self._maps(method, photos, target, bars)
             if self.how.control:
                 results = results + self._maps(control, photos, target)
-            judged = self._judged(results, target)
+            judged = evidence_of_all(self.opened.model, results, explained=target) if self.how.evidence else {}
             files = [self._write(photo, results, b, judged) for b, photo in enumerate(photos)]
         return [self._result(photo, results, b, files[b], warnings, judged) for b, photo in enumerate(photos)]
-
-    def _judged(self, results: Sequence[Explanation], target: Any) -> _Judged:
-        """The evidence for every map, by number of the explanation, image and target; empty if it was not asked for."""
-        from ... import evidence
-
-        return {
-            (n, b, k): evidence(self.opened.model, e, b, k, explained=target)
-            for n, e in enumerate(results if self.how.evidence else [])
-            for b, words in enumerate(e.target)
-            for k in range(len(words))
-        }
 
     def _maps(
         self, method: Method, photos: Sequence[Photo], target: Any, bars: Bars | None = None
@@ -356,7 +351,7 @@ class _Job:
                 about = {"image": photo.path, "model": self.opened.name, **described(e, self.opened, b, k)}
                 refuse_existing([path, path.with_suffix(".json")], self.force)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, raw_map(e, b, k).numpy(), allow_pickle=False)
+                np.save(path, e.raw(b, k).numpy(), allow_pickle=False)
                 path.with_suffix(".json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
                 written.append(str(path))
         return written
@@ -370,9 +365,13 @@ class _Job:
             for k in range(len(e.target[b])):
                 found = judged.get((n, b, k))
                 figures = {} if found is None else {"evidence": finite(found.as_dict())}
+<<<<<<< HEAD
                 box = box_of(e.mark(b, k), photo)
                 figures |= {"box": box} if box else {}
                 values = rounded(raw_map(e, b, k).tolist())
+=======
+                values = rounded(e.raw(b, k).tolist())
+>>>>>>> main
                 explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {
             "image": photo.path,

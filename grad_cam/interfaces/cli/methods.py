@@ -22,7 +22,7 @@ WIDE = 120
 @command("methods")
 def methods(
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.", **FLAG)] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.", **FLAG)] = False,
 ) -> None:
     """List the methods, with what each is good for.
 
@@ -60,7 +60,7 @@ def _defaults(method: Method) -> dict[str, Any]:
 
 
 def methods_table() -> str:
-    """The table of methods in Markdown, as the README shows it."""
+    """The table of methods in Markdown."""
     from ... import METHODS
 
     rows = ["| `method=` | | kind | when |", "|---|---|---|---|"]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import MissingExtraError, install
 from .console import say
 from .edge import collect_again, command
 from .options import FLAG, ModelOptions
@@ -38,7 +39,7 @@ def web_page(
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
-        raise ImportError("the web page needs gradio: pip install 'gradcam-layers[app]'")
+        raise MissingExtraError("the web page needs gradio, which is not installed", remedy=install("app"))
     model.check()
     say(f"Starting the page; the model {model.model} is loaded next", err=True)
     from ..web import launch

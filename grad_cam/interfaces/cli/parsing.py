@@ -14,6 +14,8 @@ from typing import Any
 
 import typer
 
+from ...errors import refuse_existing
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Suffixes of the files taken from a folder."""
 
@@ -47,6 +49,15 @@ def number(low: float, high: float | None = None) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def two_numbers(text: str) -> tuple[float, float]:
+    """Two finite numbers with a comma between them; NaN twice for any other text."""
+    try:
+        one, other = (float(part) for part in text.split(","))
+    except ValueError:
+        one = other = math.nan
+    return (one, other) if math.isfinite(one) and math.isfinite(other) else (math.nan, math.nan)
 
 
 def one_of(*values: str) -> Callable[[str], str]:
@@ -106,6 +117,14 @@ def check_folder(path: Path) -> Path:
             f"cannot write to the folder {str(path)!r} ({error.strerror or error}): choose another with -o"
         ) from None
     return path
+
+
+def check_page(path: Path, force: bool) -> None:
+    """Makes sure that a page can be written: no folder has its name, nothing is overwritten unless `force`."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder: give the name of a file, such as page.html")
+    refuse_existing([path], force)
+    check_folder(path.parent)
 
 
 def find_pictures(given: Sequence[str], recursive: bool = False) -> tuple[list[str], list[str]]:

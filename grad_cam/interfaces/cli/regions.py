@@ -13,6 +13,7 @@ import typer
 from ...errors import GradCamError
 from ..common import Opened
 from .options import WHAT, TargetOptions, option
+from .parsing import two_numbers
 from .photos import Photo
 
 if TYPE_CHECKING:
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 
 def _point(text: str) -> Any:
     """X,Y as numbers."""
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        x = y = math.nan
-    if not (math.isfinite(x) and math.isfinite(y)):
+    x, y = two_numbers(text)
+    if math.isnan(x):
         raise typer.BadParameter(f"{text!r} is no point: give x,y in pixels of the photo, such as 120,80")
     return x, y
 

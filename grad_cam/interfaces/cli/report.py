@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..common import Opened, refuse_existing
+from ..common import Opened
 from .console import Bars, say
 from .edge import command
 from .options import (
@@ -30,7 +30,7 @@ from .options import (
     method_option,
     option,
 )  # fmt: skip
-from .parsing import check_folder, open_viewer
+from .parsing import check_page, open_viewer
 from .photos import Photo, Photos
 from .results import SHOWN
 from .sweep import run_sweep
@@ -101,12 +101,9 @@ It explains the three likeliest classes of every photo unless an option says oth
     model.check()
     how.check()
     photos = Photos.find(images, recursive)
-    if output.is_dir():
-        raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as report.html")
-    if output.suffix.lower() in DRAWINGS:
+    if output.suffix.lower() in DRAWINGS and not output.is_dir():
         raise typer.BadParameter(f"-o {output}: the report is a page, call it {output.stem}.html; a browser prints it")
-    refuse_existing([output], force)
-    check_folder(output.parent)
+    check_page(output, force)
     from ... import explain
     from ...rendering.report import report_of, write_report
 

@@ -11,19 +11,12 @@ from ..common import Opened, Prediction, percentage, predictions, probabilities
 from .console import say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ... import Explanation
     from ...loading import WholePhoto
     from ...rendering import Display
 
 SHOWN = 3
 """Number of predictions printed for each photo."""
-
-
-def raw_map(e: Explanation, b: int, k: int) -> Tensor:
-    """The raw map (h, w) of target k of image b."""
-    return e.raw(b, k)
 
 
 def described(e: Explanation, opened: Opened, b: int, k: int) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..common import Opened, open_model, refuse_existing
+from ..common import Opened, open_model
 from .console import bars, print_json, say
 from .edge import command
 from .options import FLAG, OUT, WHAT, Force, Json, ModelOptions, Show, option
-from .parsing import PICTURES, check_folder, open_viewer
+from .parsing import PICTURES, check_page, open_viewer
 
 if TYPE_CHECKING:
     from ...studies import Comparison, Study
@@ -66,10 +66,7 @@ not: marks, borders, tints, text.
         raise FileNotFoundError(f"there is no {str(source)!r}: give a folder that holds one folder for each class")
     if source.suffix.lower() in PICTURES and source.is_file():
         raise NotADirectoryError(f"{str(source)!r} is one picture: give a folder that holds one folder for each class")
-    if output.is_dir():
-        raise IsADirectoryError(f"{str(output)!r} is a folder: give the name of a file, such as study.html")
-    refuse_existing([output], force)
-    check_folder(output.parent)
+    check_page(output, force)
     opened = model.open()
     other = None if against is None else _other(model, against)
     from ... import study as run

@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 from torch import Tensor, nn
 
 from ... import METHODS, Explanation, rendering
+from ...errors import import_extra
 from ...methods import MethodError, find
 from ...rendering import Display
 from . import markup
@@ -64,12 +65,7 @@ def explore(
         ImageError: The picture cannot be read.
         ValueError: No layer carries a map, or a setting is out of range.
     """
-    try:
-        import ipywidgets
-    except ImportError as error:
-        raise ImportError(
-            "grad_cam.explore needs ipywidgets, which is not installed: pip install 'gradcam-layers[notebook]'"
-        ) from error
+    ipywidgets = import_extra("ipywidgets", "grad_cam.explore needs ipywidgets", "notebook")
     usual = "auto" if layer is None and reshape_transform is None and layers == "auto" else "grad_cam"
     entry = find(usual if method is None else method)
     if entry.gives != "map":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ...errors import import_extra, install
 from ..common import one_line
 from .errors import AppError
 from .models import OpenedModel, open_page_model
@@ -74,13 +75,10 @@ class Page:
 def _require_gradio() -> None:
     """Checks that gradio is there, and switches its telemetry off."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError:
-        raise AppError("the web page needs gradio", remedy="pip install 'gradcam-layers[app]'") from None
+    gradio = import_extra("gradio", "the web page needs gradio", "app", AppError)
     if int(gradio.__version__.split(".")[0]) < 6:
         found = f"{gradio.__version__} is installed"
-        raise AppError("the web page needs gradio 6 or newer", found, "pip install -U 'gradcam-layers[app]'")
+        raise AppError("the web page needs gradio 6 or newer", found, install("app"))
 
 
 def build(model: str | nn.Module = "demo", *, limits: Limits | None = None, **how: Any) -> gradio.Blocks:
