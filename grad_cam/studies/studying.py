@@ -10,12 +10,8 @@ from torch import Tensor, nn
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
 from ..folders.sources import Anything
-<<<<<<< HEAD
 from ..habits import answered
-from ..introspection import unwrap
-=======
 from ..introspection import matched_to
->>>>>>> main
 from ..loading import Preprocessing
 from ..outputs import Output
 from ..splitting import Chain

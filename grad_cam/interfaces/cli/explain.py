@@ -34,13 +34,8 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
-<<<<<<< HEAD
 from .regions import RegionOptions, box_of
-from .results import described, finite, guesses, print_predictions, raw_map, rounded, side_by_side
-=======
-from .regions import RegionOptions
 from .results import described, finite, guesses, print_predictions, rounded, side_by_side
->>>>>>> main
 
 if TYPE_CHECKING:
     from ... import Explanation
@@ -365,13 +360,9 @@ class _Job:
             for k in range(len(e.target[b])):
                 found = judged.get((n, b, k))
                 figures = {} if found is None else {"evidence": finite(found.as_dict())}
-<<<<<<< HEAD
                 box = box_of(e.mark(b, k), photo)
                 figures |= {"box": box} if box else {}
-                values = rounded(raw_map(e, b, k).tolist())
-=======
                 values = rounded(e.raw(b, k).tolist())
->>>>>>> main
                 explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {
             "image": photo.path,
