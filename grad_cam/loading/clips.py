@@ -151,7 +151,7 @@ def _frames_of(source: Any, count: int | None) -> list[Image.Image]:
 
 def _decoded(path: Path, count: int | None) -> list[Image.Image]:
     """The frames that are chosen of a video; it is decoded twice, so that no others are kept in memory."""
-    av = _module("av", "reading a video", "PyAV")
+    av = import_extra("av", "reading a video needs PyAV", "medical", ImageError)
 
     def frames(container: Any) -> Iterator[Any]:
         stream = next((s for s in container.streams if s.type == "video"), None)
@@ -173,7 +173,7 @@ def _upright(frame: Any) -> Image.Image:
     """A frame as it is to be shown: phones store it as the sensor lies, with the turn beside it."""
     turn = int(getattr(frame, "rotation", 0))  # counterclockwise, in degrees
     image: Image.Image = frame.to_image()
-    return image.rotate(turn, expand=True) if turn % 90 == 0 else image
+    return image.rotate(turn, expand=True) if turn and turn % 90 == 0 else image
 
 
 def _places(total: int, count: int | None) -> list[int]:
