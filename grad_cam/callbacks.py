@@ -37,9 +37,9 @@ class MapWriter:
     """Writes the maps of the same pictures every so many steps of a training.
 
     In a loop of one's own: ``writer = MapWriter(images, to_files("maps"))``, then ``writer.step(model)`` after every
-    step. The time it takes is measured and held under a part of the time that has passed: where maps every `every`
-    steps would cost more, they come later. An error while maps are made ends the writing with a warning and never the
-    training. In distributed training the first process alone writes.
+    step. The time it takes is measured and held under a part of the time that has passed: maps come every `every` steps
+    where that costs less, else as soon as what the last ones took is within the part again. An error while maps are
+    made ends the writing with a warning and never the training. In distributed training the first process alone writes.
 
     Args:
         images: (B, C, H, W), normalised as the model expects; a few are enough.
@@ -108,6 +108,7 @@ class MapWriter:
 
     def write(self, model: nn.Module, step: int) -> None:
         """Writes maps now, whatever they cost."""
+        _wait(model)
         begun = self._clock()
         try:
             with warnings.catch_warnings():
@@ -139,18 +140,27 @@ class MapWriter:
     def _forward_time(self, model: nn.Module) -> float:
         """Seconds that one forward pass of one of the pictures takes, times their number; the model is as it was."""
         modes = [(module, module.training) for module in model.modules()]
+        _wait(model)
         begun = self._clock()
         one = matched_to(model, self.images[:1])
         try:
             model.eval()
             with torch.no_grad():
                 model(one)
+            _wait(model)
         finally:
             for module, training in modes:
                 module.training = training
         took = self._clock() - begun
         self.spent += took
         return took * len(self.images)
+
+
+def _wait(model: nn.Module) -> None:
+    """Waits for what a GPU has still to do, so that the clock shows what was done in between."""
+    weight = next(model.parameters(), None)
+    if weight is not None and weight.is_cuda:
+        torch.cuda.synchronize(weight.device)
 
 
 def _is_first_process() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -324,6 +325,25 @@ def _limited(photos: Path, out: Path, size: int, stop: int = 100) -> None:
             raise StopIteration
 
     _run(_model(), photos, out, shard=2, batch_size=1, progress=step)
+
+
+def test_where_nothing_can_be_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the way, a disk that can only be read or is full at any moment are said, with what to do."""
+    (tmp_path / "file").touch()
+    for out, said in ((tmp_path / "file", "a file is where"), (tmp_path / "file" / "out", "a file is where"),
+                      (Path("/proc/out"), "."), (tmp_path / ("x" * 300), "the name is too long")):  # fmt: skip
+        with pytest.raises((RunError, FileNotFoundError), match=said):
+            _run(_model(), photos, out)
+    for number, said in ((errno.ENOSPC, "the disk is full .*make room"), (errno.EDQUOT, "the quota")):
+        for name in ("grad_cam.folders.place.write", "grad_cam.folders.sheet.write"):
+
+            def full(*_: Any, number: int = number, **__: Any) -> Any:
+                raise OSError(number, "no")
+
+            with monkeypatch.context() as patched, pytest.raises(RunError, match=said):
+                patched.setattr(name, full)
+                _run(_model(), photos, tmp_path / "out")
+    _once(_run(_model(), photos, tmp_path / "out"), 12)
 
 
 def test_another_question_is_refused_by_name(photos: Path, tmp_path: Path) -> None:

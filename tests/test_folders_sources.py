@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,66 @@ def test_hugging_face_datasets(tmp_path: Path) -> None:
         assert rows.errors.num_rows == 0 and NAMES[rows[0]["class_index"]] == "cat"
         expected = grad_cam.loading.preprocessing(_model())(files[1])[0]
         assert torch.equal(grad_cam.loading.preprocessing(_model())(source.open(1))[0], expected)
+
+
+def test_links_in_a_circle_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that link to what holds them, and files that link to themselves, are met once."""
+    _pictures(tmp_path / "in", ["a/1.png", "b/2.png", ".hidden/3.png"])
+    for name in ("a/up", "b/up", "b/back"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "a" / "self.png").symlink_to(tmp_path / "in" / "a" / "self.png")
+    assert _paths(open_source(tmp_path / "in")) == ["a/1.png", "a/self.png", "b/2.png"]
+    for pattern in ("**/*.png", "**", "*/*.png"):
+        assert _paths(open_source(f"{tmp_path}/in/{pattern}")) == ["a/1.png", "b/2.png"]
+    monkeypatch.chdir(tmp_path / "in")
+    assert _paths(open_source("**/*.png")) == ["a/1.png", "b/2.png"]
+    assert _paths(open_source("**/.hidden/*.png")) == [".hidden/3.png"] and _paths(open_source("a/**.png")) == ["1.png"]
+    os.mkfifo("b/pipe.png")
+    rows = _run(_model(), tmp_path / "in", tmp_path / "out")
+    _once(rows, 4)
+    assert [Path(row["path"]).name for row in rows.errors.to_pylist()] == ["self.png", "pipe.png"]
+
+
+def test_unusual_columns(tmp_path: Path) -> None:
+    """Categories, missing numbers and bytes that are no text are read as what they mean, or refused in a sentence."""
+    _pictures(tmp_path, ["1.png", "2.png"])
+
+    def opened(**columns: Any) -> Any:
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        return open_source(tmp_path / "t.parquet")
+
+    names = pa.array(["1.png", "2.png"]).dictionary_encode()
+    source = opened(path=names, label=pa.array([3.0, None]))
+    assert _paths(source) == ["1.png", "2.png"] and _classes(source) == ["3", None] and source.file(0).is_file()
+    assert _classes(opened(path=names, label=pa.array([float("nan"), 2.5]))) == [None, "2.5"]
+    assert _paths(opened(path=pa.array(["1.png"], pa.large_string()))) == ["1.png"]
+    invalid = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    )
+    for wrong, said in (
+        ({"path": pa.array([1])}, "neither file"), ({"path": pa.array(["1.png", None])}, "row 1 of .* names no file"),
+        ({"path": pa.array(["1.png", ""])}, "row 1 of .* names no file"), ({"path": invalid}, "'path' cannot be read"),
+        ({"path": names[:1], "box": [[0.0, 0.0, float("nan"), 9.0]]}, "left, top, right, bottom"),
+        ({"path": names[:1], "label": invalid}, "'label' cannot be read"),
+    ):  # fmt: skip
+        with pytest.raises(SourceError, match=said):
+            opened(**wrong)
+
+
+def test_labels_that_are_no_class(tmp_path: Path) -> None:
+    """A label out of range is kept as it is named and explains the predicted class; one in a mapping is a number."""
+    items = [
+        {"image": Image.new("RGB", (30, 30)), "label": k} for k in (torch.tensor(2), np.int64(-1), 10**12, "\udce9")
+    ]
+    for count, names in (("known", NAMES), ("unknown", None)):
+        model = _model()
+        model.class_names = names
+        rows = _run(model, items, tmp_path / count, of_class=True, notify=lambda text: None)
+        _once(rows, 4)
+        found = rows.table(["class", "class_index", "target_index", "error"]).to_pylist()
+        assert found[0]["class_index"] == found[0]["target_index"] == 2
+        assert found[1]["class"] == "-1" and found[1]["class_index"] is None and found[2]["class_index"] is None
+        assert "its row cannot be written: UnicodeEncodeError" in found[3]["error"]
 
 
 class _Endless(IterableDataset):  # type: ignore[type-arg]
@@ -272,6 +333,7 @@ def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
         "-rf.png",
         "é ü.png",
         "n\nl.png",
+        "𠀀" * 60 + ".png",
     ]
     for name in odd[2:]:
         (tmp_path / "in" / name).write_bytes((tmp_path / "in" / "1.png").read_bytes())
@@ -286,6 +348,6 @@ def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
     assert all((tmp_path / "out") in (path, *path.parents) for path in new)
     for folder in (masks, tmp_path / "out" / "overlays"):
         names = sorted(path.name for path in folder.iterdir())
-        assert len(names) == 7 and all(
+        assert len(names) == 8 and all(
             set(name) <= set("0123456789-._") | set(filter(str.isalnum, name)) for name in names
         )

@@ -310,6 +310,27 @@ def test_boxes_follow_the_crop(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
     left, top, right, bottom = pictures.preprocessing.used_box(Image.new("RGB", (16, 12)))
     assert box is not None and box[2] == pytest.approx((8 - left) / (right - left)) and box[1] == 0
     assert pictures.boxes[-1] is None and pictures.boxes[0] is None and right - left == bottom - top
+    mask = Image.new("L", (16, 12))
+    mask.paste(255, (2, 0, 8, 12))
+    mask.save(tmp_path / "mask.png")
+    Image.new("L", (9, 9), 255).save(tmp_path / "small.png")
+    masks = [f"{folder}/{name},r,mask.png", f"{folder}/right & co/2.png,r,small.png", f"{folder}/right & co/0.png,r,"]
+    (tmp_path / "masks.csv").write_text("\n".join(["path,class,mask", *masks, *rows[2:]]), encoding="utf-8")
+    seen = Pictures.of_source(tmp_path / "masks.csv", model)
+    assert seen.boxes[seen.labels.index(1)] == box and seen.boxes[-1] is None
+    assert "small.png is 9 x 9, its picture 16 x 12" in seen.failed[f"{folder}/right & co/2.png"]
+
+
+class _Broken:
+    """A data set of which two items fail."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, n: int) -> tuple[Tensor, int]:
+        if n >= 4:
+            raise IndexError
+        return torch.full((3, 32, 32), 1 / (n % 2)), n % 2
 
 
 def test_what_is_no_study_is_refused(tmp_path: pathlib.Path) -> None:
@@ -320,6 +341,8 @@ def test_what_is_no_study_is_refused(tmp_path: pathlib.Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
     with pytest.raises(GradCamError, match="two classes"):
         grad_cam.study(model, tmp_path)
+    with pytest.raises(GradCamError, match="2 pictures could not be read: ZeroDivisionError"):
+        grad_cam.study(model, _Broken())
     with pytest.raises(GradCamError, match="one label"):
         Pictures.of_tensors(torch.zeros(3, 3, 8, 8), [0, 1], ["a", "b"], model)
 

@@ -21,6 +21,9 @@ from .kinds import Indexed, Input, Source
 THUMBNAIL = 160
 """Longer side of the pictures in the rows, in pixels."""
 
+MOST = 1 << 31
+"""Classes of a model whose number is not known, at most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -141,8 +144,10 @@ class Decoder:
 
     def _index(self, label: Any) -> int | None:
         """The class of a label: an index, or a name that the model knows."""
+        if isinstance(label, str) and self.names is None and label.strip().isdecimal():
+            label = int(label)
         if isinstance(label, int):
-            return label if 0 <= label < (self.count or label + 1) else None
+            return label if 0 <= label < (self.count or MOST) else None
         if not isinstance(label, str) or self.names is None:
             return None
         try:

@@ -55,7 +55,7 @@ def file_name(row: Row, number: int, suffix: str) -> str:
         number: Which of the rows of its input.
         suffix: With its dot.
     """
-    stem = slug((row["path"].rpartition(".")[0] or row["path"])[-60:])
+    stem = slug((row["path"].rpartition(".")[0] or row["path"])[-48:])
     return f"{row['input']:09d}-{number}-{stem}{suffix}"
 
 

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .. import metrics
-from ..errors import GradCamError, LayerError
+from ..errors import GradCamError, LayerError, message_of
 from ..loading import class_names, preprocessing
 from ..results import Explanation, Layer
 from ..splitting import split
+from .compiling import Compiled
 from .explaining import Notify, Question, explained
+from .needs import RunError
 
 AGREEMENT, LEAST = 0.99, 0.95
 """Rank correlation with the exact maps that a step must keep: the mean of a batch, and every image."""
@@ -125,14 +127,17 @@ def _halve(model: nn.Module, front: nn.Module, tail: nn.Module, images: Tensor) 
 STEPS = ("channels_last", "folded", "bfloat16")
 """What is tried, in this order."""
 
+COMPILE = "compile"
+"""The step that is tried last, and only where it is asked for: it takes a minute or more, and a compiler."""
 
-def _possible(device: torch.device) -> list[str]:
+
+def _possible(device: torch.device, compiled: bool) -> list[str]:
     """The steps that make sense on a device."""
     if device.type == "cuda":
         half = torch.cuda.is_bf16_supported()
     else:
         half = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-    return [step for step in STEPS if half or step != "bfloat16"]
+    return [step for step in STEPS if half or step != "bfloat16"] + [COMPILE] * compiled
 
 
 def _made(model: nn.Module, layer: str | int, steps: Sequence[str], images: Tensor) -> Fast:
@@ -149,6 +154,8 @@ def _made(model: nn.Module, layer: str | int, steps: Sequence[str], images: Tens
     fast = Fast(halves.extractor, halves.classifier, steps, like).eval()
     if "bfloat16" in steps:
         _halve(made, halves.extractor, halves.classifier, images)
+    if COMPILE in steps:
+        fast.front = Compiled(fast.front, tuple(images.shape)).eval()
     fast.class_names = class_names(model)  # type: ignore[assignment]
     fast.preprocessing = preprocessing(model)  # type: ignore[assignment]
     return fast
@@ -177,20 +184,26 @@ class Accelerated:
         return [dataclasses.replace(each, layer=self.layer) for each in found]
 
 
+# Long because every way out says why.
 def accelerated(
-    model: nn.Module, images: Tensor, question: Question, notify: Notify, steps: Sequence[str] | None = None
-) -> Accelerated | None:
+    model: nn.Module, images: Tensor, question: Question, notify: Notify, steps: Sequence[str] | None = None,
+    compiled: bool = False,
+) -> Accelerated | None:  # fmt: skip
     """Makes a model quicker, as far as its maps allow.
 
     Args:
-        model: The model.
-        images: A batch to compare maps on, (B, C, H, W).
+        model: The model; what is made quicker is a copy.
+        images: A batch to compare maps on, (B, C, H, W); what is compiled is compiled for batches of its shape.
         question: What is asked, with its layer.
         notify: Called with every step that is left out, and why.
         steps: Take these without a comparison: those of the run that is gone on with.
+        compiled: Try `torch.compile`, too.
 
     Returns:
         The quicker model; None if it cannot be cut in two for this question.
+
+    Raises:
+        RunError: The steps of the run that is gone on with hold one that is not possible here.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     images = images.to(device)
@@ -207,19 +220,46 @@ def accelerated(
         notify(f"fast: the model cannot be cut in two at {exact.layer}, the exact path is taken ({str(error)[:120]})")
         return None
     if steps is not None:
-        return Accelerated(_made(model, layer, steps, images), tuple(steps), exact.layer)
-    kept: list[str] = []
-    for step in _possible(device):
-        try:
-            made = _made(model, layer, [*kept, step], images)
-            reason = _compared(exact, made, ask)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {str(error)[:100]}"
-        if reason is None:
-            kept.append(step)
+        return Accelerated(_again(model, layer, steps, exact, ask), tuple(steps), exact.layer)
+    best, kept = _made(model, layer, (), images), list[str]()
+    for step in _possible(device, compiled):
+        made, reason = _tried(model, layer, [*kept, step], exact, ask)
+        if made is not None and reason is None:
+            best, kept = made, [*kept, step]
         else:
             notify(f"fast: {step} is left out, {reason}")
-    return Accelerated(_made(model, layer, kept, images), tuple(kept), exact.layer)
+    return Accelerated(best, tuple(kept), exact.layer)
+
+
+def _again(
+    model: nn.Module, layer: str | int, steps: Sequence[str], exact: Explanation, question: Question
+) -> Fast:  # fmt: skip
+    """A model with the steps of a run that is gone on with."""
+    if COMPILE not in steps:
+        return _made(model, layer, steps, exact.images)
+    made, reason = _tried(model, layer, steps, exact, question)
+    if made is None or reason is not None:
+        raise RunError(
+            "the run was begun with torch.compile, which cannot be used here", reason or "",
+            "go on where it was begun, or give another folder for a new run",
+        )  # fmt: skip
+    return made
+
+
+def _tried(
+    model: nn.Module, layer: str | int, steps: Sequence[str], exact: Explanation, question: Question
+) -> tuple[Fast | None, str | None]:
+    """A model with some steps, and why it is of no use; None if it is."""
+    try:
+        made = _made(model, layer, steps, exact.images)
+        reason = _compared(exact, made, question)
+        if reason is None and isinstance(made.front, Compiled):  # it was recorded as it is; from now on it is compiled
+            reason = _compared(exact, made, question)
+            if reason is None and not made.front.calls:
+                reason = "maps of this model are made under a function mode, in which nothing runs compiled"
+    except Exception as error:
+        return None, f"{type(error).__name__}: {message_of(error, 160)}"
+    return made, reason
 
 
 def _compared(exact: Explanation, fast: nn.Module, question: Question) -> str | None:

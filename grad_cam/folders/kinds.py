@@ -168,7 +168,7 @@ def item_of(item: Any) -> tuple[Any, Any]:
         image = next((item[k] for k in ("pixel_values", "image", "img", "picture", "images") if k in item), None)
         if image is None:
             raise ImageError(f"an item has no picture: {', '.join(map(str, item.keys()))}", remedy="call it 'image'")
-        return image, next((item[k] for k in ("label", "labels", "class", "target") if k in item), None)
+        return image, _plain(next((item[k] for k in ("label", "labels", "class", "target") if k in item), None))
     if isinstance(item, (tuple, list)):
         return item[0], _plain(item[1]) if len(item) > 1 else None
     return item, None

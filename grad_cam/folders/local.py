@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import signal
 import threading
 import time
@@ -17,7 +16,6 @@ import numpy as np
 from .decoding import Batch, Decoder, Failed, Ready, reason, together
 from .explaining import Explainer, Notify
 from .kinds import Input, Source, Stream
-from .needs import RunError
 from .place import Place, missing
 from .rows import Row
 from .workers import decoded
@@ -82,22 +80,9 @@ class Writer:
     def flush(self) -> None:
         """Writes what there is."""
         if self.rows:
-            try:
-                self.settings.draw(self.rows)
-                self.place.write(self.start, self.stop, self.rows)
-            except OSError as error:
-                raise _as_run_error(error, self.place) from error
+            self.settings.draw(self.rows)
+            self.place.write(self.start, self.stop, self.rows)
         self.rows, self.start, self.since = [], self.stop, time.monotonic()
-
-
-def _as_run_error(error: OSError, place: Place) -> Exception:
-    full = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up",
-            errno.EFBIG: "files may not become this large here"}  # fmt: skip
-    if error.errno not in full:
-        return error
-    return RunError(
-        full[error.errno], f"writing to {str(place.path)!r}", "make room and give the same again: what is done is kept"
-    )
 
 
 def compute(place: Place, source: Source | Stream, decoder: Decoder, explainer: Explainer, settings: Settings) -> None:
@@ -105,7 +90,6 @@ def compute(place: Place, source: Source | Stream, decoder: Decoder, explainer: 
 
     Raises:
         Interrupted: Ctrl-C was pressed; the rows of the batch under way are written first.
-        RunError: The disk is full.
     """
     done = place.done()
     finished = sum(stop - start for start, stop in done)

@@ -7,6 +7,7 @@ What is done can thus be read off the names, at any moment and after any kind of
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -21,8 +22,25 @@ from .rows import Row, as_table
 
 FORMAT = 1
 _SHARD = re.compile(r"(\d{12})-(\d{12})\.parquet")
+_WRITTEN = ("overlays", "masks")
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
+
+_FULL: dict[int | None, str] = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "files may not become this large here",
+}
+_REFUSED: dict[int | None, str] = {
+    **_FULL,
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "there is no right to write here",
+    errno.EPERM: "there is no right to write here",
+    errno.ENOTDIR: "a file is where the folder should be",
+    errno.EEXIST: "a file is where the folder should be",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+"""Why nothing can be written, by the number of the error."""
 
 LOCKS: set[int] = set()
 """Descriptors of locks that this process holds; a process that it starts has to close them."""
@@ -94,28 +112,46 @@ class Place:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from writing to the folder; the lock ends with this process, however it ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
+        """Keeps other processes from writing to the folder; the lock ends with this process, however it ends.
+
+        Raises:
+            RunError: Another process is writing to it, or nothing can be written to it: a full disk says so whenever
+                that is.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._said(_REFUSED):
+                self.path.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(self.path / ".lock", "w"))
+            stack.enter_context(self._said(_FULL))
             try:
                 import fcntl
-            except ImportError:  # Windows: names of shards are taken by one process only, see `write`
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"another run is writing to {str(self.path)!r}", remedy="wait until it ends") from None
+            except (ImportError, OSError):  # no locks here: names of shards are taken by one process only, see `write`
                 yield
                 return
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(f"another run is writing to {str(self.path)!r}", remedy="wait until it ends") from None
             self._remove_parts()
             LOCKS.add(file.fileno())
-            try:
-                yield
-            finally:
-                LOCKS.discard(file.fileno())
+            stack.callback(LOCKS.discard, file.fileno())
+            yield
+
+    @contextlib.contextmanager
+    def _said(self, reasons: Mapping[int | None, str]) -> Iterator[None]:
+        """Says why nothing can be written to the folder."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in reasons:
+                raise
+            remedy = "make room and give the same again: what is done is kept" if error.errno in _FULL else ""
+            where = f"writing to {str(self.path)!r}"
+            raise RunError(reasons[error.errno], where, remedy or "give another folder") from error
 
     def _remove_parts(self) -> None:
         """Removes what a process that was killed has left half-written."""
-        for folder in (self.path, self.rows, self.path / "overlays"):
+        for folder in (self.path, self.rows, *(self.path / "sheet").glob("*"), *map(self.path.joinpath, _WRITTEN)):
             if folder.is_dir():
                 for path in folder.iterdir():
                     if _PART.fullmatch(path.name):

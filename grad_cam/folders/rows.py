@@ -175,8 +175,29 @@ def unpacked(row: Row) -> Tensor:
 
 
 def as_table(rows: Sequence[Row]) -> Any:
-    """Rows as an Arrow table."""
+    """Rows as an Arrow table; one that holds what a column cannot take becomes an error with its reason."""
+    try:
+        return _table(rows)
+    except _UNFIT:
+        return _table([_fitting(row) for row in rows])
+
+
+_UNFIT = (ValueError, TypeError, OverflowError)  # Arrow's own, and text with halves of surrogate pairs
+
+
+def _table(rows: Sequence[Row]) -> Any:
     pa = arrow()
     fields = schema()
     columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in fields]
     return pa.Table.from_arrays(columns, schema=fields)
+
+
+def _fitting(row: Row) -> Row:
+    """A row, or where it does not fit the columns the row of an error."""
+    try:
+        _table([row])
+    except _UNFIT as error:
+        text = str(error).encode("utf-8", "replace").decode()
+        kept = {name: row.get(name) for name in ("input", "path")}
+        return {**kept, "error": f"its row cannot be written: {type(error).__name__}: {text}"[:500]}
+    return row

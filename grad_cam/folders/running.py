@@ -27,7 +27,7 @@ from . import local
 from .decoding import Decoder, Ready
 from .explaining import OVERLAY, Explainer, Notify, Question, fitting, probed
 from .exports import file_name
-from .fast import accelerated
+from .fast import COMPILE, accelerated
 from .kinds import Files, Source, Stream
 from .needs import SourceError, ray_data
 from .place import Place
@@ -53,7 +53,7 @@ def run(
     evidence: bool = False, preprocessing: Preprocessing | None = None, class_folders: bool | None = None,
     columns: Mapping[str, str] | None = None, batch_size: int | None = None, workers: int | None = None,
     shard: int = 1000, overlays: bool = False, sheet: bool = True, display: Display | None = None,
-    fast: bool = False, engine: str = "local", address: str | None = None, actors: int | None = None,
+    fast: bool | str = False, engine: str = "local", address: str | None = None, actors: int | None = None,
     progress: local.Progress | None = None, notify: Notify | None = None, **options: Any,
 ) -> Rows:  # fmt: skip
     """Explains every picture of a source and keeps the results in a folder.
@@ -85,6 +85,7 @@ def run(
         display: How overlays and the sheet are drawn; nothing else depends on it.
         fast: Make what comes before the layer quicker (memory layout, folded batch norms, bfloat16 where the processor
             has it). A step is kept only if the maps of a batch stay the same: rank correlation of .99, same classes.
+            "compile" tries `torch.compile` after these: a minute or more at the beginning, for runs of many thousands.
         engine: "local", or "ray" for Ray Data (extra ``[ray]``), on this machine or a cluster.
         address: Of a Ray cluster; None starts Ray on this machine.
         actors: Processes that explain under Ray; None takes the GPUs, or else the cores, that Ray has.
@@ -121,7 +122,7 @@ def run(
         most = None if batch_size else fitting(model)
         explainer = Explainer(model, question, say, shown if overlays else None, most)
         if fast:
-            _accelerate(place, explainer, opened, decoder, settings.batch_size)
+            _accelerate(place, explainer, opened, decoder, settings.batch_size, fast == COMPILE)
         if engine == "ray":
             _on_ray(place, opened, explainer, decoder, settings, address, actors)
         else:
@@ -131,7 +132,9 @@ def run(
     return read(place.path)
 
 
-def _check_engine(engine: str, address: str | None, actors: int | None, overlays: bool, fast: bool) -> None:
+def _check_engine(engine: str, address: str | None, actors: int | None, overlays: bool, fast: bool | str) -> None:
+    if fast not in (False, True, COMPILE):
+        raise GradCamError(f"fast={fast!r} is no fast path", remedy=f'give True, or "{COMPILE}" for torch.compile, too')
     if engine not in ("local", "ray"):
         raise GradCamError(f"there is no engine {engine!r}", remedy="the engines are local and ray")
     if engine == "local" and (address is not None or actors is not None):
@@ -140,15 +143,21 @@ def _check_engine(engine: str, address: str | None, actors: int | None, overlays
         ray_data()
         if overlays or fast:
             raise GradCamError(
-                f"{'overlays' if overlays else 'fast'}=True works with the engine local alone", remedy="leave it out"
+                f"{'overlays=True' if overlays else f'fast={fast!r}'} works with the engine local alone",
+                remedy="leave it out",
             )
 
 
-def _accelerate(place: Place, explainer: Explainer, source: Source | Stream, decoder: Decoder, batch_size: int) -> None:
+def _accelerate(
+    place: Place, explainer: Explainer, source: Source | Stream, decoder: Decoder, batch_size: int, compiled: bool
+) -> None:
     """Puts the explainer on the fast path; a run that is gone on with takes the steps it was begun with."""
     about = place.about()
     images = _examples(source, decoder, min(8, batch_size))
-    found = accelerated(explainer.model, images, explainer.question, explainer.notify, about.get("steps"))
+    if compiled:  # for whole batches
+        count = min(batch_size, len(source)) if isinstance(source, Source) else batch_size
+        images = images[torch.arange(count) % len(images)]
+    found = accelerated(explainer.model, images, explainer.question, explainer.notify, about.get("steps"), compiled)
     if about.get("steps") is None:
         place.note({**about, "steps": list(found.steps) if found else []})
     if found is not None:
@@ -188,7 +197,7 @@ def _opened(model: Any) -> nn.Module:
 
 def _begun(
     place: Place, source: Source | Stream, model: nn.Module, question: Question, decoder: Decoder, say: Notify,
-    fast: bool,
+    fast: bool | str,
 ) -> Question:  # fmt: skip
     """Begins a run, or makes sure that the one in the folder is the same; returns the question with its layers."""
     about = {**_about(source, model, question, decoder), "fast": fast}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,15 +100,25 @@ def _pictures_in(root: Path, without: Path | None) -> Iterator[str]:
 
 
 def _of_glob(pattern: str, class_folders: bool | None, without: Path | None) -> Source:
-    found = [name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+    fixed = os.path.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0])
+    root = Path(fixed or ".").absolute()
+    inner = pattern[len(fixed) :].lstrip("/" + os.sep)
+    found = [path for path in _matching(root, inner) if path.is_file()]
     left_out = None if without is None else os.path.realpath(without) + os.sep
-    names = [n for n in found if left_out is None or not os.path.realpath(n).startswith(left_out)]
-    if not names:
+    kept = [path for path in found if left_out is None or not os.path.realpath(path).startswith(left_out)]
+    if not kept:
         raise SourceError(f"no file is named like {pattern!r}", remedy="** stands for folders inside folders")
-    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    root = Path(os.path.dirname(fixed) or ".").absolute()
-    names = sorted(os.path.relpath(name, root).replace(os.sep, "/") for name in names)
+    names = sorted({os.path.relpath(path, root).replace(os.sep, "/") for path in kept})
     return _listed_files(names, root, os.path.join(Path.cwd(), pattern), class_folders)
+
+
+def _matching(root: Path, pattern: str) -> Iterator[Path]:
+    """What matches a pattern, but for what is hidden; ** does not follow links, which may lead in a circle."""
+    parts = [part if part == "**" else re.sub(r"\*\*+", "*", part) for part in pattern.split("/")]
+    hidden = any(part.startswith(".") for part in parts)
+    for path in root.glob("/".join([*parts, "*"] if parts[-1] == "**" else parts)):
+        if hidden or not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
 
 
 def _listed_files(names: Sequence[str], root: Path, given: str, class_folders: bool | None = False) -> Files:
@@ -130,17 +141,17 @@ def _of_table(given: Path, files: Sequence[Path], columns: Mapping[str, str] | N
     pictures = table.column(found["path"])
     root = given.absolute() if given.is_dir() else given.absolute().parent
     classes = _texts(table, found.get("class"))
-    boxes = [_box(value, given) for value in table.column(found["box"]).to_pylist()] if "box" in found else None
+    boxes = [_box(v, given) for v in _values(table.column(found["box"]), "box")] if "box" in found else None
     masks = _texts(table, found.get("mask"))
     if table.num_rows == 0:
         raise SourceError(f"the table {str(given)!r} has no rows")
-    if not arrow("pyarrow.types").is_string(pictures.type) and not arrow("pyarrow.types").is_large_string(
-        pictures.type
-    ):
+    types = arrow("pyarrow.types")
+    if not any(kind(pictures.type) for kind in (types.is_string, types.is_large_string, types.is_dictionary)):
         return embedded.of_column(str(given.absolute()), pictures, classes, boxes, masks, root)
-    names = pictures.to_pylist()
-    if None in names:
-        raise SourceError(f"row {names.index(None)} of {str(given)!r} names no file")
+    names = _values(pictures, found["path"])
+    odd = next((n for n, name in enumerate(names) if not isinstance(name, str) or not name), None)
+    if odd is not None:
+        raise SourceError(f"row {odd} of {str(given)!r} names no file", repr(names[odd])[:60])
     return Files(str(given.absolute()), listing(names, classes, boxes, masks), root)
 
 
@@ -183,10 +194,25 @@ def _columns(names: Sequence[str], given: Mapping[str, str], table: Path) -> dic
 def _texts(table: Any, name: str | None) -> list[str | None] | None:
     if name is None:
         return None
-    column = table.column(name)
     labels = _class_names(table.schema, name)
-    values = column.to_pylist()
-    return [None if v is None else labels[v] if labels and isinstance(v, int) and v >= 0 else str(v) for v in values]
+    return [_text(value, labels) for value in _values(table.column(name), name)]
+
+
+def _text(value: Any, labels: Sequence[str] | None) -> str | None:
+    """A value of a column of classes or masks; whole numbers are written so, whatever their type."""
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if labels and isinstance(value, int):  # Hugging Face writes -1 where there is no label
+        return labels[value] if 0 <= value < len(labels) else None
+    return None if value is None else str(value)
+
+
+def _values(column: Any, name: str) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except ValueError as error:  # bytes that are no text
+        raise SourceError(f"the column {name!r} cannot be read", message_of(error, 200)) from error
+    return values
 
 
 def _class_names(schema: Any, name: str) -> list[str] | None:
@@ -202,7 +228,8 @@ def _box(value: Any, table: Path) -> list[float] | None:
         numbers = [float(v) for v in (re.split(r"[\s,;]+", value.strip(" []()")) if isinstance(value, str) else value)]
     except (TypeError, ValueError):
         numbers = []
-    if len(numbers) != 4 or numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
+    whole = len(numbers) == 4 and all(map(math.isfinite, numbers))
+    if not whole or numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
         raise SourceError(
             f"a box of {str(table)!r} is not left, top, right, bottom", repr(value)[:60],
             "give four numbers in pixels of the picture, left < right and top < bottom",

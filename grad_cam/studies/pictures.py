@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import GradCamError
 from ..folders import Source, Stream, open_source, read
+from ..folders.decoding import reason
 from ..folders.kinds import Files, Indexed, listing
 from ..folders.sources import Anything
 from ..loading import ImageError, ImageWarning, Preprocessing, load_image, preprocessing
@@ -73,7 +74,8 @@ class Pictures:
 
         Args:
             source: What `folders.open_source` takes: a folder with one folder for each class, a table with the columns
-                path, class and box, a dataset; or the folder of a run.
+                path, class and box or mask (a picture of the same size, not black where the object is), a dataset; or
+                the folder of a run.
             model: The model they are prepared for.
             prepare: How; by default as the model declares.
             limit: Largest number of pictures of each class, evenly spread over the listing.
@@ -89,22 +91,27 @@ class Pictures:
                 "give a folder, a table or a dataset with a length",
             )  # fmt: skip
         members: dict[str, list[int]] = {}
+        failed: dict[str, str] = {}
         for number in range(len(opened)):
-            label = opened.label(number) if isinstance(opened, Indexed) else opened[number].class_name
+            try:
+                label = opened.label(number) if isinstance(opened, Indexed) else opened[number].class_name
+            except Exception as error:  # a data set of the user's may raise anything
+                failed[opened[number].path] = reason(error)
+                continue
             if label is not None:
                 members.setdefault(str(label), []).append(number)
-        failed: dict[str, str] = {}
         kept: dict[str, list[tuple[int, Box | None]]] = {}
         for name in sorted(members):
             for number in _spread(members[name], limit):
                 try:
                     kept.setdefault(name, []).append((number, _box_of(opened, number, prepare)))
-                except (ImageError, OSError) as error:
-                    failed[opened[number].path] = str(error)
+                except Exception as error:
+                    failed[opened[number].path] = reason(error)
         classes = tuple(name for name, each in kept.items() if len(each) > 1)
         if len(classes) < 2:
+            first = next((f"; {len(failed)} pictures could not be read: {each}" for each in failed.values()), "")
             raise GradCamError(
-                "a study needs two classes with two pictures each", f"{opened.given} holds {len(classes)}",
+                "a study needs two classes with two pictures each", f"{opened.given} holds {len(classes)}{first}",
                 "give a folder that holds one folder for each class, or a table with a column class",
             )  # fmt: skip
         numbers = [number for name in classes for number, _ in kept[name]]
@@ -172,9 +179,9 @@ def _of_run(source: Any) -> Source | None:
         raise GradCamError(
             "the pictures of this run were not files", str(source), "study the source that it was run on"
         )
-    table = rows.table(["input", "path", "class", "box", "error"]).to_pylist()
+    table = rows.table(["input", "path", "class", "box", "mask", "error"]).to_pylist()
     each = list({row["input"]: row for row in table if row["error"] is None}.values())
-    listed = listing(*([row[name] for row in each] for name in ("path", "class", "box")))
+    listed = listing(*([row[name] for row in each] for name in ("path", "class", "box", "mask")))
     return Files(f"the run {source}", listed, pathlib.Path(rows.about["root"]))
 
 
@@ -195,13 +202,24 @@ def _opened(source: Source, number: int) -> Image.Image | Tensor:
 
 def _box_of(source: Source, number: int, prepare: Preprocessing) -> Box | None:
     """The object's box as the model sees it; reads the picture, so that one that cannot be read is known now."""
-    image, box = _opened(source, number), source[number].box
+    image, one = _opened(source, number), source[number]
+    box = one.box if one.box is not None or one.mask is None else _box_of_mask(source, one.mask, image)
     if box is None:
         return None
     if isinstance(image, Tensor):
         return _part(box, 0, 0, image.shape[-1], image.shape[-2])
     left, top, right, bottom = prepare.used_box(image)
     return _part(box, left, top, right - left, bottom - top)
+
+
+def _box_of_mask(source: Source, name: str, image: Image.Image | Tensor) -> Box | None:
+    """The box around what a mask marks, in pixels; None where it marks nothing."""
+    root = getattr(source, "root", pathlib.Path())
+    mask = load_image(root / name).convert("L")
+    size = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
+    if mask.size != size:
+        raise ImageError(f"the mask {name} is {mask.width} x {mask.height}, its picture {size[0]} x {size[1]}")
+    return mask.getbbox()
 
 
 def _part(box: Sequence[float], left: float, top: float, width: float, height: float) -> Box | None:

@@ -39,9 +39,10 @@ def study(
 
     Args:
         model: Any image classifier, or a `Chain` of one; it is left exactly as found.
-        source: A folder that holds one folder for each class, a table with the columns path, class and box, a dataset,
-            the folder of a run (`grad_cam.run`), or `Pictures`. With boxes of the objects a shortcut is looked for
-            wherever the object is not; without, at the rim, and inside only what is the same from picture to picture.
+        source: A folder that holds one folder for each class, a table with the columns path, class and box or
+            mask, a dataset, the folder of a run (`grad_cam.run`), or `Pictures`. With boxes of the objects a shortcut
+            is looked for wherever the object is not; without, at the rim, and inside only what is the same from picture
+            to picture.
         limit: Largest number of pictures of each class.
         shortcuts: Whether to look for shortcuts.
         summaries: Whether to sum up the maps of every class.

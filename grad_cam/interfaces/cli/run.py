@@ -109,6 +109,10 @@ def run(
         bool,
         option("--fast", panel=MODEL, help="A faster model, as far as its maps stay the same.", **FLAG),
     ] = False,
+    compiled: Annotated[
+        bool,
+        option("--compile", panel=MODEL, help="--fast with torch.compile, too: a minute or more at the start.", **FLAG),
+    ] = False,
     engine: Annotated[
         str,
         option("--engine", panel=MODEL, metavar="local|ray", parser=one_of("local", "ray"),
@@ -159,7 +163,7 @@ A table has a column path, and may have class, box (left top right bottom) and m
                 opened.model, source, output, layer=how.layers, target=wanted, method=method, of_class=how.of_class,
                 evidence=how.evidence, preprocessing=opened.prepare, batch_size=batch_size, workers=workers,
                 shard=shard, overlays=overlays, sheet=sheet, display=look.display, progress=progress, notify=note,
-                fast=fast, engine=engine, address=address, actors=actors,
+                fast="compile" if compiled else fast, engine=engine, address=address, actors=actors,
                 **how.arguments,
             )  # fmt: skip
             for kind in dict.fromkeys(export or ()):
