@@ -359,7 +359,7 @@ class _Job:
         for n, e in enumerate(results):
             for k in range(len(e.target[b])):
                 found = judged.get((n, b, k))
-                figures = {} if found is None else {"evidence": finite(found.as_dict())}
+                figures: dict[str, Any] = {} if found is None else {"evidence": finite(found.as_dict())}
                 box = box_of(e.mark(b, k), photo)
                 figures |= {"box": box} if box else {}
                 values = rounded(e.raw(b, k).tolist())
