@@ -363,13 +363,9 @@ def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
 
 @torch.inference_mode(False)
 def layer_table(
-    model: nn.Module,
-    images: Tensor | tuple[int, ...] | int | None = None,
-    depth: SupportsIndex = 1,
-    *,
-    output: Output = None,
-    inputs: Inputs = None,
-) -> tuple[StageInfo, ...]:
+    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, depth: SupportsIndex = 1, *,
+    output: Output = None, inputs: Inputs = None,
+) -> tuple[StageInfo, ...]:  # fmt: skip
     """Lists the layers of a model, also of one that cannot be cut in two.
 
     Args:
