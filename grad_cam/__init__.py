@@ -3,7 +3,7 @@
 `GradCAM` is the four-line interface; `explain` and `sweep` are the engine behind it and return an `Explanation` or a
 `Sweep` of them. `chain` and `split` cut a model into an extractor and a classifier, `verify` checks on a model of your
 own what every map rests on. `METHODS` is the table of methods, `register` adds one, `targets` says what is explained.
-`study` says what a folder of pictures tells about a model.
+`study` shows at which depth a model decides about a folder of pictures, and by what.
 `explore` opens the explorer in a notebook (extra `[notebook]`); `inspect` is another name of it.
 
 The way in is `grad_cam.loading` (images, models by name, checkpoints, names of classes), the way out
@@ -73,7 +73,7 @@ _HOMES = {
 
 
 def _load(name: str) -> Any:
-    """Loads what is asked for when it is: the command line answers `--help` without torch, `explore` needs an extra."""
+    """Loads a name when it is first used: the command line answers `--help` without torch, `explore` needs an extra."""
     if name == "__version__":
         return _version()
     if name in ("explore", "inspect"):  # `inspect` is not in `__all__`: `import *` would hide the standard library's

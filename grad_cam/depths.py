@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from .errors import LayerError
 from .layouts import Layout
 from .results import Layer
-from .splitting import StageInfo
 from .splitting.cuts import BLOCKS, Cutter
 from .splitting.default import default_cut, inner_cuts, mark_dead
 from .splitting.log import Ref
 from .splitting.plan import Cut
-from .splitting.public import stages_of
 from .splitting.scoremaps import NOTE, is_score_map
 
 WHOLE = ("auto", "stages", "blocks")
@@ -22,16 +18,6 @@ def empty_cuts(cutter: Cutter, depth: int) -> list[Cut]:
     """The cuts at which the gradient is known to be zero at every position: no map, but a ledger that says why."""
     cuts = [cutter.at_border(border) for border in cutter.borders_at(depth)[:-1]]
     return [cut for cut in cuts if cutter.record.dead.get(cut.value, False)]
-
-
-def table_at(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
-    """The table of stages of a depth, with layer_idx as results have it."""
-    borders = cutter.borders_at(depth)
-    numbers = [*(cutter.at_border(border).layer_idx for border in borders[:-1]), 0]
-    return tuple(
-        dataclasses.replace(stage, layer_idx=number)
-        for stage, number in zip(stages_of(cutter, depth), numbers, strict=True)
-    )
 
 
 def depth_of(cutter: Cutter, layers: str) -> tuple[int, list[Cut], list[tuple[Layer, str]]]:

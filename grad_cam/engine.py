@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import automatic, targets
 from .arguments import ArgumentTypeError, as_layer, check_images, check_model
-from .depths import WHOLE, depth_of, empty_cuts, table_at
+from .depths import WHOLE, depth_of, empty_cuts
 from .detections import seen_size
 from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
@@ -46,7 +46,7 @@ from .splitting import Chain
 from .splitting.cuts import Cutter
 from .splitting.default import default_cut
 from .splitting.plan import Cut
-from .splitting.public import network_of, open_images
+from .splitting.public import network_of, open_images, stages_of
 from .towers import with_tower
 from .volumes import VolumeExplanation
 
@@ -377,7 +377,7 @@ def sweep(
     """Explains a model at many cuts, in one forward and one backward pass.
 
     The activation of every cut is kept and the gradient of the score is taken on all of them at once, so memory grows
-    with the number of layers asked for. Methods that read more than activations and gradients are run cut by cut; a
+    with the number of layers requested. Methods that read more than activations and gradients are run cut by cut; a
     method without a layer is run once, and `skipped` says so.
 
     Args:
@@ -423,7 +423,7 @@ def sweep(
         found = _explained(cutter, cuts, request)
         if fuse is not None:
             return found[0]
-        stages = table_at(cutter, depth)
+        stages = stages_of(cutter, depth)
     balances = tuple((one.layer, one.balance) for one in found if one.balance is not None)
     found = [one for n, one in enumerate(found) if not cuts or cuts[n] not in empty]
     return Sweep(tuple(found), tuple(skipped), type(cutter.model).__name__, stages, class_names(cutter.model), balances)

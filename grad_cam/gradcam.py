@@ -88,7 +88,7 @@ class GradCAM:
         input_size: int | tuple[int, int] | None = None,
         *,
         class_idx: Target = None,
-        threshold: float = 1 / 8,
+        threshold: float = Display.threshold,
         smoothing: float | None = None,
         method: AnyMethod = "grad_cam",
         colormap: str = rendering.COLORMAP,

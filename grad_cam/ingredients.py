@@ -32,6 +32,7 @@ from .splitting.cuts import BLOCKS, Cutter, Taken
 from .splitting.default import default_cut
 from .splitting.plan import Cut
 from .splitting.scoremaps import require_no_score_map
+from .targets import Score as TargetScore
 
 Resolver = Callable[[Tensor], targets.Resolved]
 """Fixes a target on the logits of a batch."""
@@ -144,11 +145,24 @@ class Forward:
         last = len(self.targets.scores) - 1
         for k, score in enumerate(self.targets.scores):
             with torch.enable_grad():
-                total = scored(score, self.graph).sum()
-                found.append(self.cutter.gradients(total, self.taken.activations, keep_graph=k < last))
+                known = self._known_gradient(score) if self.rules is None else None
+                if known is None:
+                    total = scored(score, self.graph).sum()
+                    known = self.cutter.gradients(total, self.taken.activations, keep_graph=k < last)
+                found.append(known)
             if self._mode is not None:
                 self.entries.append(self._mode.entries())
         return found
+
+    def _known_gradient(self, score: TargetScore) -> list[Tensor] | None:
+        """The gradient of a score that the search for the default cut took already, where it is of the same logits."""
+        known = self.cutter.reached
+        if known is None or len(self.cuts) != 1 or self.taken.activations[0] is not known.activation:
+            return None
+        leaf = self.graph.detach().requires_grad_()
+        total = scored(score, leaf).sum()
+        slope = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+        return [known.gradient] if slope is not None and torch.equal(slope, known.slope) else None
 
     def grid(self, n: int) -> tuple[int, ...] | None:
         """Height and width of the grid of positions at a cut (of the default cut if there is none), or None."""
@@ -290,7 +304,7 @@ class Pass:
             each.append(ledger_at(raw, gradient, maps, forward.entries[k], value, linear))
         found = stacked(each, forward.targets.several)
         if count > 1 and not found.closes(raw.dtype) and found.closes_in_sum(raw.dtype):
-            # rows could not be told apart by image, as where windows come before images
+            # rows could not be assigned to images, as where windows come before images
             found = dataclasses.replace(joined([Pass(one, self.n).ledger() for one in forward.each]), score=found.score)
         return found
 

@@ -175,7 +175,7 @@ def candidates(shape: Sequence[int], size: Grid, prefix: int | None = None) -> l
     Args:
         shape: (B, ...) as it is at the cut.
         size: Height and width of the input, with the number of frames or slices before them if there are any.
-        prefix: Number of prefix tokens if the model tells it.
+        prefix: Number of prefix tokens if the model declares it.
     """
     if len(size) == 3:
         return _volumes(shape, size, prefix)
@@ -202,14 +202,14 @@ def named(
     name: str | Callable[[Tensor], Tensor], activation: Tensor, size: Grid, prefix: int | None = None,
     batch: int | None = None,
 ) -> Layout:  # fmt: skip
-    """The layout a user asks for.
+    """The layout that a caller names.
 
     Args:
         name: "NCHW", "NHWC", "tokens", or a callable from the activation to (B, C, H, W) such as the
             `reshape_transform` functions written for pytorch-grad-cam.
         activation: The activation at the cut.
         size: Height and width of the input, with the number of frames or slices before them if there are any.
-        prefix: Number of prefix tokens if the model tells it.
+        prefix: Number of prefix tokens if the model declares it.
         batch: Number of images B; by default the activation's rows.
 
     Raises:

@@ -119,7 +119,7 @@ def rows(logits: Tensor, batch: int) -> Tensor:
         batch: Number of images B.
 
     Raises:
-        OutputError: The rows cannot be told apart by image.
+        OutputError: The rows cannot be assigned to images.
     """
     if logits.ndim and len(logits) == batch and not (batch == 1 and logits.ndim == 1 and logits.numel() != 1):
         return logits if logits.ndim > 1 else logits[:, None]
@@ -144,5 +144,5 @@ def key_of_function(output: Output) -> Any:
         key: Any = weakref.WeakMethod(output) if isinstance(output, types.MethodType) else weakref.ref(output)
         hash(key)
     except TypeError:  # it has no weak references, such as an operator.itemgetter, or no hash
-        return output if type(output).__hash__ is not None else object()  # the latter is found by nobody
+        return output if type(output).__hash__ is not None else object()  # the latter equals no other key
     return key

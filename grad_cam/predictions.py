@@ -80,5 +80,5 @@ def predictions(
 
 
 def class_label(labels: Sequence[str] | None, index: int) -> str:
-    """Name of a class, or its index in words where the name is not known."""
+    """Name of a class, such as "class 7" where the name is not known."""
     return labels[index] if labels and 0 <= index < len(labels) else f"class {index}"

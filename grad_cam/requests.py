@@ -76,11 +76,11 @@ class Request:
         if chosen is not None and found.no_rules:
             fits = ", ".join(m.name for m in METHODS.values() if not m.no_rules)
             raise MethodError(f"rules mean nothing to {found.name}: {found.no_rules}", remedy=f"they fit {fits}")
-        for asked, allowed, name in (
+        for given, allowed, name in (
             (aug_smooth, found.aug_smooth, "aug_smooth"),
             (eigen_smooth, found.channelwise, "eigen_smooth"),
         ):
-            if asked and not allowed:
+            if given and not allowed:
                 fits = ", ".join(m.name for m in METHODS.values() if getattr(m, name))
                 raise MethodError(f"{name} cannot wrap {found.name}", remedy=f"it wraps {fits}")
         known = found.options

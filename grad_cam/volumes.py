@@ -69,7 +69,7 @@ class VolumeExplanation(Explanation):
             image: Which video; it may be left out where there is one.
             target: Which target, likewise.
             remark: A line under the strip.
-            photo: Of no use here.
+            photo: Not used.
             display: Settings, as for `heatmap`.
             **changes: Single settings.
 

@@ -307,7 +307,7 @@ def test_the_model_is_asked_about_the_map_that_is_shown(view: View, opened: Open
 def test_what_the_model_cannot_be_asked_is_said(view: View, opened: OpenedModel) -> None:
     """Concepts explain no score: there is no button, and asking all the same gives a sentence."""
     concepts = view_for(view.controls._replace(method="deep_feature_factorization"), opened, view)
-    assert "only be asked about one map" in updates.asked(concepts, {})["notice"]
+    assert "only be asked about one map" in updates.evidence_update(concepts, {})["notice"]
     shown = page_update(view, concepts.controls, {}, loaded(opened))
     assert shown["evidence"] == {"visible": False}
     assert page_update(None, view.controls, {}, loaded(opened))["evidence"] == {"visible": True}

@@ -35,7 +35,7 @@ def measured() -> tuple[nn.Module, Tensor, Bench]:
     boxes = [[8, 8, 40, 40], None, np.eye(SIZE, dtype=bool), [[0, 0, 9, 9], [20, 20, 30, 30]], None]
     found = bench(
         model, images, [0, 1, 2, None, 4], boxes=boxes, names=["/home/me/<b>.jpg", "b", "c", "d", "e"], srg=2, few=2,
-        methods=[*QUICK, "occlusion", "le_grad"], masks=24, cells=4, few_layers=2,
+        methods=[*QUICK, "occlusion", "le_grad"], masks=24, cells=4, few_layers=2, units=12,
     )  # fmt: skip
     return model, images, found
 
@@ -105,12 +105,12 @@ def test_methods_that_do_not_fit_are_named(measured: tuple[nn.Module, Tensor, Be
 
 
 def test_srg_is_that_of_the_metrics(measured: tuple[nn.Module, Tensor, Bench]) -> None:
-    """SRG is measured on the photos asked for, at a method's best layer."""
+    """SRG is measured on the photos asked for, at a method's best layer, in the units asked for."""
     model, images, found = measured
     layer, number = found.at("hires_cam").layer, spread(5, 2)[1]
     target = int(model(images[number, None]).argmax())
     e = grad_cam.explain(model, images[number, None], layer=layer, target=[target], method="hires_cam")
-    wanted = metrics.srg(e.map, images[number, None], score_function(model, images[number, None], [target]))
+    wanted = metrics.srg(e.map, images[number, None], score_function(model, images[number, None], [target]), units=12)
     values = found.srg["hires_cam"]
     assert float(values[number]) == pytest.approx(float(wanted[0])) and int((~values.isnan()).sum()) == 2
 

@@ -74,6 +74,13 @@ def test_layer_can_be_number_name_or_module(cnn: nn.Module, path: pathlib.Path) 
     assert GradCAM(cnn, path, input_size=SIZE).explanation.layer.layer_idx == chain.default_split().layer_idx
 
 
+def test_a_chain_knows_the_classes_of_its_model(cnn: nn.Module, path: pathlib.Path) -> None:
+    """The names of the classes and of the model are those of the model that a chain was made of."""
+    cnn.class_names = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]  # type: ignore[assignment]
+    cam = GradCAM(grad_cam.chain(cnn, SIZE), path, 3, SIZE)
+    assert cam.classes == cnn.class_names and repr(cam).startswith(f"GradCAM({type(cnn).__name__}, ")
+
+
 def test_class_by_name(cnn: nn.Module, path: pathlib.Path) -> None:
     """A class name set on the model is accepted and shown; without one the predicted class is explained."""
     cnn.class_names = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]  # type: ignore[assignment]

@@ -25,6 +25,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # "public" is the screen of grad_cam/__init__.py.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "suffixes": set(),
     "introspection": {"errors"},
     "batchnorm": set(),
     "arguments": {"errors"},
@@ -83,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
         "arguments", "engine", "errors", "evidencing", "habits", "introspection", "loading", "methods", "metrics",
-        "predictions", "rendering", "requests", "results", "seen", "splitting", "targets",
+        "predictions", "rendering", "requests", "results", "seen", "splitting", "suffixes", "targets",
     },
     "gradcam": {
         "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
@@ -183,7 +184,7 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
 
 SCREEN = {
     "public", "arguments", "benching", "errors", "evidencing", "folders", "loading", "methods", "metrics",
-    "predictions", "rendering", "studies", "targets",
+    "predictions", "rendering", "studies", "suffixes", "targets",
 }  # fmt: skip
 """What the interfaces may use of the package, besides each other."""
 
@@ -206,7 +207,7 @@ TESTED_BY = {
     "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
     "interfaces.web.guards": "test_app_server", "splitting.scoremaps": "test_segmentation",
     "targets.regions": "test_segmentation", "targets.boxes": "test_detections", "rendering.marks": "test_segmentation",
-    "interfaces.notebook": "test_notebook",
+    "interfaces.notebook": "test_notebook", "suffixes": "test_folders_sources",
 }  # fmt: skip
 """The test modules that are not named after what they test."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import grad_cam
-from grad_cam.splitting import records, session
+from grad_cam.splitting import cuts, records, session
 
 
 class Settings:
@@ -347,3 +347,78 @@ def test_a_replaced_parameter_is_freed(model: Network, images: Tensor) -> None:
     tensors = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter) and t.numel() == 576]
     held = [t for t in tensors if t is not model.neck.weight and t.untyped_storage().data_ptr() == storage]
     assert not held
+
+
+@pytest.mark.parametrize(("kind", "count"), [("predicted", 1), ("another", 2), ("several", 3)])
+def test_the_gradient_of_the_search_is_used_again(
+    model: Network, images: Tensor, kind: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call takes the predicted class's gradient once, that of other classes anew; later calls agree."""
+    best = model(images).argmax(1)
+    others = [int(k + 1) % 5 for k in best]
+    target = {"predicted": None, "another": others, "several": [[k, (k + 1) % 5] for k in others]}[kind]
+    taken: list[int] = []
+    original = cuts.Cutter.gradients
+
+    def counting(self: cuts.Cutter, *args: Any, **kwargs: Any) -> list[Tensor]:
+        taken.append(1)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(cuts.Cutter, "gradients", counting)
+    first = grad_cam.explain(model, images, target=target, method="hires_cam")
+    assert first.layer.name == "neck"
+    assert len(taken) == count
+    later = grad_cam.explain(model, images, target=target, method="hires_cam")
+    assert torch.equal(first.map, later.map)
+    assert len(taken) == count + max(1, count - 1)
+
+
+def test_two_images_of_which_one_is_explained_by_another_class(model: Network, images: Tensor) -> None:
+    """A class for each image, right for some of them alone, gets a gradient of its own."""
+    best = model(images).argmax(1)
+    classes = [int(best[0]), int(best[1] + 1) % 5, int(best[2])]
+    first = grad_cam.explain(model, images, target=classes, method="hires_cam")
+    assert torch.equal(first.map, grad_cam.explain(model, images, target=classes, method="hires_cam").map)
+    assert not torch.equal(first.map[1], grad_cam.explain(model, images, method="hires_cam").map[1])
+
+
+def by_value(model: Network, x: Tensor) -> bool:
+    return bool(x.mean() > 5)
+
+
+def by_size(model: Network, x: Tensor) -> bool:
+    return len(x) > 3
+
+
+def by_flag(model: Network, x: Tensor) -> bool:
+    return model.scale == 2.0
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("when", [by_value, by_size, by_flag], ids=lambda when: when.__name__)
+def test_a_buffer_that_is_written_to_only_now_and_then(
+    images: Tensor, when: Callable[[Network, Tensor], bool], in_place: bool
+) -> None:
+    """A forward that writes to a buffer for some images, some sizes or some settings writes to the copy's."""
+
+    class Counting(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            if when(self, x):
+                self.shift = self.shift.add_(1) if in_place else self.shift + 1
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = Counting().eval()
+    warm(model, images)
+    before = model.shift
+    for batch in (images + 50, images.repeat(2, 1, 1, 1)):
+        for scale in (1.0, 2.0, 1.0):
+            model.scale = scale
+            logits = explained(model, batch)[1]
+            assert model.shift is before
+            assert not before.any()
+            assert before._version == 0
+            assert torch.equal(explained(model, batch)[1], logits)
+            twin = _twin(model)
+            twin.scale = scale
+            assert torch.equal(logits, twin(batch))

@@ -472,7 +472,10 @@ def test_the_layer_table_lists_layers_of_a_model_that_cannot_be_cut() -> None:
     for name in named:
         assert torch.isfinite(grad_cam.explain(model, images, layer=name).map).all()
     resnet = timm.create_model("resnet10t", num_classes=5)
-    assert layer_table(resnet, (64, 64)) == grad_cam.chain(resnet, (64, 64)).stages
+    flat = layer_table(resnet, (64, 64))
+    assert flat == grad_cam.chain(resnet, (64, 64)).stages
+    deep = layer_table(resnet, (64, 64), 2)  # the blocks have no number but where a stage ends
+    assert {row.layer_idx for row in deep} - {None} == {row.layer_idx for row in flat} and len(deep) > len(flat)
 
 
 _SEEN: list[int] = []

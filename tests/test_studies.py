@@ -204,9 +204,9 @@ def test_repetition_is_chance_for_noise() -> None:
     members = torch.arange(120) % 4 == 0
     parts = probes.folds(members.long(), 5)
     corner = regions.rim_regions()[0]
-    assert 0.3 < regions.repetition(regions.described(small, corner), members, parts).area < 0.7
+    assert 0.3 < regions.repetition(regions.look_of(small, corner), members, parts).area < 0.7
     small[members, 0, :4, :4] += 0.6
-    again = regions.repetition(regions.described(small, corner), members, parts)
+    again = regions.repetition(regions.look_of(small, corner), members, parts)
     assert again.area > 0.95 and again.within > 0.8 and again.elsewhere < 0.2
 
 

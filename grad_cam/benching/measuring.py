@@ -23,6 +23,7 @@ from ..methods.regions import MASKS
 from ..metrics import Bank, centred_gaussian, energy_inside, pointing_game, random_maps
 from ..metrics import srg as _srg
 from ..metrics.comparison import CONTROLS
+from ..metrics.faithfulness import UNITS
 from ..metrics.maps import on_grid
 from ..outputs import Output
 from ..requests import AnyMethod
@@ -43,7 +44,7 @@ def bench(
     model: nn.Module, images: Tensor, targets: Sequence[int | None] | None = None, *,
     boxes: Sequence[ArrayLike | None] | None = None, names: Sequence[str] | None = None,
     methods: Sequence[AnyMethod] | None = None, layers: str | Sequence[str] = "auto", srg: int = 0, few: int = 5,
-    few_layers: int = 3, masks: int = MASKS, cells: int = 7, seed: int = 0, output: Output = None,
+    few_layers: int = 3, masks: int = MASKS, cells: int = 7, units: int = UNITS, seed: int = 0, output: Output = None,
     chunk: int | None = None, progress: Progress | None = None,
 ) -> Bench:  # fmt: skip
     """Measures on photos which method, at which layer, makes the most faithful map of a model.
@@ -65,6 +66,7 @@ def bench(
         few_layers: Number of layers at which they run: the default cut and others, evenly spread.
         masks: Number of coalitions, as many forward passes for each image.
         cells: Regions along each side.
+        units: Units along each side that SRG takes away; best a transformer's patches, so that none is cut.
         seed: Seed of everything random.
         output: As for `explain`.
         chunk: Number of copies scored at once; None chooses by size and free memory.
@@ -86,7 +88,8 @@ def bench(
     first = explain(model, images[:1], target=[_first(targets)], method="grad_cam", output=output)
     run = _Run(
         model, images, list(targets or [None] * count), list(boxes or [None] * count), layers, output, chunk,
-        first.layer.name, mean_color(first.seen.preprocessing), masks, cells, seed, spread(count, few), few_layers,
+        first.layer.name, mean_color(first.seen.preprocessing), masks, cells, units, seed, spread(count, few),
+        few_layers,
     )  # fmt: skip
     for number in range(count):
         run.judge(number, wanted)
@@ -125,6 +128,7 @@ class _Run:
     fill: Sequence[float]
     masks: int
     cells: int
+    units: int
     seed: int
     few: tuple[int, ...]
     few_layers: int
@@ -260,7 +264,9 @@ class _Run:
                 if bank is not None and not bank[number].isnan():
                     maps[contender.name] = self._again(found, contender, number).raw()
             for name, one in maps.items():
-                gain = _srg(one[None], image, score, fill=self.fill, seed=self.seed, chunk=self.chunk)
+                gain = _srg(
+                    one[None], image, score, units=self.units, fill=self.fill, seed=self.seed, chunk=self.chunk
+                )  # fmt: skip
                 values[name][number] = float(gain[0])
         return values
 

@@ -96,7 +96,7 @@ class Bench:
     Attributes:
         model: Name of the model's class.
         photos: Names of the photos.
-        classes: What was explained of each, in words.
+        classes: The name of what was explained of each.
         layers: Module paths of the layers, shallow to deep.
         entries: Contender by contender, layer by layer; the controls last.
         few: Numbers of the photos on which dear contenders were measured.

@@ -1,7 +1,7 @@
 """Gradients of one box that leave out what the box does not depend on.
 
 The table of boxes joins what all levels and heads of a detector computed, so that autograd passes zeros through those
-that one box has nothing to do with: convolutions of zeros, as dear as others.
+that one box has nothing to do with: convolutions of zeros, as costly as others.
 """
 
 from __future__ import annotations

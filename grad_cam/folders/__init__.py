@@ -1,6 +1,6 @@
 """Explanations of whole folders: `run` writes them so that nothing is lost, `read` gives them back.
 
-A run is a folder: what was asked (`run.json`), the listing of its inputs (`inputs.parquet`) and shards of rows
+A run is a folder: the request (`run.json`), the listing of its inputs (`inputs.parquet`) and shards of rows
 (`rows/`), each whole or not there. Needs the extra ``[folders]``.
 """
 

@@ -34,7 +34,7 @@ Notify = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked of every input.
+    """The request for every input: what is explained, and how.
 
     Attributes:
         layer: Layers, as for `explain`; one explanation for each.

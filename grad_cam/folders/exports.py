@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from ..arguments import check_fraction, slug
 from ..errors import GradCamError
 from ..loading.images import MAX_PIXELS
 from ..rendering import Display
-from ..rendering.files import write
+from ..rendering.files import png_bytes, write
 from .needs import RunError
 from .reading import Rows
 from .rows import Row, numbered, unpacked
@@ -98,9 +97,8 @@ def _marked(rows: Rows, threshold: float) -> Iterator[tuple[Row, int, NDArray[np
 def _masks(rows: Rows, threshold: float) -> Path:
     folder = rows.path / "masks"
     for row, number, found in _marked(rows, threshold):
-        buffer = io.BytesIO()
-        Image.fromarray(found.astype(np.uint8) * 255).save(buffer, "PNG")
-        write(folder / file_name(row, number, ".png"), buffer.getvalue(), force=True)
+        picture = Image.fromarray(found.astype(np.uint8) * 255)
+        write(folder / file_name(row, number, ".png"), png_bytes(picture), force=True)
     return folder
 
 

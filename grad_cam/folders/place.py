@@ -1,4 +1,4 @@
-"""The folder that a run writes: what was asked, the listing of its inputs, and shards of rows.
+"""The folder that a run writes: the request, the listing of its inputs, and shards of rows.
 
 A shard holds the rows of inputs START to STOP, both in its name, and gets that name once it is whole and on the disk.
 What is done can thus be read off the names, at any moment and after any kind of end.
@@ -68,10 +68,10 @@ class Place:
         """The file that lists the inputs."""
         return self.path / "inputs.parquet"
 
-    # -- what was asked
+    # -- the request
 
     def about(self) -> dict[str, Any]:
-        """What was asked of the run.
+        """The request of the run.
 
         Raises:
             RunError: There is no run here, or it was written by another version.
@@ -92,13 +92,13 @@ class Place:
         Raises:
             RunError: It holds other things.
         """
-        begun = {".lock", self.listing.name}  # of a run that was killed before it had written what was asked
+        begun = {".lock", self.listing.name}  # of a run that was killed before it had written its request
         if any(path.name not in begun for path in self.path.iterdir()):
             raise RunError(f"the folder {str(self.path)!r} is not empty and holds no run", remedy="give another one")
         self.listing.unlink(missing_ok=True)
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Writes down what is asked; from here on there is a run."""
+        """Writes the request down; from here on there is a run."""
         self.note({**about, "format": FORMAT})
 
     def finish(self, total: int) -> None:
@@ -106,7 +106,7 @@ class Place:
         self.note({**self.about(), "total": total})
 
     def note(self, about: Mapping[str, Any]) -> None:
-        """Replaces what is written down of the run."""
+        """Replaces the request that is written down."""
         text = json.dumps(about, ensure_ascii=False, indent=1)
         write(self.path / "run.json", text + "\n", force=True, durable=True)
 

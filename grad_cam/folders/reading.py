@@ -23,11 +23,11 @@ from .rows import COLUMNS, Row, unpacked
 
 
 class Rows(Sequence[Row]):
-    """The rows of a run, in the order of its inputs; read from the shards when they are asked for.
+    """The rows of a run, in the order of its inputs; read from the shards when they are used.
 
     Attributes:
         path: The folder of the run.
-        about: What was asked of the run: model, layer, method, target, options, preprocessing, source, labels.
+        about: The request of the run: model, layer, method, target, options, preprocessing, source, labels.
         columns: The meaning of every column.
     """
 

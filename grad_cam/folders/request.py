@@ -1,4 +1,4 @@
-"""What is asked of a run, as text that can be compared: a run goes on only with what it was begun with."""
+"""The request of a run as text that can be compared: a run is continued only with the request it was begun with."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _digest(parts: Sequence[bytes]) -> str:
 
 
 def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Any], place: str) -> None:
-    """Refuses to go on with a run that was begun with something else.
+    """Refuses to continue a run that was begun with another request.
 
     Raises:
         RunError: It names what has changed.

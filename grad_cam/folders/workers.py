@@ -19,8 +19,8 @@ from .explaining import Notify
 from .needs import RunError
 from .place import LOCKS
 
-AHEAD = 2
-"""Batches that each process makes ahead."""
+PREFETCH = 2
+"""Batches that each process prepares before they are needed."""
 
 DEATHS = 5
 """Inputs in a row whose process died, after which the run stops: then it is not the inputs."""
@@ -54,7 +54,7 @@ def decoded(
                 at += len(batch.numbers)
                 yield batch
         except _Died:
-            suspects = numbers[at : at + batch_size * AHEAD * max(1, workers)]
+            suspects = numbers[at : at + batch_size * PREFETCH * max(1, workers)]
             notify(f"a process that decodes died; inputs {suspects[0]} to {suspects[-1]} are decoded one at a time")
             for batch in _one_by_one(decoder, suspects, batch_size):
                 at += len(batch.numbers)
@@ -67,7 +67,7 @@ def _one_by_one(decoder: Decoder, numbers: Sequence[int], batch_size: int) -> It
     made: list[Any] = []
     while at < len(numbers):
         try:
-            for (one,) in _watched(_loader(decoder, numbers[at:], 1, 1, ahead=1, collate=list)):
+            for (one,) in _watched(_loader(decoder, numbers[at:], 1, 1, prefetch=1, collate=list)):
                 deaths = 0
                 at += 1
                 made.append(one)
@@ -106,9 +106,14 @@ class _Decoding(Dataset[Any]):
 
 
 def _loader(
-    decoder: Decoder, numbers: Sequence[int], batch_size: int, workers: int, ahead: int = AHEAD, collate: Any = together
+    decoder: Decoder,
+    numbers: Sequence[int],
+    batch_size: int,
+    workers: int,
+    prefetch: int = PREFETCH,
+    collate: Any = together,
 ) -> DataLoader[Any]:
-    many: dict[str, Any] = {"prefetch_factor": ahead, "worker_init_fn": _quiet} if workers else {}
+    many: dict[str, Any] = {"prefetch_factor": prefetch, "worker_init_fn": _quiet} if workers else {}
     return DataLoader(
         _Decoding(decoder, numbers), batch_size=batch_size, num_workers=workers, collate_fn=collate, **many
     )
@@ -136,7 +141,7 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
                 batch = next(batches)
             except StopIteration:
                 return
-            except (OSError, EOFError) as error:  # what it was handing over has gone with it
+            except (OSError, EOFError) as error:  # the batch it was sending is lost with it
                 raise _Died(f"{type(error).__name__}: {error}") from error
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
@@ -147,7 +152,7 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             yield batch
     finally:
-        for process in workers:  # none is left whose end would be told to someone else
+        for process in workers:  # the end of one that is left would be raised in other code
             process.kill()
             process.join()
         del batches
@@ -161,6 +166,6 @@ def _quiet(worker: int) -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; one that waits to hand over would wait for ever
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; one that waits to send would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

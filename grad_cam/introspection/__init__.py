@@ -9,8 +9,8 @@ from .facts import (
     clip_channels,
     declared_channels,
     declared_class_count,
+    declared_frames,
     declared_size,
-    declares_frames,
     device_and_dtype,
     frames_first,
     input_channels,
@@ -29,7 +29,7 @@ from .published import is_torchvision, torchvision_names, torchvision_weights
 
 __all__ = [
     "DEFAULT_CHANNELS", "DEFAULT_SIZE", "Declared", "as_size", "class_count", "clip_channels", "declared_channels",
-    "declared_class_count", "declared_size", "declares_frames", "detector_names", "device_and_dtype", "frames_first",
+    "declared_class_count", "declared_frames", "declared_size", "detector_names", "device_and_dtype", "frames_first",
     "input_channels", "input_channels_source", "input_description", "input_size", "input_size_source", "is_detector",
     "is_multi_label", "is_torchvision", "matched_to", "prefix_tokens", "processor_size", "reductions",
     "run_processor", "timm_config", "torchvision_names", "torchvision_weights", "unwrap", "wrapped",

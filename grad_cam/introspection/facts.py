@@ -229,10 +229,10 @@ def _is_convolution(layer: nn.Module) -> bool:
     return is_count(getattr(layer, "in_channels", None)) and isinstance(kernel, tuple) and len(kernel) == 2
 
 
-def declares_frames(model: nn.Module) -> bool:
-    """Whether a model is one of Hugging Face's of videos, which declare a number of frames and take them first."""
+def declared_frames(model: nn.Module) -> int | None:
+    """The number of frames that a model of videos declares, as Hugging Face's do, which take frames first; or None."""
     config = getattr(unwrap(model), "config", None)
-    return any(is_count(value) for value, _ in settings(config, ("num_frames",), "config"))
+    return next((int(value) for value, _ in settings(config, ("num_frames",), "config") if is_count(value)), None)
 
 
 def is_multi_label(model: nn.Module) -> bool:
@@ -247,7 +247,7 @@ def is_multi_label(model: nn.Module) -> bool:
 def clip_channels(model: nn.Module) -> int | None:
     """The number of channels of the videos or volumes that a model takes; None where it takes pictures."""
     model = unwrap(model)
-    if declares_frames(model):
+    if declared_frames(model):
         return input_channels(model)
     for layer in model.modules():
         kernel, channels = getattr(layer, "kernel_size", None), getattr(layer, "in_channels", None)
@@ -269,7 +269,7 @@ def frames_first(model: nn.Module, shape: Sequence[int]) -> bool:
     """
     if len(shape) != 4:
         return False
-    if declares_frames(model):
+    if declared_frames(model):
         return True
     model = unwrap(model)
     layers = (m for m in model.modules() if hasattr(m, "kernel_size") and is_count(getattr(m, "in_channels", None)))

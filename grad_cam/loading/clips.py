@@ -21,7 +21,7 @@ from torch.nn import functional
 from ..arguments import as_index
 from ..errors import import_extra, message_of
 from ..introspection import clip_channels as clip_channels
-from ..introspection import declares_frames
+from ..introspection import declared_frames as declared_frames
 from .geometry import Geometry
 from .images import ImageError, load_image
 from .preprocess import Preprocessing, preprocessing
@@ -97,7 +97,7 @@ def clip_tensor(
     box = prepare.geometry(frames[0])
     count = len(frames)
     where = Geometry((count, *box.original), (0.0, *box.start), (float(count), *box.stop), name=name)
-    return clip if declares_frames(model) else clip.transpose(1, 2).contiguous(), where
+    return clip if declared_frames(model) else clip.transpose(1, 2).contiguous(), where
 
 
 def volume_tensor(

@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from ..errors import GradCamError, refuse_existing
@@ -92,6 +94,13 @@ def png_bytes(picture: Figure | Image.Image, dpi: float | None = None) -> bytes:
         dpi: Pixels per inch of a figure; its own (150) by default.
     """
     return _encoded(picture, "png", dpi)
+
+
+def npy_bytes(values: ArrayLike) -> bytes:
+    """Returns an array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def data_uri(picture: Image.Image, kind: str = "png") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -17,7 +16,7 @@ from ..arguments import check_fraction
 from ..errors import GradCamError, import_extra
 from ..predictions import percentage
 from .display import Display
-from .files import png_bytes, write
+from .files import npy_bytes, png_bytes, write
 
 SUFFIXES = (".npy", ".png", ".json", ".nii", ".nii.gz")
 
@@ -141,9 +140,7 @@ class OriginalMap:
         path = pathlib.Path(path)
         suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
         if suffix == ".npy":
-            buffer = io.BytesIO()
-            np.save(buffer, self.values, allow_pickle=False)
-            return write(path, buffer.getvalue(), force=force)
+            return write(path, npy_bytes(self.values), force=force)
         if suffix == ".png":
             self._require(2, "a PNG mask is of a picture", "save it as .nii.gz or .npy")
             return write(path, png_bytes(Image.fromarray(self.mask(level).astype(np.uint8) * 255)), force=force)

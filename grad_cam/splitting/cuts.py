@@ -42,6 +42,20 @@ class Taken(NamedTuple):
     logits: Tensor
 
 
+class Reached(NamedTuple):
+    """A gradient that the search for the default cut took: of the sum of the best logits.
+
+    Attributes:
+        activation: What it was taken on.
+        slope: The gradient on the logits.
+        gradient: The gradient on the activation, which follows from that on the logits.
+    """
+
+    activation: Tensor
+    slope: Tensor
+    gradient: Tensor
+
+
 class Overwritten(SplitError):
     """A forward writes to what the gradient needs; saved tensors have to be cloned."""
 
@@ -54,6 +68,7 @@ class Cutter(Halves):
     """Cuts one model for one batch of images: see `Session` for the arguments."""
 
     taken: tuple[Cut, Taken] | None = None  # what the search for the default cut ended with
+    reached: Reached | None = None
 
     def forward(self, images: Tensor, index: Tensor | None = None) -> Tensor:
         """Logits (N, classes) of images, by the model's own forward on a copy.
@@ -63,7 +78,7 @@ class Cutter(Halves):
             index: The images at hand (N,) that they are versions of; None: all in order.
         """
         asked = self.output if index is None else at(self.output, index)
-        copy = self._take_copy()  # a fresh one: what an earlier run left on a copy is not the model's
+        copy = self._take_copy(images)  # a fresh one: what an earlier run left on a copy is not the model's
         with kept_random_state(images.device), self.mode(), self._saving(), self._any_number(len(images)):
             logits = logits_of(copy.root, images.clone(), asked)
             if logits.requires_grad:
@@ -172,16 +187,12 @@ class Cutter(Halves):
             self._require_tail(run, activation, logits)
         return run
 
-    def _require_tail(
-        self, run: Callable[[Tensor, Tensor], Tensor], activation: Tensor, logits: Tensor
-    ) -> None:  # fmt: skip
+    def _require_tail(self, run: Callable[[Tensor, Tensor], Tensor], activation: Tensor, logits: Tensor) -> None:
         """Raises SplitError unless each image's logits are its own, whatever else is in the batch, again and again."""
         count = len(activation)
         index = torch.arange(count, device=activation.device)
-        with torch.no_grad():
-            alone = run(
-                activation, index
-            )  # attention without a gradient may use another kernel: equal but for rounding
+        with torch.no_grad():  # attention without a gradient may use another kernel: equal but for rounding
+            alone = run(activation, index)
             if not _near(alone, logits, 1e-5) or not _same(run(activation, index), alone):
                 raise _coupled("what follows the cut does not give the same logits again")
             others = torch.cat([activation[:1] * 0, activation, activation.flip(0) * -2])
@@ -216,15 +227,10 @@ class Cutter(Halves):
                     raise Moved(f"a tensor of shape {tuple(tensor.shape)}, not {tuple(raw.shape)}")
                 return raw.clone()
 
-            grad = torch.is_grad_enabled()
+            grad, images = torch.is_grad_enabled(), self.images[index]
             with kept_random_state(self.images.device), self._any_number(len(raw)):
                 logits = observe(
-                    self.new_copy(),
-                    self.images[index],
-                    [point],
-                    exchange,
-                    at(self.output, index),
-                    mode=self.record.mode,
+                    self.new_copy(images), images, [point], exchange, at(self.output, index), mode=self.record.mode
                 )
                 logits = rows(logits, len(raw))
             return logits if grad else logits.detach()
@@ -352,7 +358,7 @@ class Cutter(Halves):
             return Taken(found.tensors, rows(found.logits, len(self.images)))
 
     def _intercepted(self, points: Sequence[Point], cloned: Sequence[bool], live: bool) -> intercept_.Taken:
-        copy = LiveCopy(self.model, quiet=self._known.quiet) if live else self._take_copy()
+        copy = LiveCopy(self.model) if live else self._take_copy(self.images)
         with kept_random_state(self.images.device):
             try:
                 return intercept_.intercept(

@@ -15,7 +15,7 @@ from ..detections import default_layer
 from ..errors import LayerError
 from ..inputs import at
 from ..layouts import Layout
-from .cuts import Cutter, Taken
+from .cuts import Cutter, Reached, Taken
 from .evalcopy import EvalCopy
 from .intercept import intercept
 from .log import Param, Ref, Step
@@ -208,11 +208,16 @@ def is_alive(cutter: Cutter, cut: Cut, layout: Layout, taken: Taken | None = Non
 def _reach(cutter: Cutter, logits: Tensor, activation: Tensor, layout: Layout) -> bool | None:
     """Whether the gradient of the best class is anywhere on the grid other than zero; None if it is zero everywhere."""
     with torch.enable_grad():
-        score = logits.float().flatten(1).max(dim=1).values.sum()
-        (gradient,) = cutter.gradients(score, [activation], keep_graph=True)
+        (gradient,) = cutter.gradients(_best(logits), [activation], keep_graph=True)
+        leaf = logits.detach().requires_grad_()
+        cutter.reached = Reached(activation, torch.autograd.grad(_best(leaf), leaf)[0], gradient)
     if not bool(gradient.count_nonzero()):
         return None
     return bool(layout.to_map(gradient).count_nonzero())
+
+
+def _best(logits: Tensor) -> Tensor:
+    return logits.float().flatten(1).max(dim=1).values.sum()
 
 
 def _reach_with_noise(cutter: Cutter, cut: Cut, layout: Layout) -> bool:

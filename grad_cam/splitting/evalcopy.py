@@ -42,7 +42,9 @@ _TABLES = frozenset(k for k, v in nn.Module().__dict__.items() if isinstance(v, 
 _PLAIN: dict[type, frozenset[str] | None] = {}
 """The attributes of torch's own modules, where they hold nothing that a forward could write to."""
 
-_make_subclass = Tensor._make_subclass
+make_alias: Any = Tensor._make_subclass
+"""Makes a tensor of another class, or another need of a gradient, on the memory of a tensor."""
+
 _HEAP_TYPE = 1 << 9  # CPython's flag of classes written in Python
 
 
@@ -56,7 +58,8 @@ class EvalCopy:
         constants: Paths of tensors that are plain attributes somewhere in the model.
         renewable: Whether it may be used again after a run, once it is renewed.
         mark: The mark of the model it was made of (see `fingerprint`), once it is worked out.
-        names: Names of all attributes, as far as they were compared (see `renewal`).
+        run_on: What it is run on, once that is known (see `session`).
+        pattern: What it is compared with before it is used again (see `renewal`), once that was found to be possible.
 
     Args:
         model: The model.
@@ -70,7 +73,8 @@ class EvalCopy:
         self.modules: dict[str, nn.Module] = {}
         self.originals: dict[str, nn.Module] = {}
         self.mark: Any = None
-        self.names: dict[int, tuple[list[str], list[bool], list[bool]]] = {}
+        self.run_on: Any = None
+        self.pattern: Any = None
         self._loose: dict[str, tuple[Tensor, Tensor]] = {}  # tensors that are attributes, the model's and the copy's
         self.constants: set[str] = set()
         self._memo: dict[int, Any] = {}
@@ -131,7 +135,8 @@ class EvalCopy:
     @functools.cached_property
     def foreign(self) -> dict[int, str]:
         """Path of every parameter and buffer of the user's, by its id; no operation of the copy may see one."""
-        return {id(tensor): path for path, tensor in self.theirs.items() if path not in self.constants}
+        known = self.tensors  # a buffer that nobody writes to may be shared
+        return {id(t): path for path, t in self.theirs.items() if path not in self.constants and id(t) not in known}
 
     def wrote_buffers(self) -> bool:
         """Whether a run of the copy wrote to a buffer, of which it has clones."""
@@ -212,7 +217,7 @@ class EvalCopy:
         for key, parameter in parameters.items():  # without a call: this is done for every parameter at every call
             known = memo.get(id(parameter))
             if known is None and shared and type(parameter) is nn.Parameter:
-                known = memo[id(parameter)] = _make_subclass(nn.Parameter, parameter, False)
+                known = memo[id(parameter)] = make_alias(nn.Parameter, parameter, False)
             own[key] = self._parameter(parameter, prefix + key) if known is None else known
         new.__dict__["_parameters"] = own
         new.__dict__["_buffers"] = {k: self._buffer(b, prefix + k) for k, b in buffers.items()} if buffers else {}
@@ -237,7 +242,7 @@ class EvalCopy:
         if known is None:
             if type(parameter) is nn.Parameter:
                 given = parameter.detach().clone() if self.apart else parameter
-                known = _make_subclass(nn.Parameter, given, False)
+                known = make_alias(nn.Parameter, given, False)
             elif is_lazy(parameter):
                 raise SplitError(
                     "the model has lazy parameters without a shape", path, "run it once on a batch before explaining it"

@@ -159,6 +159,7 @@ class Log:
         batch: Number of images.
         device_type: Of the images.
         ambient: What was switched on around the whole pass.
+        reads_values: Whether values of tensors become Python values anywhere.
         wants_mode: Whether a run without a function mode would take another path (see `intercept.Plain`).
     """
 
@@ -172,6 +173,7 @@ class Log:
         self.batch = batch
         self.device_type = device_type
         self.ambient = ambient
+        self.reads_values = False
         self.wants_mode = False
 
 

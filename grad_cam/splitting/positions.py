@@ -222,7 +222,7 @@ class Positions:
         first = at(session.output, torch.zeros(len(batch), dtype=torch.long))
         try:
             observe(
-                session.new_copy(), batch, list(points.values()), exchange, first, mode=session.record.mode,
+                session.new_copy(batch), batch, list(points.values()), exchange, first, mode=session.record.mode,
                 anywhere=True,
             )  # fmt: skip
         except Exception:  # a model that takes no such batch: undecided

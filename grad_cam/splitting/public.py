@@ -317,7 +317,7 @@ def require_python(model: nn.Module) -> None:
 
 
 def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
-    """The table of stages of a depth, from the picture to the logits."""
+    """The table of stages of a depth, from the picture to the logits; `layer_idx` counts in the cutter's own chain."""
     borders = cutter.borders_at(depth)
     cuts = [cutter.at_border(b) for b in borders[:-1]]
     readings = [cutter.reading(c) for c in cuts]
@@ -325,9 +325,8 @@ def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
     found = []
     log = cutter.record.plan.log
     for i, border in enumerate(borders):
-        layer_idx = len(borders) - 1 - i
         shape = log.shapes[border.value][1:]
-        if layer_idx == 0:
+        if i == len(cuts):
             found.append(StageInfo(0, border.name, _kind(cutter, border), shape, None, "the logits"))
             continue
         reading = readings[i]
@@ -335,19 +334,15 @@ def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
         note = reading.note or ("gradient at the patches is zero" if dead else "")
         note = note or (NOTE if is_score_map(cutter, cuts[i]) else "")
         kind = _kind(cutter, border)
-        found.append(StageInfo(layer_idx, border.name, kind, shape, reading.layout, note, reading.evidence))
+        found.append(StageInfo(cuts[i].layer_idx, border.name, kind, shape, reading.layout, note, reading.evidence))
     return tuple(found)
 
 
 @torch.inference_mode(False)
 def layer_table(
-    model: nn.Module,
-    images: Tensor | tuple[int, ...] | int | None = None,
-    depth: SupportsIndex = 1,
-    *,
-    output: Output = None,
-    inputs: Inputs = None,
-) -> tuple[StageInfo, ...]:
+    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, depth: SupportsIndex = 1, *,
+    output: Output = None, inputs: Inputs = None,
+) -> tuple[StageInfo, ...]:  # fmt: skip
     """Lists the layers of a model, also of one that cannot be cut in two.
 
     Args:
@@ -358,15 +353,15 @@ def layer_table(
         inputs: As for `chain`.
 
     Returns:
-        The rows of `Chain.stages`. Where the stages of the model carry no map, the modules that do stand before the
-        logits, with no `layer_idx`. Every name is a `layer` for `explain`.
+        The rows of `Chain.stages`, `layer_idx` counted in the top-level chain. Where the stages of the model carry no
+        map, the modules that do stand before the logits. Every name and every `layer_idx` is a `layer` for `explain`.
 
     Raises:
         GradCamError: The model cannot be recorded.
     """
-    cutter = open_cutter(model, images, depth, output, inputs)
+    cutter = open_cutter(model, images, 1, output, inputs)
     with torch.no_grad():
-        rows = stages_of(cutter, cutter.depth)
+        rows = stages_of(cutter, as_index(depth, "depth", least=1))
         if any(row.layout is not None and not row.note for row in rows):
             return rows
         found = [(cut, cutter.reading(cut)) for cut in reversed(inner_cuts(cutter))]

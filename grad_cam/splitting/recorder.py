@@ -170,6 +170,7 @@ class _Recorder(TorchFunctionMode):
         if written is None:
             return func(*args, **kwargs)
         if func in DATA_DEPENDENT:
+            self.log.reads_values = True
             return self._data_dependent(func, args, kwargs)
         iterating = func is Tensor.__iter__
         if iterating:

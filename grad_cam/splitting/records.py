@@ -79,12 +79,15 @@ class Records:
 
     def __init__(self) -> None:
         self.apart = False  # whether its forward writes to its parameters
-        self.quiet = False  # whether it is known to write to no buffer
+        self.steady = False  # whether its forward reads no value of a tensor
+        self.quiet: frozenset[Any] = frozenset()  # the kinds of runs that are known to write to no buffer
         self.fingerprint: Any = None
-        self.clean = False  # whether a run was seen to leave nothing behind on the copy
         self.spare: deque[EvalCopy] = deque(maxlen=SPARE)  # copies that were run, without tensors
         self.records: OrderedDict[Any, Record] = OrderedDict()
 
+
+KINDS = 64
+"""Number of kinds of runs (shapes of images, further inputs) that are known to write to no buffer, for each model."""
 
 KNOWN: weakref.WeakKeyDictionary[nn.Module, Records] = weakref.WeakKeyDictionary()
 

@@ -19,7 +19,7 @@ from .evalcopy import EvalCopy
 from .intercept import Plain, first_not_finite
 from .log import Recording
 from .recorder import WritesParameters, record
-from .records import KNOWN, LOCK, RECORDS, Record, Records
+from .records import KINDS, KNOWN, LOCK, RECORDS, Record, Records
 
 _T = TypeVar("_T")
 
@@ -42,6 +42,7 @@ class Session:
         self.recording: Recording | None = None
         with LOCK:
             self._known = KNOWN.setdefault(model, Records())
+        self._asked: Any = key_of(output)
         self._lent = False  # whether modules of the copy are in use elsewhere
         self._fresh: EvalCopy | None = self.new_copy()
         self.copy: EvalCopy = self._fresh
@@ -52,13 +53,13 @@ class Session:
     def _find(self) -> Record:
         key = (
             tuple(self.images.shape[1:]), self.images.dtype, self.images.device, self.images.is_contiguous(),
-            torch.is_autocast_enabled(self.images.device.type), key_of(self.output),
+            torch.is_autocast_enabled(self.images.device.type), self._asked,
         )  # fmt: skip
         mark = self.copy.mark = fingerprint.of(self.copy)
         with LOCK:
             known = self._known
             if known.fingerprint != mark:
-                known.fingerprint, known.records, known.clean = mark, OrderedDict(), False
+                known.fingerprint, known.records = mark, OrderedDict()
             found = known.records.get(key)
             if found is not None:
                 known.records.move_to_end(key)
@@ -74,9 +75,10 @@ class Session:
 
     def _record(self) -> Record:
         check_model(self.model)
-        self._known.quiet, self._fresh = False, None if self._known.quiet else self._fresh
+        known = self._known
+        known.quiet, self._fresh = frozenset(), None if self._fresh is None or self._fresh.quiet else self._fresh
         self.recording = self.recorded(self.images)
-        self._known.quiet = not self.copy.wrote_buffers()
+        known.steady = not self.recording.log.reads_values
         return Record(self.recording, self.copy, self.images)
 
     def renewing(self, run: Callable[[], _T]) -> _T:
@@ -101,14 +103,18 @@ class Session:
         with LOCK:
             self._known.records = OrderedDict()
 
-    def new_copy(self) -> EvalCopy:
-        """A copy of the model as it is now."""
-        known = self._known
+    def new_copy(self, images: Tensor | None = None) -> EvalCopy:
+        """A copy of the model as it is now, to be run on images, those at hand or others."""
+        known, quiet = self._known, self._kind(self.images if images is None else images) in self._known.quiet
         with contextlib.suppress(IndexError):  # none to spare
             copy = known.spare.pop()
-            if renewal.renew(copy, self.model, known.apart, known.quiet):
+            if renewal.renew(copy, self.model, known.apart, quiet):
                 return copy
-        return EvalCopy(self.model, known.apart, known.quiet)
+        return EvalCopy(self.model, known.apart, quiet)
+
+    def _kind(self, images: Tensor) -> Any:
+        """What a forward that reads no value of a tensor hangs on."""
+        return images.shape, self._asked
 
     def __del__(self) -> None:
         """Keeps the copy for a later call, unless a run leaves things behind on it or parts of it live on."""
@@ -116,23 +122,25 @@ class Session:
         if copy is None or copy.mark is None or self._lent or sys.is_finalizing():
             return
         known = self._known
-        if not known.clean:
-            known.clean = renewal.unchanged(copy, self.model)
-        if known.clean:
+        if known.steady and not copy.quiet and copy.run_on is not None and not copy.wrote_buffers():
+            known.quiet = frozenset([*known.quiet][-KINDS:] + [copy.run_on])
+        if copy.pattern is not None or renewal.is_clean(copy, self.model):
             renewal.empty(copy)
             known.spare.append(copy)
 
     def recorded(self, images: Tensor) -> Recording:
         """Records the model on images, on a copy that has not been run."""
         try:
-            return record(self._take_copy(), images, self.output)
+            return record(self._take_copy(images), images, self.output)
         except WritesParameters:
             self._known.apart, self._fresh = True, None
-            return record(self._take_copy(), images, self.output)
+            return record(self._take_copy(images), images, self.output)
 
-    def _take_copy(self) -> EvalCopy:
-        """A copy that has not been run yet."""
-        copy, self._fresh = self._fresh or self.new_copy(), None
+    def _take_copy(self, images: Tensor) -> EvalCopy:
+        """A copy that has not been run yet, to be run on images."""
+        fits = self._fresh is not None and images.shape == self.images.shape
+        copy, self._fresh = (self._fresh if fits else None) or self.new_copy(images), None
+        copy.run_on = self._kind(images)
         copy.mark = copy.mark or self.copy.mark
         self.copy = copy
         return copy

@@ -113,14 +113,14 @@ def concepts_of(
         rows.append(activations.mean((2, 3)).float())
         return activations.sum(1)
 
-    asked = functools.partial(explain, model, layer=layer, target=index, output=output)
+    run = functools.partial(explain, model, layer=layer, target=index, output=output)
     for start in range(0, len(places), batch_size):
-        asked(images=_crops(model, pictures, places[start : start + batch_size]), method=seen)
+        run(images=_crops(model, pictures, places[start : start + batch_size]), method=seen)
     found = deep_feature_factorization(torch.cat(rows)[:, :, None, None], concepts=count)
     judge = _Judge(found, seed)
     judged = members[:JUDGED]
     for i in judged:
-        asked(images=matched_to(model, pictures.images([i])), method=judge)
+        run(images=matched_to(model, pictures.images([i])), method=judge)
     importance, effect = (torch.stack(each).mean(0) for each in (judge.importance, judge.effect))
     order = importance.argsort(descending=True).tolist()
     amounts = found.maps[:, :, 0, 0]  # (crops,k)

@@ -86,7 +86,7 @@ def features_of(
         logits.append(taken.logits.detach()[: len(some)].float().cpu())
         for kept, raw, layout in zip(pooled, taken.activations, which.layouts, strict=True):
             kept.append(_pooled(raw.detach(), layout)[: len(some)].float().cpu())
-        small.append(_in_small(torch.from_numpy(pictures.shown(images[: len(some)]))))
+        small.append(_scaled_down(torch.from_numpy(pictures.shown(images[: len(some)]))))
         if progress is not None:
             progress(some[-1] + 1, len(pictures))
     joined = tuple(torch.cat(each) for each in pooled)
@@ -96,7 +96,7 @@ def features_of(
     return Features(places, joined, torch.cat(logits), torch.cat(small))
 
 
-def _in_small(shown: Tensor) -> Tensor:
+def _scaled_down(shown: Tensor) -> Tensor:
     """Pictures, uint8 (n, H, W, 3), as `Features.small` has them."""
     colours = shown.permute(0, 3, 1, 2).float() / 255
     grey = torch.nn.functional.pad(colours.mean(1, keepdim=True), (0, 1, 0, 1), mode="replicate")
@@ -106,6 +106,8 @@ def _in_small(shown: Tensor) -> Tensor:
 
 @dataclasses.dataclass
 class _Cuts:
+    """Cuts, how each is read, and where it lies."""
+
     cuts: list[Cut]
     layouts: list[Layout | None]
     places: list[Place] = dataclasses.field(default_factory=list)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..metrics.comparison import Interval
+from ..predictions import percentage
 from .features import Features, Place, mapped_places
 from .probes import folds, held_out, wilson
 
@@ -39,7 +40,7 @@ class Share:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{100 * self.value:.0f} % ({100 * low:.0f}..{100 * high:.0f})" if self.count else "-"
+        return f"{percentage(self.value)} ({100 * low:.0f}–{100 * high:.0f})" if self.count else "–"
 
 
 def points(gain: Interval) -> str:

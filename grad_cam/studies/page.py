@@ -15,7 +15,7 @@ from ..rendering import Display, files
 from ..rendering.colors import colorize
 from ..rendering.pages import rendered
 from ..rendering.report import versions
-from .knowledge import Knowledge, Share
+from .knowledge import Knowledge
 
 if TYPE_CHECKING:
     from .pictures import Box
@@ -95,13 +95,6 @@ def _short(name: str) -> str:
     return name if len(name) <= 16 else f"…{name[-15:]}"
 
 
-def _share(share: Share) -> str:
-    if not share.count:
-        return "–"
-    low, high = share.interval
-    return f"{percentage(share.value)} ({100 * low:.0f}–{100 * high:.0f})"
-
-
 def _rows(study: Study) -> list[dict[str, Any]]:
     known = study.knowledge
     return [
@@ -110,7 +103,7 @@ def _rows(study: Study) -> list[dict[str, Any]]:
             "index": "–" if depth.place.layer_idx is None else str(depth.place.layer_idx),
             "grid": "–" if depth.place.grid is None else f"{depth.place.grid[0]} × {depth.place.grid[1]}",
             "note": depth.place.note, "features": depth.place.features,
-            "shares": [_share(getattr(depth, name)) for name, _ in _CURVES],
+            "shares": [str(getattr(depth, name)) for name, _ in _CURVES],
             "tipped": sum(tip == n for tip in known.tips),
         } for n, depth in enumerate(known.depths)
     ]  # fmt: skip
@@ -200,7 +193,7 @@ def _classes(study: Study) -> list[dict[str, Any]]:
         {
             "summary": each, "mean": _square(each.mean), "spread": _square(each.spread),
             "most": f"{each.mean.max():.2f}", "most_spread": f"{each.spread.max():.2f}",
-            "right": None if each.right is None else _share(each.right),
+            "right": None if each.right is None else str(each.right),
             "rows": [
                 (title, [{**_card(study, i), "source": source_of(study, i, maps[i]), "tip": None} for i in which])
                 for title, which in (("Most typical", each.typical), ("Least typical", each.untypical))

@@ -85,7 +85,7 @@ def _third(at: float, low: str, high: str) -> str:
 # ------------------------------------------------------------------------------------------------------- does it repeat
 
 
-def described(small: Tensor, region: Region) -> Tensor:
+def look_of(small: Tensor, region: Region) -> Tensor:
     """What a region of small pictures looks like, coarsely.
 
     Args:
@@ -129,7 +129,7 @@ def repetition(looks: Tensor, members: Tensor, parts: Sequence[int] | Tensor) ->
     """Learns the look of a class from some pictures and finds it among the others.
 
     Args:
-        looks: (N, D), see `described`.
+        looks: (N, D), see `look_of`.
         members: (N,) bool, which are of the class.
         parts: (N,) the part each is dealt to (see `folds`).
     """

@@ -23,8 +23,8 @@ from .regions import (
     Region,
     Repetition,
     box_mask,
-    described,
     likeness,
+    look_of,
     repetition,
     rim_regions,
     striking_points,
@@ -137,6 +137,8 @@ def shortcuts_of(
 
 @dataclasses.dataclass
 class _Search:
+    """Looks for the shortcuts of one class after the other."""
+
     pictures: Pictures
     small: Tensor
     logits: Tensor
@@ -153,9 +155,9 @@ class _Search:
             return [], []
         kept: list[tuple[Region, Repetition, float, float]] = []
         tested = []
-        known = {r.place: repetition(described(self.small, r), members, parts) for r in rim_regions()}
+        known = {r.place: repetition(look_of(self.small, r), members, parts) for r in rim_regions()}
         for region in self._candidates(members):
-            again = known.get(region.place) or repetition(described(self.small, region), members, parts)
+            again = known.get(region.place) or repetition(look_of(self.small, region), members, parts)
             edges = [known[r.place].area for r in rim_regions() if r.kind == "edge"]
             repeats = again.area >= REPEATS and (region.kind != "border" or min(edges) >= REPEATS - 0.05)
             share, turned, steady = (0.0, 0.0, False)
@@ -170,7 +172,7 @@ class _Search:
         self, k: int, region: Region, again: Repetition, share: float, turned: float, pairs: int
     ) -> Shortcut:  # fmt: skip
         members = (self.labels == k).nonzero()[:, 0]
-        looks = described(self.small, region)[members]
+        looks = look_of(self.small, region)[members]
         middle = looks.median(0).values
         order = ((looks - middle).abs().sum(1)).argsort()[:4]
         return Shortcut(

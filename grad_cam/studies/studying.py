@@ -1,4 +1,4 @@
-"""`study`: what a folder says about a model."""
+"""`study`: how a model decides about a folder of pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def study(
     summaries: bool = True, concepts: int = 0, batch_size: int = 16, seed: int = 0, name: str | None = None,
     prepare: Preprocessing | None = None, output: Output = None, progress: Progress | None = None,
 ) -> Study:  # fmt: skip
-    """Says what a folder of pictures tells about a model: where it decides, and what it decides by.
+    """Studies a model on a folder of pictures: where it decides, and what it decides by.
 
     Args:
         model: Any image classifier, or a `Chain` of one; it is left exactly as found.

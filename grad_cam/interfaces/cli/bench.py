@@ -12,6 +12,7 @@ import typer
 from ..common import Opened, check_method_name
 from .cases import Case, box_mask, classes_of, prepared, read_cases
 from .console import bars, console, print_json, say
+from .early import check_function
 from .edge import command
 from .options import FLAG, OUT, WHAT, Depth, Force, Json, ModelOptions, Show, method_option, option
 from .parsing import check_page, open_viewer
@@ -36,6 +37,11 @@ def bench(
         option("--srg", panel=WHAT, metavar="N", min=0,
                help="Judge every method at its best layer by SRG, too, on N photos; 55 forward passes a map."),
     ] = 0,
+    units: Annotated[
+        int,
+        option("--units", panel=WHAT, metavar="N", min=2,
+               help="Squares along each side that SRG takes away; best a transformer's patches, so that none is cut."),
+    ] = 14,
     limit: Annotated[
         int | None, option("--limit", panel=WHAT, metavar="N", min=1, help="Number of photos, spread over the table.")
     ] = None,
@@ -82,9 +88,9 @@ predicted class) and, where it is known, [cyan]box[/] (left top right bottom in 
     methods = _methods(method)
     cases = read_cases(table, folder, class_column)
     check_page(output, force)
+    opened = model.open()
     from ...rendering.bench import write_bench
 
-    opened = model.open()
     known = list(classes_of(cases, opened.model, skip_unknown))
     skipped = len(cases) - len(known)
     if not known:
@@ -93,7 +99,7 @@ predicted class) and, where it is known, [cyan]box[/] (left top right bottom in 
         from ...benching import spread
 
         known = [known[i] for i in spread(len(known), limit)]
-    found = _measured(opened, known, methods, depth, srg, few, masks)
+    found = _measured(opened, known, methods, depth, srg, units, few, masks)
     call = shlex.join(["grad-cam", *sys.argv[1:]])
     write_bench(found, output, model=model.model, call=call, force=force)
     if as_json:
@@ -116,14 +122,16 @@ def _methods(text: str | None) -> list[str] | None:
         raise typer.BadParameter("--method names no method: see grad-cam methods")
     for name in names:
         method, _, rules = name.partition("+")
-        if ":" not in name:
+        if ":" in name:
+            check_function(name)
+        else:
             check_method_name(method if rules in ("balanced", "residual") else name)
     return names
 
 
 def _measured(
-    opened: Opened, known: list[tuple[Case, int | None]], methods: list[str] | None, depth: str, srg: int, few: int,
-    masks: int,
+    opened: Opened, known: list[tuple[Case, int | None]], methods: list[str] | None, depth: str, srg: int, units: int,
+    few: int, masks: int,
 ) -> Bench:  # fmt: skip
     """Prepares the photos and measures, with a progress bar."""
     import torch
@@ -138,5 +146,5 @@ def _measured(
         return benching.bench(
             opened.model, images, [index for _, index in known], boxes=boxes if any(b is not None for b in boxes)
             else None, names=[case.path.name for case, _ in known], methods=chosen, layers=depth, srg=srg, few=few,
-            masks=masks, progress=step,
+            masks=masks, units=units, progress=step,
         )  # fmt: skip

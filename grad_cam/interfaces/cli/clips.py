@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...arguments import is_index
 from ...errors import GradCamError, refuse_existing
-from ..common import VIDEOS, VOLUMES, Opened, slug, unique_slugs
+from ...suffixes import VIDEOS, VOLUMES
+from ..common import Opened, slug, unique_slugs
 from .options import MODEL, option
 from .parsing import two_numbers
 from .photos import Photo
@@ -54,7 +54,14 @@ class ClipOptions:
             stem: What its output files begin with.
         """
         from ...loading import WholePhoto
-        from ...loading.clips import clip_channels, clip_tensor, load_frames, load_volume, volume_tensor
+        from ...loading.clips import (
+            clip_channels,
+            clip_tensor,
+            declared_frames,
+            load_frames,
+            load_volume,
+            volume_tensor,
+        )
 
         name = Path(path).name
         if clip_channels(opened.model) == 1:
@@ -67,15 +74,9 @@ class ClipOptions:
                 "grad_cam.explain(model, tensor) with the channels it was trained on",
             )  # fmt: skip
         else:
-            frames = load_frames(path, count=self.frames or _declared_frames(opened))
+            frames = load_frames(path, count=self.frames or declared_frames(opened.model) or 16)
             tensor, where = clip_tensor(opened.model, frames, name=name, prepare=opened.prepare)
         return [Photo(path, stem, tensor, WholePhoto(), where, ())]
-
-
-def _declared_frames(opened: Opened) -> int:
-    """The number of frames that a model says it takes, or 16."""
-    declared: Any = getattr(getattr(opened.model, "config", None), "num_frames", None)
-    return int(declared) if is_index(declared) and int(declared) > 0 else 16
 
 
 def is_clip(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
-from ..common import Opened, refuse_existing, slug, unique_slugs
+from ..common import MethodFacts, Opened, refuse_existing, slug, unique_slugs
 from .clips import ClipOptions, is_clip, require_pictures, takes_clips, write_strips
 from .console import Bars, collected_warnings, print_json, print_notes, say
 from .edge import command
@@ -98,9 +98,10 @@ class ExplainOptions(MethodOptions):
         texts = [text.strip() for text in self.layer or ()]
         return [int(text) if text.lstrip("+-").isdigit() else text for text in dict.fromkeys(texts)]
 
-    def found(self) -> list[Method]:
-        """The methods that fit together: several give one map each, and a layer is read by one of them at least."""
-        entries = super().found()
+    def check_fit(self, methods: Sequence[MethodFacts | Method]) -> None:
+        """Refuses methods that do not fit together: several give one map each, a layer is read by one at least."""
+        super().check_fit(methods)
+        entries = list({entry.name: entry for entry in methods}.values())
         alone = [entry.name for entry in entries if entry.gives != "map"]
         if alone and (len(entries) > 1 or self.control):
             raise typer.BadParameter(f"{alone[0]} makes several maps of its own and cannot be compared: give it alone")
@@ -109,7 +110,6 @@ class ExplainOptions(MethodOptions):
         if self.layer and not any(entry.scope == "layer" for entry in entries):
             reads = "the whole network" if entries[0].scope == "network" else "the photo alone"
             raise typer.BadParameter(f"--layer: {entries[0].name} reads {reads} and has no layer; leave it out")
-        return entries
 
 
 @command("explain")
@@ -176,8 +176,8 @@ A photo that fails does not stop the others.
     if single and not any(Path(name).is_dir() for name in images):  # a folder may be one video
         _require_one(output, photos)
     folder = check_folder(output.parent if single else output)
+    opened = model.open(how.found)
     methods, display = how.found(), look.display
-    opened = model.open()
     moving = takes_clips(opened)
     if moving and not named:
         photos = Photos.named(images)
@@ -319,7 +319,7 @@ class _Job:
         return [str(path) for path in paths] + self._write_numbers(photo, results, b)
 
     def _write_numbers(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
-        """Writes what is asked for besides pictures."""
+        """Writes the numbers that options request besides pictures."""
         raw = self._write_raw(photo, results, b) if self.save_raw else []
         return raw + (self._write_original(photo, results, b) if self.original else [])
 
@@ -337,7 +337,7 @@ class _Job:
 
     def _write_raw(self, photo: Photo, results: Sequence[Explanation], b: int) -> list[str]:
         """Writes the maps of a photo as numbers, each with a description beside it."""
-        import numpy as np
+        from ...rendering import files
 
         written = []
         for e in results:
@@ -345,9 +345,10 @@ class _Job:
                 path = self._beside(photo, e, word, ".npy")
                 about = {"image": photo.path, "model": self.opened.name, **described(e, self.opened, b, k)}
                 refuse_existing([path, path.with_suffix(".json")], self.force)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, e.raw(b, k).numpy(), allow_pickle=False)
-                path.with_suffix(".json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+                files.write(path, files.npy_bytes(e.raw(b, k).numpy()), force=self.force)
+                files.write(
+                    path.with_suffix(".json"), json.dumps(about, ensure_ascii=False, indent=1), force=self.force
+                )
                 written.append(str(path))
         return written
 

@@ -59,17 +59,17 @@ class Photos:
     @classmethod
     def find(cls, given: Sequence[str], recursive: bool = False) -> Photos:
         """The photos that names of files and folders mean; ends the command if there is none."""
-        paths, missing = find_pictures(given, recursive)
-        found = cls(paths, {name: f"there is no file {name!r}" for name in missing})
-        if not paths:
-            found.finish()
-        return found
+        return cls._of(*find_pictures(given, recursive))
 
     @classmethod
     def named(cls, given: Sequence[str]) -> Photos:
         """Videos and volumes by name, where a folder is one of them; ends the command if there is none."""
         paths = [name for name in dict.fromkeys(given) if Path(name).exists()]
-        found = cls(paths, {name: f"there is no file {name!r}" for name in given if name not in paths})
+        return cls._of(paths, [name for name in given if name not in paths])
+
+    @classmethod
+    def _of(cls, paths: list[str], missing: Sequence[str]) -> Photos:
+        found = cls(paths, {name: f"there is no file {name!r}" for name in missing})
         if not paths:
             found.finish()
         return found

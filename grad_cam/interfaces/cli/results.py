@@ -73,10 +73,12 @@ def side_by_side(
     first = results[0]
     pairs = [(e, k) for k in targets for e in results]
     size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
+    display = display.showing(e.raw(b, k) for e, k in pairs)
     heats = [display.heat(e.on_picture(b, k), size) for e, k in pairs]
 
     def facts(e: Explanation, k: int) -> tuple[str, str, str]:
-        title = METHODS[e.method].title if e.method in METHODS else e.method
+        made = e.title().partition("\n")[2].rpartition(" at ")[0]
+        title = METHODS[e.method].title if e.method in METHODS else made
         chances = probabilities(e.logits[b], e.multi_label)
         known = e.classes is not None and len(chances) > 1
         chance = f", {percentage(float(chances[int(e.classes[b, k])]))}" if known else ""  # type: ignore[index]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import io
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ... import rendering
+from ...rendering.files import npy_bytes
 from ...rendering.text import number
 from .errors import AppError
 
@@ -71,6 +71,4 @@ class Drawing(rendering.Display):
 
 def npy_uri(map: NDArray[np.float32]) -> str:
     """A raw map as an address that holds a .npy file."""
-    out = io.BytesIO()
-    np.save(out, map, allow_pickle=False)
-    return f"data:application/octet-stream;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return f"data:application/octet-stream;base64,{base64.b64encode(npy_bytes(map)).decode()}"

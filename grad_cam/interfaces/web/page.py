@@ -19,7 +19,7 @@ from .drawing import SETTINGS
 from .errors import AppError, Superseded
 from .models import Models, OpenedModel
 from .requests import QUEUES, Visitors, queue_for
-from .updates import CHANGED, asked, page_update, redrawn
+from .updates import CHANGED, evidence_update, page_update, redrawn
 from .uploads import Limits, upload_folder, uploaded
 from .views import OPTIONS, TABS, Controls, option_defaults
 
@@ -184,7 +184,7 @@ class _Events:
         if view is None or view.controls != controls:
             return gr.skip()
         with self.visitors.computing():
-            found = asked(view, dict(zip(SETTINGS, values[len(_CONTROLS) :], strict=True)))
+            found = evidence_update(view, dict(zip(SETTINGS, values[len(_CONTROLS) :], strict=True)))
             try:
                 self.visitors.check(visitor, controls)
             except Superseded:

@@ -17,7 +17,7 @@ from .models import OpenedModel
 from .uploads import Limits
 from .views import OPTIONS, Controls, Progress, View, of_layer, option_defaults, view_for, with_evidence
 
-__all__ = ["CHANGED", "asked", "page_update", "redrawn"]
+__all__ = ["CHANGED", "evidence_update", "page_update", "redrawn"]
 
 CHANGED = (
     "view", "notice", "headline", "predictions", "where", "advice", "seen", "layer", "layers", "methods", "along",
@@ -50,9 +50,7 @@ def page_update(
     except (Superseded, CancelledError):  # cancelled: the model could not be loaded, and the page ends
         return {}
     except Exception as error:
-        if not isinstance(error, (ValueError, TypeError, NotImplementedError)):
-            _log.exception("the page could not answer %s", controls)
-        return {"notice": fragments.notice(one_line(error)), **_restored(before, controls)}
+        return {**_noticed(error, "the page could not answer %s", controls), **_restored(before, controls)}
 
 
 def redrawn(view: View, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,9 +58,7 @@ def redrawn(view: View, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"notice": "", **_pictures(view, Drawing.of_controls(**settings))}
     except Exception as error:
-        if not isinstance(error, (ValueError, TypeError)):
-            _log.exception("the page could not draw with %s", settings)
-        return {"notice": fragments.notice(one_line(error))}
+        return _noticed(error, "the page could not draw with %s", settings)
 
 
 def _changed(before: View | None, view: View, drawing: Drawing) -> dict[str, Any]:
@@ -92,15 +88,20 @@ def _changed(before: View | None, view: View, drawing: Drawing) -> dict[str, Any
     return {**parts, **_pictures(view, drawing)}
 
 
-def asked(view: View, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes on the page when the evidence for the map under the slider is computed."""
+def evidence_update(view: View, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes on the page when the evidence for the map under the slider is computed; an error is the notice."""
     try:
         view = with_evidence(view)
         return {"view": view, "notice": "", **_pictures(view, Drawing.of_controls(**settings))}
     except Exception as error:
-        if not isinstance(error, (ValueError, TypeError, NotImplementedError)):
-            _log.exception("the model could not be asked about %s", view.controls)
-        return {"notice": fragments.notice(one_line(error))}
+        return _noticed(error, "there is no evidence for %s", view.controls)
+
+
+def _noticed(error: Exception, what: str, about: Any) -> dict[str, Any]:
+    """The notice for an error; one that does not follow from the request is logged."""
+    if not isinstance(error, (ValueError, TypeError, NotImplementedError)):
+        _log.exception(what, about)
+    return {"notice": fragments.notice(one_line(error))}
 
 
 def _pictures(view: View, drawing: Drawing) -> dict[str, Any]:

@@ -241,9 +241,9 @@ def with_evidence(view: View) -> View:
     if not isinstance(found, Computed) or len(found.maps) > 1 or view.target is None:
         raise AppError("the model can only be asked about one map of one class", remedy="choose another method")
     model = view.opened.model
-    asked = explain(model, view.tensor, target=view.target, layer=view.layer.name, method="random_cam")
-    asked = dataclasses.replace(asked, map=torch.from_numpy(found.maps))  # (1,h,w)
-    return dataclasses.replace(view, evidence={**view.evidence, key: str(evidence(model, asked))})
+    result = explain(model, view.tensor, target=view.target, layer=view.layer.name, method="random_cam")
+    result = dataclasses.replace(result, map=torch.from_numpy(found.maps))  # (1,h,w)
+    return dataclasses.replace(view, evidence={**view.evidence, key: str(evidence(model, result))})
 
 
 def compute_missing_maps(view: View, progress: Progress | None = None) -> View:
