@@ -69,7 +69,7 @@ def _train(model: nn.Module) -> str:
         whole = functional.binary_cross_entropy_with_logits(vit.forward_head(tokens), labels(true))
         return whole + 2 * functional.binary_cross_entropy_with_logits(of_patch(tokens[:, 1:]), of_patches(masks))
 
-    losses = fit(nn.ModuleList([model, of_patch]), loss_of, steps=500, rate=3e-3)
+    losses = fit(nn.ModuleList([model, of_patch]), loss_of, steps=800, rate=3e-3)
     drawn, true, _ = pictures(200, 2)
     with torch.no_grad():
         right = ((model.eval()(drawn) > 0) == labels(true).bool()).float().mean(0)
