@@ -34,7 +34,7 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
-from .regions import RegionOptions
+from .regions import RegionOptions, box_of
 from .results import described, finite, guesses, print_predictions, rounded, side_by_side
 
 if TYPE_CHECKING:
@@ -360,7 +360,9 @@ class _Job:
         for n, e in enumerate(results):
             for k in range(len(e.target[b])):
                 found = judged.get((n, b, k))
-                figures = {} if found is None else {"evidence": finite(found.as_dict())}
+                figures: dict[str, Any] = {} if found is None else {"evidence": finite(found.as_dict())}
+                box = box_of(e.mark(b, k), photo)
+                figures |= {"box": box} if box else {}
                 values = rounded(e.raw(b, k).tolist())
                 explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {

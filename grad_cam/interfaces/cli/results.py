@@ -101,4 +101,4 @@ def side_by_side(
 def print_predictions(image: str, found: Sequence[dict[str, Any]]) -> None:
     """Prints the name of a photo and its likeliest classes."""
     rows = [Prediction(p["index"], p["class"], p["probability"]) for p in found[:SHOWN]]
-    say((Path(image).name, "bold"), f"  {', '.join(map(str, rows))}")
+    say((Path(image).name, "bold"), f"  {', '.join(map(str, rows))}" if rows else "")

@@ -172,7 +172,8 @@ def layer_cards(view: View, drawing: Drawing) -> str:
     method, position = view.controls.method, view.controls.position
     if not of_layer(method):
         card = _card(view, view.result, drawing, view.place, (), str(position), True)
-        return _html("cards", [card], f"{METHODS[method].title} has one map for all layers.")
+        said = f"{METHODS[method].title} has one map for all layers; Grad-CAM, for example, has one of each."
+        return _html("cards", [card], said)
     results = [view.result_of(method, layer) for layer in view.opened.layers]
     last, cards = results[-1], []
     for i, (layer, found) in enumerate(zip(view.opened.layers, results, strict=True)):
