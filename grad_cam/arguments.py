@@ -5,11 +5,13 @@ torch is imported only by the checks of images and models, so that drawing pictu
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import operator
 import re
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 from .errors import GradCamError, InputError, LayerError
 
@@ -288,3 +290,31 @@ def as_array(values: Any) -> NDArray[Any]:
         values = values.detach().cpu()
         values = values.double().numpy() if values.is_floating_point() else values.numpy()
     return np.asarray(values)
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """A suggestion of the names closest to one ("did you mean ...?"); "" if none is close."""
+    lowered: dict[str, str] = {}
+    for each in names:
+        lowered.setdefault(each.casefold(), each)
+    key = name.casefold()
+    close = difflib.get_close_matches(key, lowered, n=3, cutoff=0.6)
+    close += [each for each in lowered if key in each and each not in close and len(key) > 2][: 3 - len(close)]
+    return f"did you mean {' or '.join(repr(lowered[each]) for each in close)}?" if close else ""
+
+
+_AT_THE_CUT = frozenset({"activations", "gradients", "tail_gradient", "noisy_gradients", "cam", "tail"})
+_OF_THE_NETWORK = frozenset({
+    "whole_score", "attention", "attention_reading", "attention_gradients", "block_attention", "block_gradients",
+})  # fmt: skip
+
+
+def scope_of(ingredients: Iterable[str]) -> Literal["layer", "input", "network"]:
+    """What a method with these ingredients reads: the activation at a cut, the whole network, or images alone."""
+    names = set(ingredients)
+    if names & _AT_THE_CUT:
+        return "layer"
+    return "network" if names & _OF_THE_NETWORK else "input"

@@ -199,7 +199,7 @@ def announce(found: Explanation) -> None:
     warnings.warn(
         f'explain without layer and method now takes method="auto", what measures best: here {found.method}, at '
         f'{found.layer}; method="grad_cam" gives the map of before',
-        FutureWarning, stacklevel=3,
+        FutureWarning, stacklevel=4,
     )  # fmt: skip
 
 

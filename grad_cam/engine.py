@@ -22,6 +22,7 @@ from .depths import WHOLE, depth_of, empty_cuts
 from .detections import seen_size
 from .differentiable import LiveForward, LivePass, check_differentiable
 from .errors import LayerError
+from .habits import answered
 from .ingredients import Forward, Pass
 from .inputs import Inputs
 from .introspection import is_multi_label, matched_to
@@ -100,6 +101,7 @@ def explain(
     residual: float = 0.0, differentiable: bool = False, geometry: Geometries = None,
     progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
+@answered
 def explain(
     model: nn.Module, images: Tensor, *, layer: AnyLayer | Layers | None = None, target: Target = None,
     method: AnyMethod | None = None, reshape_transform: Reshape = None, fuse: Fusion | None = None,
@@ -182,6 +184,7 @@ def explain(
     return found if several and fuse is None else found[0]
 
 
+@answered
 def score_function(
     model: nn.Module, images: Tensor, target: Target = None, *, output: Output = None, inputs: Inputs = None
 ) -> Score:
@@ -364,6 +367,7 @@ def sweep(
     eigen_smooth: bool = False, output: Output = None, inputs: Inputs = None, rules: str | None = None,
     residual: float = 0.0, progress: Progress | None = None, **options: Any,
 ) -> Explanation: ...  # fmt: skip
+@answered
 def sweep(
     model: nn.Module, images: Tensor, *, layers: str | Sequence[AnyLayer] = "auto", target: Target = None,
     method: AnyMethod = "grad_cam", reshape_transform: Reshape = None, fuse: Fusion | None = None,
@@ -430,11 +434,8 @@ def _swept(
 ) -> tuple[int, list[Cut], list[tuple[Layer, str]]]:
     """The depth that a sweep goes through, its cuts in order of depth, and what is skipped with the reason."""
     if method.scope != "layer":
-        return (
-            cutter.depth,
-            [],
-            [(Layer("every layer", None), f"{method.title} {_READS[method.scope]}: one map for all")],
-        )
+        skipped = [(Layer("every layer", None), f"{method.title} {_READS[method.scope]}: one map for all")]
+        return cutter.depth, [], skipped
     if isinstance(layers, str):
         depth, cuts, skipped = depth_of(cutter, layers)
     else:

@@ -13,6 +13,7 @@ from . import metrics, targets
 from .arguments import ArgumentTypeError
 from .engine import score_function
 from .errors import GradCamError
+from .habits import answered
 from .inputs import Inputs
 from .loading.normalisation import mean_color as mean_color
 from .methods.chunks import ChunkedScores
@@ -98,6 +99,7 @@ class Evidence:
 
 
 @torch.no_grad()
+@answered
 def evidence(
     model: nn.Module, explanation: Explanation, image: int = 0, target: int = 0, *, explained: Target = None,
     output: Output = None, inputs: Inputs = None, share: float = SHARE, seed: int = 0, chunk: int | None = None,

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 FACTOR = 5.0
 """A token whose norm is this many times the median of its grid is an outlier; published ones have 5 to 20 times."""
 
+_OF_BLOCKS = frozenset({
+    "linear", "matmul", "__matmul__", "bmm", "einsum", "softmax", "scaled_dot_product_attention",
+})  # fmt: skip
+"""Operations of the blocks of transformers, and of none that only makes patches."""
+
 TOKENS = 16
 """A grid of fewer tokens has no usual norm."""
 
@@ -59,8 +64,17 @@ def outliers(activations: Tensor, grid: tuple[int, ...]) -> tuple[tuple[Outlier,
 
 
 def outliers_at(there: Pass) -> tuple[tuple[Outlier, ...], ...]:
-    """The outlier tokens at a cut; empty where positions are not tokens."""
-    return outliers(there.activations, there.layout.grid) if there.layout.name == "tokens" else ()
+    """The outlier tokens at a cut; empty where positions are not tokens, or patches that no block has seen yet."""
+    if there.layout.name != "tokens" or not _is_after_a_block(there):
+        return ()
+    return outliers(there.activations, there.layout.grid)
+
+
+def _is_after_a_block(there: Pass) -> bool:
+    """Whether anything but convolutions comes before a cut: until then a strong patch is strong in the picture."""
+    position = there.forward.cuts[there.n].position
+    before = there.cutter.record.plan.log.events[:position]
+    return any(getattr(getattr(event, "func", None), "__name__", "") in _OF_BLOCKS for event in before)
 
 
 def warning_of(found: tuple[Outlier, ...]) -> str | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .arguments import ArgumentTypeError
+from .habits import habit
 from .inputs import Inputs
 from .loading.geometry import Geometry
 from .methods import METHODS, Method, MethodError, find
@@ -119,30 +120,19 @@ def check_volume(request: Request, images: Tensor) -> None:
         )
 
 
-_HABITS = {
-    "target": ("targets", "target", "target_category", "category", "class_idx"),
-    "layer": ("target_layers", "target_layer", "layers", "layer", "layer_idx"),
-    "images": ("input_tensor", "inputs", "images", "image", "img_path"),
+_CALLS = {
+    "explain": (("model", "images"), ("target", "layer", "images")),
+    "sweep": (("model", "images"), ("target", "layers", "images")),
+    "GradCAM": (("model", '"cat.jpg"'), ("class_idx", "layer_idx", "img_path")),
 }
-"""Names that arguments have in other libraries, or in another function of this one."""
-_DEVICE = ("use_cuda", "use_gpu", "cuda", "device")
-"""Names for what the model's own device decides here."""
-_OURS = {
-    "explain": {"target": "target=...", "layer": "layer=...", "images": ""},
-    "sweep": {"target": "target=...", "layer": "layers=[...]", "images": ""},
-    "GradCAM": {"target": "class_idx=...", "layer": "layer_idx=...", "images": ""},
-}
+"""What stands in every call of a function, and its parameters that other libraries know by other names."""
 
 
 def _unknown_argument(function: str, name: str, method: Method) -> ArgumentTypeError:
-    meant = next((ours for ours, names in _HABITS.items() if name in names), None)
-    if meant is not None:
-        picture = '"cat.jpg"' if function == "GradCAM" else "images"
-        call = ", ".join(filter(None, ["model", picture, _OURS[function][meant]]))
-        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=f"write {function}({call})")
-    if name in _DEVICE:
-        remedy = "move the model: model.cuda(); images follow it"
-        return ArgumentTypeError(f"{function} has no argument {name}=", remedy=remedy)
+    call, known = _CALLS[function]
+    found = habit(function, name, dict.fromkeys(known), call)
+    if found is not None:
+        return found
     takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
     return ArgumentTypeError(f"{method.name} has no option {name!r}", remedy=takes)
 

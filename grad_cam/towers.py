@@ -25,6 +25,11 @@ from .targets.embeddings import Encoded, Tokenizer, encoded
 _CLIP_WORDS = 49408
 """Size of the vocabulary of CLIP's own tokenizer, which OpenCLIP brings along."""
 
+_VOCABULARIES = frozenset({
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+})  # fmt: skip
+"""Files that hold the words of a tokenizer; from a folder without one transformers makes a tokenizer of no words."""
+
 
 class ImageTower(nn.Module):
     """The image side of a Hugging Face model of image and text: images (B, C, H, W) to embeddings (B, D)."""
@@ -187,7 +192,7 @@ def _own_tokenizer(model: nn.Module) -> Callable[..., Any] | None:
         make: Callable[..., Callable[..., Any]] = sys.modules["open_clip"].SimpleTokenizer
         return make(context_length=getattr(model, "context_length", 77))
     folder = getattr(getattr(model, "config", None), "_name_or_path", "")
-    if folder and os.path.isdir(folder):
+    if folder and os.path.isdir(folder) and _VOCABULARIES & set(os.listdir(folder)):
         from transformers import AutoTokenizer
 
         load: Callable[..., Callable[..., Any]] = AutoTokenizer.from_pretrained

@@ -133,6 +133,56 @@ KINDS = (
 )  # fmt: skip
 
 
+HELD = {
+    "any classifier: timm, torchvision, Hugging Face, your own": (
+        "families.py", "test_gradient_methods.test_equals_slow_loop",
+        "test_planted.test_default_lies_there", "test_requests.test_habits_from_other_libraries",
+    ),
+    "one output, regression, multi-label": (
+        "test_tiny_tokens.test_probabilities_of_several_labels", "test_slopes.test_a_map_sums_to_the_slope",
+        "test_tiny_tokens.test_a_colour_is_found_where_it_is", "test_targets.test_bad_targets_are_named",
+    ),
+    "siamese pairs, pictures with tables, several heads": (
+        "test_inputs.test_either_picture_of_a_pair_is_explained", "test_slopes.test_a_map_sums_to_the_slope",
+        "test_inputs.test_planted_truth_of_a_pair", "test_inputs.test_wrong_inputs",
+    ),
+    "DeepLab, FCN, LR-ASPP, U-Net, SegFormer, UperNet, Mask2Former": (
+        "test_segmentation.test_segmenters_of_libraries", "test_segmentation.test_gradients_are_those_of_differences",
+        "test_segmentation.test_planted_truth", "test_segmentation.test_wrong_use",
+    ),
+    "torchvision's R-CNNs, RetinaNet, FCOS, SSD": (
+        "test_detections.test_the_map_is_that_of_a_hook", "test_detections.test_finite_differences",
+        "test_detections.test_planted_truth", "test_detections.test_wrong_use",
+    ),
+    "DETR, RT-DETR, YOLOS": (
+        "test_detections.test_queries_have_boxes_and_are_no_grid", "test_slopes.test_a_map_sums_to_the_slope",
+        "test_detections.test_planted_truth_of_queries", "test_detections.test_queries_have_boxes_and_are_no_grid",
+    ),
+    "YOLO and its like": (
+        "test_detections.test_a_raw_head", "test_slopes.test_a_map_sums_to_the_slope",
+        "test_detections.test_a_raw_head", "test_detections.test_a_raw_head",
+    ),
+    "CLIP, SigLIP, OpenCLIP": (
+        "test_towers.test_maps_of_prompts_against_hooks", "test_slopes.test_a_map_sums_to_the_slope",
+        "test_towers.test_planted_truth_of_words", "test_towers.test_wrong_use_is_refused",
+    ),
+    "R3D, MC3, S3D, Swin3D, MViT, VideoMAE, TimeSformer, ViViT": (
+        "test_volumes.test_maps_against_hooks", "test_volumes.test_ablation_against_a_loop",
+        "test_volumes.test_planted_truth_in_space_and_time", "test_volumes.test_wrong_use_is_refused",
+    ),
+    "networks of three axes, MONAI's, your own": (
+        "test_volumes.test_monais_unet_against_a_hook", "test_slopes.test_a_map_sums_to_the_slope",
+        "test_cli_outputs.test_a_volume", "test_volumes.test_wrong_use_is_refused",
+    ),
+    "state spaces, MambaOut, LSTM heads": (
+        "test_hybrids.test_exact", "test_slopes.test_a_map_sums_to_the_slope",
+        "test_hybrids.test_planted_truth_of_a_scan", "test_hybrids.test_no_positions_after_a_recurrence",
+    ),
+}  # fmt: skip
+"""Models, and the tests that hold them: to a plain backward pass, to a slow loop or finite differences, to a model in
+which one region alone can matter, and to an error for the wrong use."""
+
+
 def table() -> str:
     """The rows in Markdown."""
     rows = ["| what | in which models | how it is written |", "|---|---|---|"]

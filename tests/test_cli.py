@@ -594,6 +594,17 @@ def _started(*words: str, cwd: pathlib.Path, prelude: str = "") -> subprocess.Po
     )  # fmt: skip
 
 
+HALTED = """
+import builtins
+def halted(name, *rest, real=builtins.__import__):
+    if name.partition(".")[0] in ("torch", "timm"):
+        raise ImportError(f"{name} is imported")
+    return real(name, *rest)
+builtins.__import__ = halted
+"""
+"""Makes importing what is heavy an error; where it lies is still found."""
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -625,17 +636,42 @@ def _started(*words: str, cwd: pathlib.Path, prelude: str = "") -> subprocess.Po
         (["run", ".", "-o", "page.html"], "cannot write"),
         (["run", ".", "-o", "out", "--actors", "2"], "--engine ray"),
         (["study", "photo.png"], "one picture"),
+        (["run", "none", "-o", "out"], "no pictures in the folder 'none'; files end in .png"),
+        (["study", "none"], "no pictures in the folder 'none'"),
+        (["study", ".", "--against", "resnet_18"], "did you mean 'resnet18'"),
+        (["explain", "photo.png", "--model", "resnet_18"], "did you mean 'resnet18'"),
+        (["layers", "nothing_like_it"], "there is no model 'nothing_like_it'; grad-cam --help"),
+        (["app", "--model", "resnet5"], "there is no model 'resnet5'; did you mean"),
+        (["sweep", "photo.png", "-m", "torchvision/resnt50"], "did you mean 'torchvision/resnet50'"),
+        (["report", "photo.png", "-m", "my:net"], "cannot import 'my' for 'my:net' (there is no module 'my')"),
+        (["explain", "photo.png", "-x", "my:fn"], "there is no module 'my'"),
+        (["explain", "photo.png", "-x", "mine:squared_cam"], "'mine' has no 'squared_cam'; did you mean 'square_cam'?"),
+        (["bench", "photos.csv", "-x", "my:fn"], "there is no module 'my'"),
+        (["explain", "photo.png", "--device", "mps"], "there is no device 'mps'"),
+        (["run", ".", "-o", "out", "--device", "cuda"], "there is no device 'cuda'"),
+        (["explain", "photo.png", "-x", "eigen_cam", "--eigen-smooth"], "--eigen-smooth does not work with eigen_cam"),
+        (["sweep", "photo.png", "-x", "full_grad", "--eigen-smooth"], "--eigen-smooth does not work with full_grad"),
+        (["explain", "photo.png", "-x", "occlusion", "-l", "layer3"], "occlusion reads the photo alone"),
+        (["explain", "photo.png", "-x", "full_grad", "-l", "4"], "full_grad reads the whole network"),
+        (["explain", "photo.png", "-x", "deep_feature_factorization,grad_cam"], "makes several maps"),
+        (["report", "photo.png", "-o", "a.html", "-x", "deep_feature_factorization", "--evidence"], "makes concepts"),
     ],
 )
 def test_cheap_things_first(tmp_path: pathlib.Path, words: list[str], says: str) -> None:
     """Wrong files, folders and options are said before torch is imported."""
     Image.new("L", (8, 8)).save(tmp_path / "photo.png")
-    (tmp_path / "page.html").touch()
+    (tmp_path / "page.html").touch(), (tmp_path / "none" / "inside").mkdir(parents=True)
+    (tmp_path / "photos.csv").write_text("file,class\nphoto.png,\n")
+    (tmp_path / "none" / "notes.txt").touch()
+    (tmp_path / "mine.py").write_text("import torch\ndef square_cam(activations): ...\n")
     cwd = tmp_path
     if words == ["explain", "."]:
         cwd = tmp_path / "empty"
         cwd.mkdir()
-    heavy = "import sys; sys.modules['torch'] = sys.modules['timm'] = None"  # importing them is an error now
+    heavy = HALTED
+    if "cuda" in words:  # of this computer nothing is asked
+        heavy += "from grad_cam.interfaces.cli import early; early._built_for = lambda: (True, False)\n"
+        heavy += "early._loads = lambda library: False\n"
     process = _started(*words, cwd=cwd, prelude=heavy)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode in (1, 2)

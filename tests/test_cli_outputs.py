@@ -7,9 +7,11 @@ import pathlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from grad_cam import loading
 from grad_cam.interfaces.cli import app
 
 from . import hugging_face
@@ -49,6 +51,21 @@ def test_boxes(street: pathlib.Path) -> None:
     assert len(found) == 2 and all("edges of" in json.dumps(one) for one in found)
 
 
+def test_places_of_boxes_are_those_of_the_photo(street: pathlib.Path) -> None:
+    """In a photo of another size than the detector sees, a box is named and told in pixels of the photo."""
+    wide = Image.open(street).crop((0, 0, 128, 96)).resize((384, 288))
+    wide.save(street.parent / "wide.png")
+    how = ("-m", DETECTOR, "--checkpoint", "tests/tiny/detector.safetensors", "-x", "hires_cam", "--json")
+    drawn = 3 * scene(5, 128, most=5, least=5).boxes
+    which = int((drawn[:, 3] < 270).nonzero()[0])
+    place = ",".join(f"{v:g}" for v in drawn[which].tolist())
+    found = run("explain", street.parent / "wide.png", *how, "--boxes", place, "-o", street.parent / "w")
+    (one,) = json.loads(found)["images"][0]["explanations"]
+    assert np.abs(np.array(one["box"]) - drawn[which].numpy()).max() < 15
+    say = CliRunner().invoke(app, ["explain", str(street), *how, "--boxes", "-9,-9,-1,-1"])
+    assert say.exit_code and "holds nothing of the photo" in " ".join(say.output.split())
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -69,6 +86,18 @@ def test_a_segmenter(street: pathlib.Path) -> None:
     model = ("-m", "tests.tiny.vision:segmenter", "--checkpoint", weights)
     printed = run("explain", street, *model, "-c", "disc", "-x", "hires_cam", "-o", street.parent / "s.png")
     assert "hires_cam at" in printed and (street.parent / "s.png").exists()
+
+
+def test_a_wide_photo_in_a_segmenter(tmp_path: pathlib.Path) -> None:
+    """It keeps its proportions, a point at its edge is seen, and the map lies in the whole of it."""
+    Image.fromarray(scene(5, 96).picture[:64]).save(tmp_path / "wide.png")
+    model = ("-m", "torchvision/lraspp_mobilenet_v3_large", "--no-pretrained", "--input-size", 64)
+    how = ("--point", "94,30", "-x", "hires_cam", "-o", tmp_path / "out", "--json", "--original", "npy")
+    found = json.loads(run("explain", tmp_path / "wide.png", *model, *how))["images"][0]["explanations"][0]
+    high, wide = len(found["map"]), len(found["map"][0])
+    assert wide == pytest.approx(1.5 * high, abs=1)
+    (written,) = (tmp_path / "out").glob("*-original.npy")
+    assert np.load(written).shape == (64, 96)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector", "segmenter"])
@@ -102,6 +131,73 @@ def test_a_folder_of_hugging_face(street: pathlib.Path, kind: str) -> None:
     assert "grad_cam at" in printed and list(out.glob("street-*.png"))
     if kind == "classifier":
         assert any("plate" in path.name for path in out.iterdir())
+
+
+def _saved(kind: str, folder: pathlib.Path) -> None:
+    """A small random model of Hugging Face with what belongs to it, as one saves it."""
+    hf = pytest.importorskip("transformers")
+    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision, text = {**small, "image_size": 32, "patch_size": 8}, {**small, "vocab_size": 8, "eos_token_id": 7}
+    labels = {"id2label": dict(enumerate(("walk", "jump", "wave"))), "label2id": {"walk": 0, "jump": 1, "wave": 2}}
+    if kind in ("VideoMAE", "Timesformer", "Vivit"):
+        tubes = {"VideoMAE": {"tubelet_size": 2}, "Timesformer": {}, "Vivit": {"tubelet_size": [2, 8, 8]}}[kind]
+        config = getattr(hf, f"{kind}Config")(num_frames=6, **vision, **tubes, **labels)
+        getattr(hf, f"{kind}ForVideoClassification")(config).save_pretrained(folder)
+        processor = hf.VivitImageProcessor if kind == "Vivit" else hf.VideoMAEImageProcessor
+        processor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+        return
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {word: n for n, word in enumerate(("[PAD]", "[UNK]", "a", "red", "cup", "blue", "disc", "[EOS]"))}
+    known = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    known.pre_tokenizer = pre_tokenizers.Whitespace()
+    known.post_processor = processors.TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 7)])
+    text |= {"max_position_embeddings": 8, "bos_token_id": 1, "pad_token_id": 0}
+    more = {"projection_dim": 12} if kind == "CLIP" else {}
+    getattr(hf, f"{kind}Model")(getattr(hf, f"{kind}Config")(text_config=text, vision_config=vision, **more)
+                                ).save_pretrained(folder)  # fmt: skip
+    hf.PreTrainedTokenizerFast(
+        tokenizer_object=known, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]", model_max_length=8
+    ).save_pretrained(folder)
+    getattr(hf, f"{kind}ImageProcessor")(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["VideoMAE", "Timesformer", "Vivit"])
+def test_a_video_classifier_of_hugging_face(clip: pathlib.Path, kind: str) -> None:
+    """`hf:./folder` reads a video as the model's own processor does, explains it, and lays the map over its frames."""
+    hf = pytest.importorskip("transformers")
+    folder, out = clip.parent / kind, clip.parent / "out"
+    _saved(kind, folder)
+    how = ("-m", f"hf:{folder}", "-c", "jump", "-x", "hires_cam", "--original", "npy")
+    (found,) = json.loads(run("explain", clip, *how, "-o", out, "--json"))["images"]
+    assert np.shape(found["explanations"][0]["map"])[1:] == (4, 4) and found["explanations"][0]["class"] == "jump"
+    assert {p["class"] for p in found["predictions"]} == {"walk", "jump", "wave"}
+    assert {path.suffix for path in out.iterdir()} == {".png", ".gif", ".npy"}
+    frames = loading.load_frames(clip, count=6)
+    seen, _ = loading.clip_tensor(loading.load(f"hf:{folder}"), frames)
+    theirs = hf.AutoImageProcessor.from_pretrained(folder)(list(frames), return_tensors="pt")["pixel_values"]
+    assert torch.equal(seen, theirs)
+    refused = CliRunner().invoke(app, ["explain", str(clip), *map(str, how), "--frames", "5", "-o", str(out / "b")])
+    assert refused.exit_code and "model.config.num_frames says 6 frames" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_a_model_of_image_and_text_of_hugging_face(street: pathlib.Path, kind: str) -> None:
+    """`hf:./folder` with its tokenizer takes texts; without a text, or a tokenizer, it says what is missing."""
+    folder, out = street.parent / kind, street.parent / "out"
+    _saved(kind, folder)
+    how = ("-m", f"hf:{folder}", "-x", "hires_cam")
+    texts = ("--text", "a red cup", "--text", "a blue disc")
+    (found,) = json.loads(run("explain", street, *how, *texts, "-o", out, "--json"))["images"]
+    assert [e["target"] for e in found["explanations"]] == [f'similarity to "{text}"' for text in texts[1::2]]
+    assert found["explanations"][0]["map"] != found["explanations"][1]["map"] and found["predictions"] == []
+    assert len(list(out.glob("*.png"))) == 3
+    refused = CliRunner().invoke(app, ["explain", str(street), *how, "-o", str(out / "b")])
+    assert refused.exit_code and "--text" in refused.output
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    refused = CliRunner().invoke(app, ["explain", str(street), *how, *texts, "-o", str(out / "c")])
+    assert refused.exit_code and "tokenizer" in refused.output and "Traceback" not in refused.output
 
 
 @pytest.fixture

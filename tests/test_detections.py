@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import itertools
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -193,7 +194,7 @@ def test_no_boxes_and_no_detector(detector: nn.Module) -> None:
     with pytest.raises(TargetError, match="the model returns none"):
         plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten())
         explain(plain, torch.rand(1, 3, 8, 8), target=targets.box(0))
-    for which in ("left", (1, 2, 3), None):
+    for which in ("left", (1, 2, 3), None, (1, 2, 3, float("nan"))):
         with pytest.raises(ArgumentTypeError, match="is not a box"):
             targets.box(which)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="not a score of a box"):
@@ -333,6 +334,7 @@ def test_a_raw_head() -> None:
     anchor = int((raw[5:].amax(0) - rows[0, COLUMNS.index("logit")]).abs().argmin())
     wanted = by_hook(model, "trunk", images, lambda seen: seen["returned"][0][0, 5:, anchor].amax())
     torch.testing.assert_close(found.map[0, 0], wanted[0])
+    assert found.map[0, 0].nonzero().tolist() == [list(divmod(anchor, 8))]  # the only place that the head reads for it
     near = torch.stack([detections.tables.overlaps(rows[i, :4], rows[j, :4]) for i in range(6) for j in range(i)])
     same = torch.tensor([bool(rows[i, 6] == rows[j, 6]) for i in range(6) for j in range(i)])
     assert float(near[same].max()) <= 0.5
@@ -400,6 +402,38 @@ def test_queries_have_boxes_and_are_no_grid(kind: str) -> None:
     checked = verify(model, images)
     rows = [row for row in checked.rows if row.name == found.layer.name]
     assert all(row.gradient == "equal" for row in rows), checked
+
+
+class DetrOutput(NamedTuple):
+    """What a DETR returns."""
+
+    logits: Tensor
+    pred_boxes: Tensor
+
+
+class Quarters(nn.Module):
+    """Four queries, each of which sees one quarter of the picture alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Tanh()), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> DetrOutput:
+        seen = nn.functional.adaptive_avg_pool2d(self.trunk(x), 2).flatten(2).transpose(1, 2)  # (B,4,6)
+        places = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
+        boxes = torch.cat([places, torch.full((4, 2), 0.5)], 1)
+        return DetrOutput(self.head(seen), boxes.expand(len(x), 4, 4))
+
+
+def test_planted_truth_of_queries() -> None:
+    """All evidence for the box of a query lies in the quarter that the query sees, which is its box."""
+    torch.manual_seed(0)
+    found = explain(Quarters(), torch.rand(2, 3, 32, 48), layer="trunk", target=targets.boxes(4), method="hires_cam")
+    assert found.map.shape == (2, 4, 8, 12)
+    for b, k in itertools.product(range(2), range(4)):
+        left, top, right, bottom = (round(v / 4) for v in found.mark(b, k))
+        inside = found.map[b, k, top:bottom, left:right]
+        assert inside.shape == (4, 6) and bool(inside.all()) and int((found.map[b, k] != 0).sum()) == 24
 
 
 TORCHVISION = {

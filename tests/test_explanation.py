@@ -227,6 +227,18 @@ def test_an_empty_map_is_said_to_be_so(cnn: nn.Module, batch: Tensor) -> None:
         result.figure()
 
 
+def test_what_only_speaks_against_is_shown(cnn: nn.Module, batch: Tensor) -> None:
+    """Where a map is nowhere positive, it and those beside it are drawn in the signed view, and have its numbers."""
+    result = grad_cam.explain(cnn, batch, target=[[0, 1]] * len(batch))
+    raw = result.map.clone()
+    raw[0, 1] = -1 - raw[0, 1].abs()
+    with pytest.warns(UserWarning, match="all negative"):
+        drawn = dataclasses.replace(result, map=raw).figure()
+    texts = {text.get_text() for axes in drawn.axes for text in [*axes.texts, *axes.get_yticklabels()]}
+    assert {"for", "against"} <= texts | {text.get_text() for text in drawn.texts}
+    assert grad_cam.rendering.Display().showing([raw[0, 0] + 99]).view == "positive"
+
+
 @pytest.mark.parametrize("where", ["weight", "image", "activation"])
 def test_non_finite_values_are_found_and_named(cnn: nn.Module, batch: Tensor, where: str) -> None:
     """NaN in a weight, a picture or an activation is an error that says where it is."""

@@ -77,6 +77,26 @@ def by_hook(model: nn.Module, layer: str, call: Any, call_number: int = -1) -> T
 IMAGES, OTHERS = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
 
 
+class Matched(nn.Module):
+    """What two pictures have in common, position by position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 6, 2, 2, bias=False)
+
+    def forward(self, one: Tensor, two: Tensor) -> Tensor:
+        return (self.trunk(one) * self.trunk(two)).sum((1, 2, 3))[:, None]
+
+
+def test_planted_truth_of_a_pair() -> None:
+    """Where the other picture is empty nothing can matter: all evidence lies in the one corner where it is not."""
+    other = torch.zeros(2, 3, 16, 16)
+    other[:, :, 2:6, 8:12] = 1
+    how: dict[str, Any] = {"layer": "trunk@1", "target": targets.regression(), "method": "hires_cam"}
+    found = explain(Matched(), IMAGES, inputs=(..., other), **how).map
+    assert bool(found[:, 1:3, 4:6].all()) and int((found != 0).sum()) == 2 * 4
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_either_picture_of_a_pair_is_explained(place: int) -> None:
     """`...` says which one is the picture; the other is constant, and the calls of the shared trunk are told apart."""

@@ -108,16 +108,27 @@ def page(lab: str) -> Iterator[Any]:
         page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
         page.keyboard.press("Shift+Enter")
-        page.locator(".gradcam-picture img").wait_for()
-        page.wait_for_function(PIXELS)
+        shown(page, "Automatic")
         yield page
         browser.close()
 
 
 def changed(page: Any, before: str) -> str:
     """The picture once it is another one than before."""
-    page.wait_for_function(f"before => {{ const now = ({PIXELS})(); return now && now !== before; }}", arg=before)
-    return str(page.evaluate(PIXELS))
+    other = f"before => {{ const now = ({PIXELS})(); return now === before ? '' : now; }}"
+    return str(page.wait_for_function(other, arg=before).json_value())
+
+
+def shown(page: Any, method: str) -> str:
+    """The picture of a method, once its caption names it and nothing is computed any more."""
+    page.locator(".gradcam-text", has_text=f"— {method}").first.wait_for()
+    return str(page.wait_for_function(PIXELS).json_value())
+
+
+def choose(page: Any, method: str) -> str:
+    """Chooses a method; returns its picture."""
+    page.locator(".gradcam-explorer select:not([size])").first.select_option(label=method)
+    return shown(page, method)
 
 
 def test_renders(page: Any) -> None:
@@ -134,10 +145,20 @@ def test_renders(page: Any) -> None:
     assert image["width"] > 200 and image["x"] + image["width"] <= select["x"]
 
 
+def test_the_layer_slider_comes_with_a_method_of_layers(page: Any) -> None:
+    """Opened with auto the slider cannot be moved, and a line says what to choose; with Grad-CAM it can."""
+    before, slider = shown(page, "Automatic"), page.locator(".gradcam-explorer .noUi-target").first
+    assert slider.get_attribute("disabled") is not None
+    assert "Grad-CAM, have layers to choose" in page.locator(".gradcam-explorer").inner_text()
+    assert choose(page, "Grad-CAM") != before
+    assert slider.get_attribute("disabled") is None
+    assert "layers to choose" not in page.locator(".gradcam-explorer").inner_text()
+
+
 @pytest.mark.parametrize("place, name", [(0, "layer"), (1, "threshold"), (3, "opacity")])
 def test_sliders_change_the_picture(page: Any, place: int, name: str) -> None:
     """A step of a slider with the keyboard gives another picture, and the step back the first one."""
-    before = page.evaluate(PIXELS)
+    before = choose(page, "Grad-CAM")
     handle = page.locator(".gradcam-explorer .noUi-handle").nth(place)
     handle.focus()
     steps, there, back = (1, "ArrowLeft", "ArrowRight") if name == "layer" else (4, "ArrowRight", "ArrowLeft")
@@ -153,7 +174,7 @@ def test_sliders_change_the_picture(page: Any, place: int, name: str) -> None:
 def test_the_class_list_takes_the_arrow_keys(page: Any) -> None:
     """With the class list focused the arrows choose a class, and JupyterLab stays at its cell."""
     page.keyboard.press("Escape")
-    before = page.evaluate(PIXELS)
+    before = choose(page, "Grad-CAM")
     cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index")
     chosen = page.locator(".gradcam-explorer select[size]")
     first = chosen.evaluate("list => list.selectedIndex")

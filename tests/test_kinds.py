@@ -9,7 +9,7 @@ import pytest
 
 import grad_cam
 
-from .kinds import KINDS, Kind, table
+from .kinds import HELD, KINDS, Kind, table
 
 README = pathlib.Path(grad_cam.__file__).parents[1] / "README.md"
 
@@ -22,6 +22,19 @@ def test_every_kind_can_be_explained(kind: Kind) -> None:
     assert float(found.map.abs().sum()) > 0
     assert all(word for row in found.target for word in row)
     assert found.figure() is not None
+
+
+def test_every_kind_is_held_in_four_ways() -> None:
+    """Every row of the table is tested for exactness, correctness, planted truth and wrong use, by tests that exist."""
+    assert {kind.models for kind in KINDS} <= set(HELD)
+    folder = pathlib.Path(__file__).parent
+    for names in HELD.values():
+        for name in names:
+            module, _, function = name.partition(".")
+            if function == "py":
+                assert (folder / name).is_file()
+                continue
+            assert f"def {function}(" in (folder / f"{module}.py").read_text(encoding="utf-8"), name
 
 
 def test_the_table_of_the_readme() -> None:

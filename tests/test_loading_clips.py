@@ -45,6 +45,25 @@ def test_frames_from_every_source(tmp_path: pathlib.Path) -> None:
     assert len(load_frames(tmp_path / "pages.tif", count=None)) == 12
 
 
+@pytest.mark.parametrize(("turn", "bright"), [(90, np.s_[:, :, :8]), (-90, np.s_[:, :, -8:]), (180, np.s_[:, -8:])])
+def test_a_video_of_a_turned_phone_is_upright(tmp_path: pathlib.Path, turn: int, bright: tuple[slice, ...]) -> None:
+    """The turn that is stored beside the frames is made: what is at the top of them comes to the side, or below."""
+    stored = np.zeros((32, 48, 3), np.uint8)
+    stored[:16] = 255
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV writes no turn")
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.set_display_rotation(turn)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored)))
+        container.mux(stream.encode())
+    found = load_frames(tmp_path / "clip.mp4", count=2)
+    assert found.shape == ((2, 32, 48, 3) if turn == 180 else (2, 48, 32, 3))
+    assert found[bright].mean() > 240 and found.mean() < 140
+
+
 class _Late(nn.Module):
     """Brightness in the second half of a video, at the left."""
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import InterpolationMode
 
+from grad_cam.errors import GradCamError
 from grad_cam.loading import ImageError, Preprocessing, preprocessing
 from grad_cam.loading.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -99,6 +100,33 @@ def test_torchvision_models_are_fed_as_torchvision_feeds_them(name: str) -> None
     image = photo(400, 310)
     tensor, _ = preprocessing(model)(image)
     assert torch.equal(tensor[0], transform(image))
+
+
+SEGMENTERS = ["deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "fcn_resnet101", "lraspp_mobilenet_v3_large"]
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_segmenters_see_what_torchvision_shows_them(name: str) -> None:
+    """Their shorter edge is 520 and nothing is cut off, with any number of classes; a size that is given wins."""
+    from torchvision import models
+
+    with torch.device("meta"):
+        model = models.get_model(name, weights=None, weights_backbone=None, num_classes=5)
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    prepare = preprocessing(model)
+    for image in (photo(660, 540), photo(300, 440)):
+        tensor, view = prepare(image)
+        assert torch.equal(tensor[0], transform(image))
+        assert min(view.size) == 520 and view.size == tensor.shape[:1:-1]
+        assert prepare.used_box(image) == (0, 0, *image.size) and prepare.frame(image) == (0, 0, *image.size)
+        assert prepare.used_note(image) is None and prepare.whole(image).picture is None
+        geometry = prepare.geometry(image)
+        assert (geometry.start, geometry.stop) == ((0, 0), (image.height, image.width))
+    assert preprocessing(model, 130)(photo(660, 540))[0].shape == (1, 3, 130, 158)
+    assert preprocessing(model, (128, 96))(photo(660, 540))[0].shape == (1, 3, 128, 96)
+    assert preprocessing(model, crop=False) == prepare
+    with pytest.raises(GradCamError, match="the view is 224 x 300"):
+        prepare.tensor(photo(300, 224))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -231,8 +231,15 @@ def test_opens_with_the_prediction(explorer, cnn):
     assert explorer.target.value == int(one.logits[0].argmax())
     heat = one.heatmap(threshold=1 / 8, smoothing=rendering.default_smoothing((64, 64)))[0]
     np.testing.assert_array_equal(
-        pixels(explorer), np.asarray(rendering.overlay(one.pictures[0], heat, colormap=rendering.COLORMAP))
+        pixels(explorer), np.asarray(rendering.overlay(one.pictures[0], heat, colormap=rendering.Display().colormap))
     )
+
+
+def test_opens_in_colours_that_get_lighter(explorer):
+    """The colours are those of results and of the page, readable without colour; those of `GradCAM` can be chosen."""
+    lightness = rendering.palette(explorer.colormap.value).astype(int) @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(lightness) > -1).all() and explorer.colormap.value == rendering.Display().colormap
+    assert "bgr" in explorer.colormap.options and f"colormap={explorer.colormap.value!r}" in explorer.call
 
 
 @pytest.mark.parametrize(

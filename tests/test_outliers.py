@@ -75,6 +75,17 @@ def test_a_planted_outlier_is_in_every_note() -> None:
     assert fused.outliers == ()
 
 
+def test_patches_that_no_block_has_seen_are_evidence() -> None:
+    """A patch may be far brighter than the others: where patches are made this is the picture, and no artefact."""
+    images = 0.01 * torch.randn(1, 3, 40, 40)
+    images[..., 8:16, 16:24] = 3.0
+    model = _transformer()
+    model.patch_embed.proj.bias.data.zero_()
+    first = grad_cam.explain(model, images, layer="patch_embed", method="hires_cam")
+    assert float(first.map.abs().amax()) > 0 and first.outliers == ()
+    assert first.note() is None or "artefact" not in str(first.note())
+
+
 def test_positions_of_a_convolution_are_no_tokens() -> None:
     """A feature map may be strong at one place alone: that is evidence."""
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())

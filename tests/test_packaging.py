@@ -25,9 +25,11 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # "public" is the screen of grad_cam/__init__.py.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "suffixes": set(),
     "introspection": {"errors"},
     "batchnorm": set(),
     "arguments": {"errors"},
+    "habits": {"arguments"},
     "outputs": {"errors"},
     "inputs": {"arguments", "detections", "errors", "outputs"},
     "detections": {"arguments", "errors", "introspection"},
@@ -35,14 +37,16 @@ ALLOWED: dict[str, set[str]] = {
     "layouts": {"errors"},
     "predictions": set(),
     "resampling": set(),
-    "targets": {"arguments", "detections", "errors", "predictions"},
+    "targets": {"arguments", "detections", "errors", "habits", "predictions"},
     "loading": {"arguments", "errors", "introspection", "resampling"},
     "images": {"loading"},  # an old name, for one release
     "zoo": {"loading"},  # an old name, for one release
     "rendering": {"arguments", "errors", "predictions", "resampling"},
     "metrics": {"arguments", "errors", "methods", "resampling"},
     "methods": {"arguments", "batchnorm", "errors"},
-    "splitting": {"arguments", "batchnorm", "detections", "errors", "inputs", "introspection", "layouts", "outputs"},
+    "splitting": {
+        "arguments", "batchnorm", "detections", "errors", "habits", "inputs", "introspection", "layouts", "outputs",
+    },
     "seen": {"errors", "introspection", "loading", "rendering"},
     "outliers": {"ingredients"},
     "volumes": {"errors", "loading", "rendering", "results"},
@@ -52,35 +56,35 @@ ALLOWED: dict[str, set[str]] = {
         "seen", "splitting",
     },
     "ingredients": {"errors", "layouts", "methods", "rules", "splitting", "targets"},
-    "requests": {"arguments", "inputs", "loading", "methods", "outputs", "rules"},
+    "requests": {"arguments", "habits", "inputs", "loading", "methods", "outputs", "rules"},
     "rules": {
-        "arguments", "batchnorm", "errors", "inputs", "introspection", "methods", "outputs", "splitting", "targets",
+        "arguments", "batchnorm", "errors", "habits", "inputs", "introspection", "methods", "outputs", "splitting",
+        "targets",
     },
     "differentiable": {"errors", "ingredients", "methods", "requests", "splitting"},
     "depths": {"errors", "layouts", "results", "splitting"},
     "automatic": {"errors", "loading", "methods", "requests", "results", "rules", "splitting"},
     "engine": {
-        "arguments", "automatic", "depths", "detections", "differentiable", "errors", "ingredients", "inputs",
-        "introspection",
-        "layouts", "loading", "methods", "outliers", "outputs", "predictions", "requests", "results", "rules", "seen",
-        "splitting", "targets", "towers", "volumes",
+        "arguments", "automatic", "depths", "detections", "differentiable", "errors", "habits", "ingredients", "inputs",
+        "introspection", "layouts", "loading", "methods", "outliers", "outputs", "predictions", "requests", "results",
+        "rules", "seen", "splitting", "targets", "towers", "volumes",
     },
     "evidencing": {
-        "arguments", "engine", "errors", "inputs", "loading", "methods", "metrics", "outputs", "predictions",
+        "arguments", "engine", "errors", "habits", "inputs", "loading", "methods", "metrics", "outputs", "predictions",
         "requests", "results", "targets",
     },
     "callbacks": {"arguments", "engine", "errors", "introspection", "rendering"},
     "studies": {
-        "arguments", "depths", "engine", "errors", "folders", "introspection", "layouts", "loading", "methods",
-        "metrics", "outputs", "predictions", "rendering", "results", "splitting", "targets",
+        "arguments", "depths", "engine", "errors", "folders", "habits", "introspection", "layouts", "loading",
+        "methods", "metrics", "outputs", "predictions", "rendering", "results", "splitting", "targets",
     },
     "benching": {
-        "arguments", "engine", "errors", "evidencing", "methods", "metrics", "outputs", "requests", "results",
+        "arguments", "engine", "errors", "evidencing", "habits", "methods", "metrics", "outputs", "requests", "results",
     },
     "explanation": {"engine", "errors", "loading", "requests", "results"},  # an old name, for one release
     "folders": {
-        "arguments", "engine", "errors", "evidencing", "introspection", "loading", "methods", "metrics", "predictions",
-        "rendering", "requests", "results", "seen", "splitting", "targets",
+        "arguments", "engine", "errors", "evidencing", "habits", "introspection", "loading", "methods", "metrics",
+        "predictions", "rendering", "requests", "results", "seen", "splitting", "suffixes", "targets",
     },
     "gradcam": {
         "arguments", "engine", "errors", "introspection", "loading", "methods", "rendering", "requests", "results",
@@ -180,7 +184,7 @@ def test_imports_point_downwards(path: pathlib.Path) -> None:
 
 SCREEN = {
     "public", "arguments", "benching", "errors", "evidencing", "folders", "loading", "methods", "metrics",
-    "predictions", "rendering", "studies", "targets",
+    "predictions", "rendering", "studies", "suffixes", "targets",
 }  # fmt: skip
 """What the interfaces may use of the package, besides each other."""
 
@@ -203,7 +207,7 @@ TESTED_BY = {
     "interfaces.cli": "test_cli", "interfaces.web": "test_app", "interfaces.web.server": "test_app_server",
     "interfaces.web.guards": "test_app_server", "splitting.scoremaps": "test_segmentation",
     "targets.regions": "test_segmentation", "targets.boxes": "test_detections", "rendering.marks": "test_segmentation",
-    "interfaces.notebook": "test_notebook",
+    "interfaces.notebook": "test_notebook", "suffixes": "test_folders_sources",
 }  # fmt: skip
 """The test modules that are not named after what they test."""
 

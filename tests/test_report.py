@@ -207,6 +207,7 @@ def test_opens_with_another_map(cnn: torch.nn.Module, batch: torch.Tensor, open_
     stored = data["images"][1]["maps"][0][-1]
     assert stored["max"] == pytest.approx(float(best.raw(1, 0).max()), rel=1e-6)
     page = open_report(report_of(found, opening=[best]))
+    assert all(cell.inner_text().strip() for cell in page.page.locator("#rows tr:last-child td").all())
     assert page.text("here-name") == module.OPENING and "measures best" in page.text("here-note")
     assert f"{len(found.stages)} layers" in page.text("summary")
     with pytest.raises(ReportError, match="something else"):

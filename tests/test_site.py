@@ -6,6 +6,7 @@ was built instead, as `make check-all` does.
 
 from __future__ import annotations
 
+import ast
 import collections
 import configparser
 import importlib.util
@@ -138,6 +139,22 @@ def test_cards_hold_what_was_measured() -> None:
             assert cells[1] in evidence and cells[1] in "\n".join(cards.measured_rows(name))
 
 
+def test_srg_stands_on_the_cards() -> None:
+    """SRG of every method measured lies in its interval, with photos, command and date; the control's holds 0."""
+    found = cards.data("measured")
+    for key, run in found["runs"].items():
+        assert f"docs.workshop.faithful {key} " in run["command"] and re.fullmatch(r"\d{4}-\d\d-\d\d", run["date"])
+    for name, figures in found["methods"].items():
+        for key, row in figures.items():
+            mean, low, high = row["srg"]
+            assert name in METHODS and key in found["runs"] and low <= mean <= high
+            if row["photos"] >= cards.FEWEST:
+                shown = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {row['photos']} photos"
+                assert shown in "\n".join(cards.measured_rows(name))
+    _, low, high = found["methods"]["random_cam"]["cnn"]["srg"]
+    assert low < 0 < high < found["methods"]["grad_cam"]["cnn"]["srg"][0]
+
+
 def test_every_public_name_has_an_example() -> None:
     """Every name of the screen and of the documented modules stands in code that the reference runs."""
     code = {path.stem: "\n".join(b.code for b in examples.blocks(path.read_text(encoding="utf-8"))) for path in PAGES
@@ -259,13 +276,40 @@ def test_names_exist() -> None:
 def _is_there(dotted: str) -> bool:
     if dotted.startswith("grad_cam.METHODS."):
         return dotted.rpartition(".")[2] in (*METHODS, "values")
-    here: Any = grad_cam
-    for part in dotted.split(".")[1:]:
+    return _found(dotted) is not None
+
+
+def _found(dotted: str) -> Any:
+    """The object of a dotted name, or None."""
+    first, *parts = dotted.split(".")
+    here: Any = importlib.import_module(first)
+    for part in parts:
         path = f"{getattr(here, '__name__', '')}.{part}"
         if not hasattr(here, part) and not (hasattr(here, "__path__") and importlib.util.find_spec(path)):
-            return False
+            return None
         here = getattr(here, part) if hasattr(here, part) else importlib.import_module(path)
-    return True
+    return here
+
+
+def test_imports_of_the_code_are_there() -> None:
+    """What the code of a page imports of the repository is there, and so is what it takes from there."""
+    missing = []
+    for path in PAGES:
+        modules: dict[str, Any] = {}
+        for block in examples.blocks(path.read_text(encoding="utf-8")):
+            if block.kind == "console":
+                continue
+            for node in ast.walk(ast.parse(block.code)):
+                if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("grad_cam", "tests", "docs"):
+                    for name in node.names:
+                        if not _is_there(f"{node.module}.{name.name}"):
+                            missing.append(f"{path.name}: {node.module}.{name.name}")
+                        elif inspect.ismodule(found := _found(f"{node.module}.{name.name}")):
+                            modules[name.asname or name.name] = found
+                elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                    if not hasattr(modules[node.value.id], node.attr):
+                        missing.append(f"{path.name}: {node.value.id}.{node.attr}")
+    assert not missing, missing
 
 
 @pytest.fixture

@@ -230,6 +230,19 @@ def test_image_towers_alone() -> None:
         grad_cam.explain(model, images, target=targets.text("a cat", tokenizer=_words))
 
 
+@pytest.mark.parametrize("case", ["clip", "siglip", "openclip", "openclip-dict"])
+def test_an_embedding_that_is_given(case: str) -> None:
+    """The embedding of an image, computed before, is explained in the image side like the image itself."""
+    make, size, _ = CASES[case]
+    model = make().eval()
+    images, other = torch.randn(2, 3, size, size), torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        embedding = _embedding(model, other)[0]
+    found = grad_cam.explain(model, images, target=targets.similarity(embedding), method="hires_cam")
+    same = grad_cam.explain(model, images, target=targets.similarity(to=other), method="hires_cam")
+    torch.testing.assert_close(found.map, same.map)
+
+
 def test_evidence_and_perturbation_of_a_text() -> None:
     """What needs scores of changed images encodes the text once more: evidence, and methods that perturb."""
     model, (image, _) = _Named().eval(), _picture()
@@ -247,6 +260,11 @@ def test_wrong_use_is_refused() -> None:
         grad_cam.explain(model, images, target=targets.text("a cat"))
     with pytest.raises(TargetError, match="a text, or several"):
         targets.text("")
+    with pytest.raises(TargetError, match="a text, or several"):
+        targets.text(3)  # type: ignore[arg-type]
+    for nothing in (None, 1):
+        with pytest.raises(GradCamError, match=r"takes more than images.*targets\.text\(.*--text"):
+            grad_cam.explain(model, images, target=nothing)
     with pytest.raises(TargetError, match="has to be encoded by the model"):
         targets.text("a cat")(torch.randn(1, 5))
     with pytest.raises(TargetError, match="not in one space"):

@@ -77,11 +77,13 @@ def main() -> None:
     parser.add_argument("photos", type=pathlib.Path)
     parser.add_argument("--limit", type=int, default=24, help="photos, drawn at random from the table")
     parser.add_argument("--dear", type=int, default=6, help="as many of them for dear methods")
+    parser.add_argument("--only", default="", help="some methods, apart by commas")
     parser.add_argument("--values", type=pathlib.Path, default=pathlib.Path("faithful.json"))
     given = parser.parse_args()
     model = loading.load("demo") if given.model == "demo" else vit.build(given.model)
     prepare = loading.preprocessing(model)
     names = [name for name in methods() if METHODS[name].gives != "concepts"]
+    names = [name for name in names if not given.only or name in given.only.split(",")]
     cheap = [name for name in names if cost(name, given.key) <= DEAR]
     cases = read_cases(given.photos)
     random.Random(0).shuffle(cases)
@@ -91,7 +93,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"torch {torch.__version__}, CPU",
         "command": f"python -m docs.workshop.faithful {given.key} {'demo' if given.model == 'demo' else 'WEIGHTS'} "
-        f"photos.csv --limit {given.limit} --dear {given.dear}",
+        f"photos.csv --limit {given.limit} --dear {given.dear}{f' --only {given.only}' if given.only else ''}",
         "steps": STEPS,
     }
     for wanted, count in ((cheap, given.limit), ([n for n in names if n not in cheap], given.dear)):

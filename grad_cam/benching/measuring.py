@@ -17,6 +17,7 @@ from ..arguments import as_maps
 from ..engine import explain, score_function
 from ..errors import GradCamError, message_of
 from ..evidencing import mean_color
+from ..habits import answered
 from ..methods.chunks import Progress, Score
 from ..methods.regions import MASKS
 from ..metrics import Bank, centred_gaussian, energy_inside, pointing_game, random_maps
@@ -38,6 +39,7 @@ _SHORTEST = 0.025
 EXAMPLES = 4
 
 
+@answered
 def bench(
     model: nn.Module, images: Tensor, targets: Sequence[int | None] | None = None, *,
     boxes: Sequence[ArrayLike | None] | None = None, names: Sequence[str] | None = None,

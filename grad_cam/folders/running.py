@@ -14,6 +14,7 @@ from torch import nn
 
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
+from ..habits import answered
 from ..introspection import class_count
 from ..loading import Preprocessing, class_names, load
 from ..loading import preprocessing as preprocessing_of
@@ -45,6 +46,7 @@ class RunWarning(UserWarning):
     """Something in a run that its owner should know of."""
 
 
+@answered
 def run(
     model: nn.Module | str, source: Anything, out: str | os.PathLike[str], *, layer: AnyLayer | Layers | None = None,
     target: OneTarget | Sequence[OneTarget] = None, method: AnyMethod = "grad_cam", of_class: bool = False,

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import GradCamError, message_of
+from ..suffixes import PICTURES
 from . import embedded
 from .kinds import Files, Indexed, Input, Source, Stream, listing
 from .needs import SourceError, arrow
 
-__all__ = ["COLUMNS", "SUFFIXES", "Anything", "Input", "Source", "Stream", "open_source"]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2", ".ppm", ".pgm")
-"""Suffixes of the files that are taken from a folder."""
-
+__all__ = ["COLUMNS", "Anything", "Input", "Source", "Stream", "open_source"]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "file_name", "image_path", "image", "img"),
@@ -95,7 +92,7 @@ def _pictures_in(root: Path, without: Path | None) -> Iterator[str]:
             if not name.startswith((".", "__MACOSX")) and os.path.realpath(os.path.join(folder, name)) != left_out
         ]  # fmt: skip
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(PICTURES) and not name.startswith("."):
                 yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
 
 
@@ -129,7 +126,7 @@ def _listed_files(names: Sequence[str], root: Path, given: str, class_folders: b
 
 
 def _suffixes() -> str:
-    return ", ".join(SUFFIXES[:4]) + ", ..."
+    return ", ".join(PICTURES[:4]) + ", ..."
 
 
 # --------------------------------------------------------------------------------------------------------------- tables

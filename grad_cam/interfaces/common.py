@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..arguments import canonical, slug
+from ..arguments import canonical, scope_of, slug
 from ..errors import GradCamError, message_of, refuse_existing
 from ..predictions import Prediction, class_label, percentage, predictions, probabilities
 
@@ -26,16 +26,10 @@ if TYPE_CHECKING:
     from ..loading import Preprocessing
 
 __all__ = [
-    "VIDEOS", "VOLUMES", "LayerChoice", "Opened", "Prediction", "check_method_name", "layer_choices", "method_names",
-    "method_settings",
-    "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug", "unique_slugs",
+    "LayerChoice", "MethodFacts", "Opened", "Prediction", "check_method_name", "layer_choices", "method_facts",
+    "method_names", "one_line", "open_model", "percentage", "predictions", "probabilities", "refuse_existing", "slug",
+    "unique_slugs",
 ]  # fmt: skip
-
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-"""Suffixes of videos."""
-
-VOLUMES = (".nii", ".nii.gz", ".dcm", ".dicom")
-"""Suffixes of volumes."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
@@ -93,10 +87,30 @@ def method_names() -> dict[str, str]:
     return {name: str(ast.literal_eval(mark.args[0])) for name, mark in marks.items() if mark is not None}
 
 
-def method_settings(name: str) -> list[str] | None:
-    """The settings of a method by its name or title, without importing it; None where there is no source."""
+class MethodFacts(NamedTuple):
+    """What `methods.Method` says of a method, by the same names, as far as it decides which options fit."""
+
+    name: str
+    options: Sequence[str]
+    scope: str
+    gives: str
+    aug_smooth: bool
+    eigen_smooth: bool
+
+
+def method_facts(name: str) -> MethodFacts | None:
+    """The facts of a method by its name or title, without importing it; None where there is no source."""
     node = _functions().get(_spellings().get(canonical(name), ""))
-    return None if node is None else [argument.arg for argument in node.args.kwonlyargs]
+    mark = None if node is None else _registration(node)
+    if node is None or mark is None:
+        return None
+    given = {word.arg: word.value.value for word in mark.keywords if isinstance(word.value, ast.Constant)}
+    return MethodFacts(
+        node.name, [argument.arg for argument in node.args.kwonlyargs],
+        scope_of(argument.arg for argument in node.args.args),
+        "concepts" if "Factorization" in ast.unparse(node.returns or ast.Constant(None)) else "map",
+        given.get("aug_smooth", True) is True, given.get("channelwise", False) is True,
+    )  # fmt: skip
 
 
 def check_method_name(name: str) -> None:
@@ -197,6 +211,12 @@ def open_model(
 
     from .. import Chain, loading
 
+    if device is not None:  # before the model, which takes longer
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = one_line(error).partition(": ")[2].partition(". ")[0]
+            raise GradCamError(f"there is no device {device!r}", reason, "the CPU is always there") from None
     if isinstance(model, str):
         name, found = model, loading.load(model, pretrained=pretrained and checkpoint is None, checkpoint=checkpoint)
     else:

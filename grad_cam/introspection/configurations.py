@@ -56,8 +56,13 @@ def processor_size(processor: Any) -> tuple[int, int] | None:
 
 
 def run_processor(processor: Any, image: Image.Image) -> torch.Tensor | None:
-    """Runs a Hugging Face image processor on an image: (1,C,H,W), or None if it makes anything else."""
+    """Runs a Hugging Face image processor on an image: (1,C,H,W), or None if it makes anything else.
+
+    Those of videos take it as a video of one frame.
+    """
     made = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
+    if made.ndim == 5 and made.shape[:2] == (1, 1):  # one video, one frame
+        made = made[:, 0]
     return made if made.ndim == 4 and len(made) == 1 else None
 
 

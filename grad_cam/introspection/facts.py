@@ -152,7 +152,8 @@ def _built_size(model: nn.Module, path: str) -> Declared[tuple[int, int]] | None
 
 
 def _weights_size(model: nn.Module, known: list[Any]) -> Declared[tuple[int, int]] | None:
-    sizes = {as_size(getattr(weights.transforms(), "crop_size", None)) for weights in known}
+    presets = [weights.transforms() for weights in known]  # those of segmenters resize, and cut nothing
+    sizes = {as_size(getattr(preset, "crop_size", None) or preset.resize_size) for preset in presets}
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None:
         return None
@@ -287,6 +288,9 @@ def input_description(model: nn.Module) -> str:
         clauses.append(f"{size.source} says {size.value[0]}x{size.value[1]}")
     if channels is not None:
         clauses.append(f"{channels.source} says {channels.value} channel{'s' * (channels.value > 1)}")
+    config = getattr(unwrap(model), "config", None)
+    found = settings(config, ("num_frames",), "model.config")
+    clauses += [f"{where} says {count} frames" for count, where in found if is_count(count)][:1]
     return ", ".join(clauses)
 
 

@@ -24,11 +24,11 @@ def torchvision_weights(model: nn.Module) -> list[Any]:
     Returns:
         The one member of torchvision's enumerations of weights that has as many parameters, whatever the number of
         classes and also without the last layer (the newest where several have); all default ones of the class if none
-        has; [] if the module is none of torchvision's classifiers.
+        has; [] if the module is none of torchvision's classifiers, segmenters or video nets.
     """
     if not is_torchvision(model):
         return []
-    families = [weights for built, weights in _torchvision_classifiers() if isinstance(model, built)]
+    families = [weights for built, weights in _torchvision_published() if isinstance(model, built)]
     if not families:
         return []
     counts = _parameter_counts(model)
@@ -40,12 +40,12 @@ def torchvision_weights(model: nn.Module) -> list[Any]:
 
 
 @functools.cache
-def _torchvision_classifiers() -> tuple[tuple[type[nn.Module], Any], ...]:
-    """The class each of torchvision's classifiers is of, and the enumeration of its weights."""
+def _torchvision_published() -> tuple[tuple[type[nn.Module], Any], ...]:
+    """The class each of torchvision's classifiers, segmenters and video nets is of, and its weights' enumeration."""
     from torchvision import models
 
     found = []
-    for name in (*models.list_models(module=models), *models.list_models(module=models.video)):
+    for name in (name for module in (models, models.segmentation, models.video) for name in models.list_models(module)):
         built = inspect.signature(models.get_model_builder(name)).return_annotation
         if isinstance(built, type):
             found.append((built, models.get_model_weights(name)))
@@ -68,7 +68,7 @@ def torchvision_names(model: nn.Module, count: int | None) -> list[str] | None:
 
 
 def _parameter_counts(model: nn.Module) -> set[int]:
-    """The numbers of parameters with 1000 outputs: of a changed last layer, and of one put after the features."""
+    """The numbers of parameters as it is, and with 1000 outputs: of a changed last layer, and of one put after it."""
     if any(is_lazy(parameter) for parameter in model.parameters()):
         return set()
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -78,4 +78,4 @@ def _parameter_counts(model: nn.Module) -> set[int]:
     outputs = layers[-1].weight.shape[0]
     per_output = sum(parameter.numel() for parameter in layers[-1].parameters()) // max(outputs, 1)
     widths = {outputs, *(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))}
-    return {count + (1000 - outputs) * per_output, *(count + 1000 * (width + 1) for width in widths)}
+    return {count, count + (1000 - outputs) * per_output, *(count + 1000 * (width + 1) for width in widths)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def load_frames(source: str | os.PathLike[str] | Sequence[Any], *, count: int | 
     Raises:
         ImageError: It cannot be read, has no frames, or frames of several sizes.
     """
-    frames = [np.asarray(each) for each in _chosen(_frames_of(source), count)]
+    frames = [np.asarray(each) for each in _frames_of(source, count)]
     if len({frame.shape for frame in frames}) > 1:
         raise ImageError("the frames have different sizes", f"{_name(source)}", "bring them to one size")
     return np.stack(frames)
@@ -134,40 +134,60 @@ def _name(source: Any) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else f"a list of {len(source)} images"
 
 
-def _frames_of(source: Any) -> list[Any]:
-    """All frames: paths of pictures, or pictures."""
+def _frames_of(source: Any, count: int | None) -> list[Image.Image]:
+    """The frames that are chosen, as pictures."""
     if not isinstance(source, (str, os.PathLike)):
-        return list(source)
+        return _chosen(list(source), count)
     path = Path(source)
     if path.is_dir():
-        return sorted(each for each in path.iterdir() if each.suffix.lower() in _PICTURES)
+        return _chosen(sorted(each for each in path.iterdir() if each.suffix.lower() in _PICTURES), count)
     if not path.exists():
         raise ImageError(f"there is no file {str(path)!r}")
     if path.suffix.lower() in _PAGES:
         with Image.open(path) as pages:
-            return [page.convert("RGB") for page in ImageSequence.Iterator(pages)]
-    return list(_decoded(path))
+            return _chosen([page.convert("RGB") for page in ImageSequence.Iterator(pages)], count)
+    return _decoded(path, count)
 
 
-def _decoded(path: Path) -> Iterable[Image.Image]:
+def _decoded(path: Path, count: int | None) -> list[Image.Image]:
+    """The frames that are chosen of a video; it is decoded twice, so that no others are kept in memory."""
     av = import_extra("av", "reading a video needs PyAV", "medical", ImageError)
+
+    def frames(container: Any) -> Iterator[Any]:
+        stream = next((s for s in container.streams if s.type == "video"), None)
+        if stream is None:
+            raise ImageError(f"{path.name} holds no video")
+        yield from container.decode(stream)
+
     try:
         with av.open(str(path)) as container:
-            stream = next((s for s in container.streams if s.type == "video"), None)
-            if stream is None:
-                raise ImageError(f"{path.name} holds no video")
-            return [frame.to_image() for frame in container.decode(stream)]
+            places = _places(sum(1 for _ in frames(container)), count)
+        with av.open(str(path)) as container:
+            kept = {n: _upright(frame) for n, frame in enumerate(frames(container)) if n in places}
     except (av.error.FFmpegError, OSError) as error:
         raise ImageError(f"{path.name} cannot be decoded", message_of(error, 120)) from error
+    return [kept[n] for n in places]
+
+
+def _upright(frame: Any) -> Image.Image:
+    """A frame as it is to be shown: phones store it as the sensor lies, with the turn beside it."""
+    turn = int(getattr(frame, "rotation", 0))  # counterclockwise, in degrees
+    image: Image.Image = frame.to_image()
+    return image.rotate(turn, expand=True) if turn and turn % 90 == 0 else image
+
+
+def _places(total: int, count: int | None) -> list[int]:
+    """The numbers of the frames that are chosen of all, evenly spread."""
+    if not total:
+        raise ImageError("there are no frames to read")
+    if count is None:
+        return list(range(total))
+    count = as_index(count, "count", least=1)
+    return [int((i + 0.5) * total / count) for i in range(count)]
 
 
 def _chosen(frames: list[Any], count: int | None) -> list[Image.Image]:
-    if not frames:
-        raise ImageError("there are no frames to read")
-    if count is not None:
-        count = as_index(count, "count", least=1)
-        frames = [frames[int((i + 0.5) * len(frames) / count)] for i in range(count)]
-    return [load_image(frame) for frame in frames]
+    return [load_image(frames[n]) for n in _places(len(frames), count)]
 
 
 # -------------------------------------------------------------------------------------------------------------- volumes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import operator
 import re
@@ -12,7 +11,7 @@ from typing import Any, NoReturn, SupportsIndex
 from torch import nn
 
 from .. import introspection
-from ..arguments import is_index
+from ..arguments import closest, is_index
 from ..errors import ModelError
 from ..introspection import is_multi_label as is_multi_label
 
@@ -237,14 +236,3 @@ def _imagenet(subset: str) -> tuple[Entry, ...]:
             short = f"{short} ({synset})"
         found.append((short, (*group, synset)))
     return tuple(found)
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """A suggestion of the names closest to one ("did you mean ...?"); "" if none is close."""
-    lowered: dict[str, str] = {}
-    for each in names:
-        lowered.setdefault(each.casefold(), each)
-    key = name.casefold()
-    close = difflib.get_close_matches(key, lowered, n=3, cutoff=0.6)
-    close += [each for each in lowered if key in each and each not in close and len(key) > 2][: 3 - len(close)]
-    return f"did you mean {' or '.join(repr(lowered[each]) for each in close)}?" if close else ""

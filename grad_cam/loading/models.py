@@ -22,11 +22,10 @@ from typing import Any
 
 from torch import nn
 
-from ..arguments import is_index
+from ..arguments import closest, is_index
 from ..errors import ModelError, import_extra
 from . import checkpoints
 from .checkpoints import first_line
-from .labels import closest
 
 _PHOTOS = pathlib.Path(__file__).parents[1] / "photos"
 

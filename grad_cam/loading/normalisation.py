@@ -13,7 +13,7 @@ from .preprocess import IMAGENET_MEAN, Preprocessing, declared_preprocessing, fo
 
 
 def warn_if_unnormalised(model: nn.Module, images: Tensor) -> None:
-    """Warns the caller of a function that calls this where images do not seem to be normalised as a model expects."""
+    """Warns the caller of `explain` or `sweep` where images do not seem to be normalised as a model expects."""
     if images.ndim == 5:
         return
     low, high = (float(value) for value in images.aminmax())
@@ -21,7 +21,7 @@ def warn_if_unnormalised(model: nn.Module, images: Tensor) -> None:
         return  # neither 0..1 nor, undoing any mean and deviation within 0..1, too bright
     note = normalisation_note(model, images)
     if note is not None:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
 
 
 def normalisation_note(model: nn.Module, images: Tensor) -> str | None:

@@ -23,12 +23,12 @@ from ..errors import GradCamError
 from . import processors
 from .geometry import Geometry, file_name
 from .images import MAX_PIXELS, ImageError, Source, load_image
+from .resizing import CROP_MODES as CROP_MODES
+from .resizing import cut, framed, resized, used
 from .whole import WholePhoto, note_on, whole_photo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-CROP_MODES = ("center", "squash", "border")
 
 _INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 
@@ -47,7 +47,8 @@ class Preprocessing:
         interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
         crop_pct: The image is resized to `floor(size / crop_pct)`, then `size` is cut from its centre.
         crop_mode: What is resized: "center" the shorter edge; "squash" both edges, whatever the proportions; "border"
-            the longer edge, with the rest filled in the mean colour.
+            the longer edge, with the rest filled in the mean colour; "keep" the shorter edge, to that of `size`, and
+            nothing is cut, so that every input has the proportions of its image.
         channels: 3, or 1 for models that take grey images. With any other number, you make the tensors yourself.
         bgr: Whether the model takes the channels in the order blue, green, red. Views are RGB all the same.
         assumed: Whether mean and std are a guess, as the model declares none.
@@ -110,7 +111,7 @@ class Preprocessing:
             image: The whole image, as `load_image` returns it.
 
         Returns:
-            An RGB image of exactly `size`; of what its processor makes, where that makes images of several sizes.
+            An RGB image of exactly `size`; where inputs have several sizes, of what the processor or "keep" makes.
 
         Raises:
             ImageError: The image is so elongated that resizing it would take too much memory.
@@ -119,10 +120,10 @@ class Preprocessing:
         if self.processor is not None:
             return self(image)[1]
         self._check_memory(image)
-        height, width = self.size
-        image = image.resize(self._resized(image.width, image.height), _INTERPOLATIONS[self.interpolation])
+        (_, wide, width), (_, high, height) = self._kept(image.size)
+        image = image.resize((wide, high), _INTERPOLATIONS[self.interpolation])
         fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
-        image = _cut(image, width, height, fill if len(fill) == 3 else fill * 3)
+        image = cut(image, width, height, fill if len(fill) == 3 else fill * 3)
         return image.convert("L").convert("RGB") if self.channels == 1 else image
 
     def tensor(self, view: Image.Image) -> Tensor:
@@ -145,7 +146,8 @@ class Preprocessing:
                 remedy=f"give a tensor (B,{self.channels},H,W) to grad_cam.explain()",
             )
         size = (view.height, view.width)
-        if size != self.size and self.processor is None:
+        fits = min(size) == min(self.size) if self.crop_mode == "keep" else size == self.size
+        if not fits and self.processor is None:
             raise GradCamError(
                 f"the view is {size[0]} x {size[1]}, the model takes {self.size[0]} x {self.size[1]}",
                 remedy="make it with view(image)",
@@ -194,15 +196,9 @@ class Preprocessing:
         Returns:
             Left, top, right and bottom in pixels of the image; the whole image if none of it is cut off.
         """
-        width, height = image.size
         if self.processor is not None:
-            return processors.rounded(processors.used_box(self.processor, (width, height), self.mean, self.std))
-        resized = self._resized(width, height)
-        edges = []
-        for length, before, kept in zip((width, height), resized, reversed(self.size), strict=True):
-            start = max(0, round((before - kept) / 2.0))
-            edges.append((start * length / before, min(before, start + kept) * length / before))
-        (left, right), (top, bottom) = edges
+            return processors.rounded(processors.used_box(self.processor, image.size, self.mean, self.std))
+        (left, right), (top, bottom) = (used(*edge) for edge in self._kept(image.size))
         return processors.rounded((left, top, right, bottom))
 
     def frame(self, image: Image.Image) -> tuple[float, float, float, float]:
@@ -212,11 +208,7 @@ class Preprocessing:
         """
         if self.processor is not None:
             return processors.frame(self.processor, image.size, self.mean, self.std)
-        edges = []
-        for length, now, kept in zip(image.size, self._resized(*image.size), reversed(self.size), strict=True):
-            start = round((max(now, kept) - kept) / 2.0) - max(0, kept - now) // 2
-            edges.append((start * length / now, (start + kept) * length / now))
-        (left, right), (top, bottom) = edges
+        (left, right), (top, bottom) = (framed(*edge) for edge in self._kept(image.size))
         return left, top, right, bottom
 
     def geometry(self, source: Source, name: str = "") -> Geometry:
@@ -245,22 +237,24 @@ class Preprocessing:
         return dataclasses.replace(self, crop_mode=mode, crop_pct=1.0, processor=None)
 
     def resized(self, size: int | Sequence[int]) -> Preprocessing:
-        """The same preprocessing for another input size: pixels, or (height, width)."""
+        """The same preprocessing for another input size: pixels, or (height, width).
+
+        Where nothing is cut ("keep"), a square is the size of the shorter edge, and any other size is cut out.
+        """
         size = _as_input_size(size)
-        return self if size == self.size else dataclasses.replace(self, size=size, processor=None)
+        if size == self.size:
+            return self
+        mode = "center" if self.crop_mode == "keep" and size[0] != size[1] else self.crop_mode
+        return dataclasses.replace(self, size=size, crop_mode=mode, processor=None)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing, before the cut; rounded as timm and torchvision do."""
-        high, wide = (math.floor(side / self.crop_pct) or 1 for side in self.size)
-        if self.crop_mode == "squash":
-            return wide, high
-        if self.crop_mode == "center" and high == wide:
-            short, long = min(width, height), max(width, height)
-            long = int(wide * long / short)
-            return (wide, long) if width <= height else (long, wide)
-        choose = max if self.crop_mode == "border" else min
-        ratio = choose(height / high, width / wide)
-        return round(width / ratio) or 1, round(height / ratio) or 1
+        """Width and height after resizing, before the cut."""
+        return resized((width, height), self.size, self.crop_pct, self.crop_mode)
+
+    def _kept(self, image: tuple[int, int]) -> list[tuple[int, int, int]]:
+        """Of width and height of an image: the length, that after resizing, and how much of it the model takes."""
+        now = self._resized(*image)
+        return list(zip(image, now, now if self.crop_mode == "keep" else reversed(self.size), strict=True))
 
     def _check_memory(self, image: Image.Image) -> None:
         wide, high = self._resized(image.width, image.height)
@@ -295,16 +289,6 @@ def _as_input_size(size: Any) -> tuple[int, int]:
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise GradCamError(f"an input size of {height} x {width} pixels is not possible", remedy="224 is usual")
     return height, width
-
-
-def _cut(image: Image.Image, width: int, height: int, fill: tuple[int, ...]) -> Image.Image:
-    """Cuts the centre out; where the image is smaller than the cut, its border is filled."""
-    if image.width < width or image.height < height:
-        canvas = Image.new("RGB", (max(image.width, width), max(image.height, height)), fill)
-        canvas.paste(image, (max(0, width - image.width) // 2, max(0, height - image.height) // 2))
-        image = canvas
-    left, top = round((image.width - width) / 2.0), round((image.height - height) / 2.0)
-    return image.crop((left, top, left + width, top + height))
 
 
 # ---------------------------------------------------------------------------------------------- read off a model
@@ -368,10 +352,8 @@ def preprocessing_set_by_user(model: nn.Module) -> tuple[Preprocessing | None, n
 
 def declared_preprocessing(model: nn.Module) -> Preprocessing | None:
     """What timm, Hugging Face or torchvision declare of a model, whatever its own size and channels; else None."""
-    if introspection.is_detector(model):  # it normalises its images itself
-        return Preprocessing(
-            mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="border"
-        )
+    if introspection.is_detector(model):  # it resizes and normalises its images itself
+        return Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear", crop_mode="keep")
     config = getattr(model, "config", None)
     timm_config = introspection.timm_config(model)
     if timm_config is not None:
@@ -429,13 +411,16 @@ def _from_torchvision(model: nn.Module) -> Preprocessing:
 
 
 def _from_preset(preset: Any) -> Preprocessing:
-    cut, resize = preset.crop_size[0], preset.resize_size[0]
+    resize = preset.resize_size[0]
+    cut = preset.crop_size[0] if hasattr(preset, "crop_size") else resize
+    mode = "squash" if tuple(preset.resize_size) == (resize, resize) else "center"
     return Preprocessing(
         size=(cut, cut),
         mean=tuple(preset.mean),
         std=tuple(preset.std),
         interpolation=preset.interpolation.value,
         crop_pct=_crop_pct(cut, resize),
+        crop_mode=mode if hasattr(preset, "crop_size") else "keep",  # a segmenter's cuts nothing
     )
 
 

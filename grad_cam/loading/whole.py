@@ -33,7 +33,7 @@ def note_on(preprocessing: Preprocessing, size: tuple[int, int], box: tuple[int,
     fraction = (right - left) * (bottom - top) / (size[0] * size[1])
     if fraction < 0.995:
         return f"{max(1, round(100 * fraction))} % of the photo was used"
-    if 0.98 < (width / size[0]) / (height / size[1]) < 1.02:
+    if preprocessing.crop_mode == "keep" or 0.98 < (width / size[0]) / (height / size[1]) < 1.02:
         return None
     how = "padded" if preprocessing.crop_mode == "border" else "resized without keeping its proportions"
     return f"the whole photo was used, {how} to {width} x {height}"

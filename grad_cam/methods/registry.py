@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from ..arguments import ArgumentTypeError, canonical
+from ..arguments import ArgumentTypeError, canonical, scope_of
 from .common import MethodError
 
 Kind = Literal["gradient", "factorization", "perturbation", "attention", "network", "other"]
@@ -45,11 +45,6 @@ ALL_TARGETS = {
 }
 INGREDIENTS: dict[str, str] = {**PER_BATCH, **PER_TARGET, **ALL_TARGETS}
 """The names a method's positional parameters may have, and what they are."""
-
-_AT_THE_CUT = {"activations", "gradients", "tail_gradient", "noisy_gradients", "cam", "tail"}
-_OF_THE_NETWORK = {
-    "whole_score", "attention", "attention_reading", "attention_gradients", "block_attention", "block_gradients"
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +99,7 @@ class Method:
     @functools.cached_property
     def scope(self) -> Literal["layer", "input", "network"]:
         """What it reads: the activation at a cut, the whole network, or images alone; only the first has a layer."""
-        if not _AT_THE_CUT.isdisjoint(self.ingredients):
-            return "layer"
-        return "input" if _OF_THE_NETWORK.isdisjoint(self.ingredients) else "network"
+        return scope_of(self.ingredients)
 
     @property
     def one_pass(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +16,8 @@ from ..errors import GradCamError
 from . import colors, heatmaps
 from .marks import outlined
 from .text import number
+
+_Display = TypeVar("_Display", bound="Display")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,14 @@ class Display:
                 remedy = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(names)}"
                 raise GradCamError("no such display setting", name, remedy)
         return dataclasses.replace(display or cls(), **changes)
+
+    def showing(self: _Display, maps: Iterable[ArrayLike]) -> _Display:
+        """Returns these settings, but in the signed view where a raw map (h, w) holds nothing but what speaks against.
+
+        In the positive view nothing of such a map would be seen; pictures beside each other keep one view.
+        """
+        lacking = self.view == "positive" and any(heatmaps.describe(map) in heatmaps.AGAINST for map in maps)
+        return dataclasses.replace(self, view="signed") if lacking else self
 
     def sigma(self, size: tuple[int, int]) -> float:
         """Returns the smoothing for a picture of a height and width: the setting, or what suits the size."""

@@ -87,6 +87,10 @@ def heat(map: ArrayLike, size: tuple[int, int], threshold: float, smoothing: flo
     return _stretched(resizer((raw.shape[0], raw.shape[1]), size, smoothing), raw, threshold, view)
 
 
+AGAINST = ("all negative", "nowhere positive")
+"""What `describe` says of maps that hold nothing but what speaks against the target."""
+
+
 def describe(map: ArrayLike) -> str | None:
     """Describes what is unusual about a raw map, as a phrase for titles and warnings.
 

@@ -163,7 +163,8 @@ def report_of(
             what the page is to open with explains something else.
     """
     display, first = Display.of(display, **changes), sweeps[0]
-    layers = _layer_rows(first) + ([_opening_row(opening[0])] if opening else [])
+    layers = _layer_rows(first)
+    layers += [_opening_row(opening[0], layers)] if opening else []
     _check_opening(sweeps, opening)
     count = sum(len(sweep[0].map) for sweep in sweeps)
     names = [f"image {i + 1}" for i in range(count)] if names is None else [file_name(name) for name in names]
@@ -197,11 +198,12 @@ def _layer_rows(sweep: Any) -> list[ReportLayer]:
     return rows + [ReportLayer(e.layer.layer_idx, e.layer.name, grid=tuple(e.map.shape[-2:])) for e in inside]
 
 
-def _opening_row(found: Any) -> ReportLayer:
-    """The row of the map that the page opens with, which may be of several layers."""
+def _opening_row(found: Any, layers: Sequence[ReportLayer]) -> ReportLayer:
+    """The row of the map that the page opens with; of several layers it has no one type and output."""
     title = found.title().partition("\n")[2].rpartition(" at ")[0]
     note = f"What measures best of such a model: {title}, at {found.layer.name}."
-    return ReportLayer(None, OPENING, grid=tuple(found.map.shape[-2:]), note=note)
+    same = next((layer for layer in layers if layer.name == found.layer.name), ReportLayer(None, OPENING))
+    return replace(same, layer_idx=None, name=OPENING, grid=tuple(found.map.shape[-2:]), note=note)
 
 
 def _check_opening(sweeps: Sequence[Any], opening: Sequence[Any]) -> None:

@@ -157,7 +157,7 @@ class Explanation:
     ) -> Figure:  # fmt: skip
         """Draws one map in four panels (image, overlay, heatmap, colormap), or the overlays of several.
 
-        A single map that is nowhere positive is shown in the signed view, where there is something to see.
+        With a map that is nowhere positive all are shown in the signed view, where there is something to see of it.
 
         Args:
             image: Which image; None shows all, one a row.
@@ -174,6 +174,7 @@ class Explanation:
             self._warn_of_nothing(b, k, display)
         if len(images) == len(targets) == 1:
             return self._panels(images[0], targets[0], display, remark, photo)
+        display = display.showing(self.raw(b, k) for b in images for k in targets)
         heats = [[display.heat(self.on_picture(b, k), self._size) for k in targets] for b in images]
         return rendering.overview(
             [self.pictures[b] for b in images], [[heat.values for heat in row] for row in heats],
@@ -193,10 +194,8 @@ class Explanation:
 
     def _with_view(self, image: int, target: int, display: Display) -> tuple[Display, str | None]:
         """The display and the note of a single map: the signed view where the positive one would show nothing."""
-        note = self.note(image, target)
-        if display.view != "positive" or rendering.describe(self.raw(image, target)) not in _AGAINST:
-            return display, note
-        return Display.of(display, view="signed"), f"{note}: blue is what speaks against it"
+        note, shown = self.note(image, target), display.showing([self.raw(image, target)])
+        return shown, note if shown is display else f"{note}: blue is what speaks against it"
 
     def to_original(self, image: int = 0, target: int = 0) -> rendering.OriginalMap:
         """Puts a map back over the original: crop and resize undone, as an array, a mask, COCO JSON or NIfTI.
@@ -281,8 +280,9 @@ class Explanation:
         return part_of(self.raw(image, target), self.part)
 
     def _warn_of_nothing(self, image: int, target: int, display: Display) -> None:
-        note = rendering.describe(self.raw(image, target))
-        if note == "all zero" or note in _AGAINST and display.view == "positive":
+        raw = self.raw(image, target)
+        note = rendering.describe(raw)
+        if note == "all zero" or display.showing([raw]) is not display:
             remedy = "" if note == "all zero" else '; view="signed" shows what speaks against it'
             warnings.warn(
                 f"the map of {self.target[image][target]} at {self.layer.name} is {note}: nothing there speaks for it"
@@ -299,9 +299,6 @@ class Explanation:
         chances = probabilities(self.logits[image], self.multi_label)
         return f", {percentage(float(chances[self.classes[image, target]]))}"
 
-
-_AGAINST = ("all negative", "nowhere positive")
-"""What `rendering.describe` says of maps that hold nothing but what speaks against the target."""
 
 _COMPARING = (" rather than ", "against ", "probability of ", "what sets ", "concept ")
 """Words of targets that are about more than one class's score: their title carries no probability."""

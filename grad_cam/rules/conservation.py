@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import targets
 from ..arguments import check_images
 from ..batchnorm import correct_gradients
+from ..habits import answered
 from ..inputs import logits_of
 from ..introspection import matched_to, unwrap
 from ..outputs import Output, rows
@@ -83,6 +84,7 @@ class Audit:
         return "\n".join([f"{head}; not conserved by", *(f"  {one}" for one in self.operations[:10])])
 
 
+@answered
 def audit(
     model: nn.Module, images: Tensor, *, target: Any = None, residual: float = 0.0, output: Output = None
 ) -> Audit:  # fmt: skip

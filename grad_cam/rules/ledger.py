@@ -144,5 +144,5 @@ def warn_of_gaps(ledgers: Sequence[tuple[str, Ledger]], dtype: torch.dtype) -> N
     warnings.warn(
         f"the map at '{where}' and the ledger miss the score by {missing:.2g} (score {score:.3g}): an operation of "
         "this model has no balanced rule; grad_cam.audit(model, images) names it",
-        stacklevel=4,
+        stacklevel=5,
     )

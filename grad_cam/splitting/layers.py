@@ -158,9 +158,12 @@ class Layers(Session):
         return Cut(name, index, position, value, context, point)
 
     def _point(self, value: Ref) -> Point | None:
-        """Where the model's own forward can be met with a value in hand: at a module's end, else at an operation."""
+        """Where the model's own forward can be met with a value in hand: at a module's end, else at an operation.
+
+        A module that returns the value after it was computed with is no such place: what read it kept the old one.
+        """
         plan = self.record.plan
-        calls = [c for c in plan.log.calls if c.path and value in c.outs]
+        calls = [c for c in plan.log.calls if c.path and value in c.outs and c.end < plan.first[value]]
         if calls and value in plan.overwritten:  # where it is made, before anything else holds it
             calls = [c for c in calls if value not in c.reads]
             calls = [min(calls, key=lambda c: c.end)] if calls else []

@@ -92,6 +92,20 @@ class Plan:
                 if open_calls:
                     open_calls[-1] = True
 
+    @functools.cached_property
+    def first(self) -> list[int]:
+        """For every value, the first event that reads it to compute with (their number: none)."""
+        found = [len(self.log.events)] * len(self.log.shapes)
+        for i in range(len(self.log.events) - 1, -1, -1):
+            event = self.log.events[i]
+            if type(event) is Step:
+                reads = event.reads
+            else:
+                reads = event.call.reads if type(event) is Enter and event.call.opaque else []
+            for r in reads:
+                found[r] = i
+        return found
+
     def _count(self) -> None:
         """How many values are alive at every position, and the sum of their numbers (one value: its number)."""
         size = len(self.log.events) + 2

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import as_index, as_layer, check_model
-from ..errors import GradCamError, InputError, SplitError, message_of
+from ..errors import GradCamError, SplitError, message_of
+from ..habits import answered
 from ..inputs import Inputs, Wiring, output_of, wired
-from ..introspection import input_description, unwrap
+from ..introspection import unwrap
 from ..layouts import Layout
 from ..outputs import Output
 from .cuts import Cutter
 from .default import default_cut, inner_cuts, mark_dead
 from .example import example_images
 from .plan import Border, Cut
+from .refusing import refusal
 from .scoremaps import NOTE, is_score_map
 from .stages import Stages
 
@@ -202,14 +204,11 @@ class _Saved:
 
 
 @torch.inference_mode(False)
+@answered
 def chain(
-    model: nn.Module,
-    example: Tensor | tuple[int, ...] | int | None = None,
-    depth: SupportsIndex = 1,
-    *,
-    output: Output = None,
-    inputs: Inputs = None,
-) -> Chain:
+    model: nn.Module, example: Tensor | tuple[int, ...] | int | None = None, depth: SupportsIndex = 1, *,
+    output: Output = None, inputs: Inputs = None,
+) -> Chain:  # fmt: skip
     """Turns a model into a chain of stages whose composition is the model.
 
     The forward pass is recorded on the example, in eval mode, and once more at another batch size; the chain is checked
@@ -238,6 +237,7 @@ def chain(
 
 
 @torch.inference_mode(False)
+@answered
 def split(
     model: nn.Module, layer: SupportsIndex | str | nn.Module, example: Tensor | tuple[int, int] | int | None = None, *,
     output: Output = None, inputs: Inputs = None,
@@ -300,22 +300,11 @@ def open_images(
             return Cutter(model, images, wired(model, images, output, inputs), depth)
         except GradCamError:
             raise
-        except TypeError as error:
-            if inputs is not None or "required positional argument" not in str(error):
+        except (TypeError, AttributeError, RuntimeError, AssertionError, IndexError, ValueError) as error:
+            refused = refusal(error, model, images, inputs)
+            if refused is None:
                 raise
-            raise InputError(
-                f"{type(model).__name__} takes more than images", message_of(error),
-                'give inputs={"name": value}: explain(model, images, inputs=...)',
-            ) from error  # fmt: skip
-        except (RuntimeError, AssertionError, IndexError, ValueError) as error:
-            if not _from_library(error):
-                raise
-            reason = message_of(error, 300)
-            raise InputError(
-                f"{type(model).__name__} refuses a batch of shape {tuple(images.shape)}: {reason}",
-                input_description(model) or "nothing in the model says what size it takes",
-                "example=torch.zeros(1, channels, height, width) or images of a shape that the model takes",
-            ) from error
+            raise refused from error
 
 
 def require_python(model: nn.Module) -> None:
@@ -325,18 +314,6 @@ def require_python(model: nn.Module) -> None:
             "the model is a ScriptModule, whose forward cannot be followed", type(model).__name__,
             "load it as an ordinary nn.Module",
         )  # fmt: skip
-
-
-def _from_library(error: BaseException) -> bool:
-    """Whether an error was raised by a library's check of its input rather than by the model's own code."""
-    place = error.__traceback__
-    name = ""
-    while place is not None:
-        here = place.tb_frame.f_globals.get("__name__", "")
-        if not here.startswith("grad_cam.") and here != "torch.overrides":
-            name = here
-        place = place.tb_next
-    return name.partition(".")[0] in ("torch", "torchvision", "timm", "transformers")
 
 
 def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
@@ -363,13 +340,9 @@ def stages_of(cutter: Cutter, depth: int) -> tuple[StageInfo, ...]:
 
 @torch.inference_mode(False)
 def layer_table(
-    model: nn.Module,
-    images: Tensor | tuple[int, ...] | int | None = None,
-    depth: SupportsIndex = 1,
-    *,
-    output: Output = None,
-    inputs: Inputs = None,
-) -> tuple[StageInfo, ...]:
+    model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, depth: SupportsIndex = 1, *,
+    output: Output = None, inputs: Inputs = None,
+) -> tuple[StageInfo, ...]:  # fmt: skip
     """Lists the layers of a model, also of one that cannot be cut in two.
 
     Args:

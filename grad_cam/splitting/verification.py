@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_model
 from ..errors import GradCamError, message_of
+from ..habits import answered
 from ..inputs import Inputs, logits_of
 from ..outputs import Output, rows
 from .cuts import Cutter
@@ -98,6 +99,7 @@ class Verification:
 
 
 @torch.inference_mode(False)
+@answered
 def verify(
     model: nn.Module, images: Tensor | tuple[int, ...] | int | None = None, *, output: Output = None, depth: int = 1,
     inputs: Inputs = None,

@@ -170,7 +170,7 @@ class _Judge:
         self.effect.append(whole - without)
         self.importance.append(
             (alone - nothing).square() / (alone - nothing).square().sum().clamp(min=1e-24) if linear
-            else total_indices(score, first, second, said)
+            else total_indices(score, first, second, said).clamp(max=1)  # what is over it is chance
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..arguments import as_index, check_model
 from ..errors import GradCamError
 from ..folders.sources import Anything
+from ..habits import answered
 from ..introspection import matched_to
 from ..loading import Preprocessing
 from ..outputs import Output
@@ -28,6 +29,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is under way, the steps done and their number."""
 
 
+@answered
 def study(
     model: nn.Module, source: Anything | Pictures, *, limit: int | None = None, shortcuts: bool = True,
     summaries: bool = True, concepts: int = 0, batch_size: int = 16, seed: int = 0, name: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, SupportsIndex
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..arguments import ArgumentTypeError, is_index
 from ..detections import COLUMNS
 from ..detections.tables import overlaps
+from ..habits import answered
 from ..predictions import percentage
 from .classes import labels, plain
 from .regions import as_numbers
@@ -27,6 +29,7 @@ NEAR = 0.5
 """Intersection over union from which two boxes count as the same."""
 
 
+@answered
 def box(which: SupportsIndex | Sequence[float], score: Kind = "class") -> Target:
     """One box of a detector.
 
@@ -47,6 +50,7 @@ def box(which: SupportsIndex | Sequence[float], score: Kind = "class") -> Target
     return Target(f"box({_written(which)}, {score!r})", partial(_bind, (_which(which),), _kind(score)))
 
 
+@answered
 def boxes(which: SupportsIndex | Sequence[SupportsIndex | Sequence[float]] = 5, score: Kind = "class") -> Target:
     """Several boxes of a detector, from one forward pass: a map for each.
 
@@ -74,8 +78,11 @@ def _which(which: Any) -> Any:
     if is_index(which):
         return plain(which)
     try:
-        return as_numbers(None if isinstance(which, str) else which, 4) or 1 / 0
-    except (TypeError, ValueError, ZeroDivisionError):
+        edges = as_numbers(None if isinstance(which, str) else which, 4) or (math.nan,)
+        if not all(map(math.isfinite, edges)):
+            raise ValueError(edges)
+        return edges
+    except (TypeError, ValueError):
         raise ArgumentTypeError(
             f"{which!r} is not a box", type(which).__name__, "give its number, or (left, top, right, bottom) in pixels"
         ) from None

@@ -6,7 +6,7 @@ They are made without a model, and encoded by the model that is explained: see `
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..arguments import ArgumentTypeError
+from ..habits import answered
 from .score import Names, Score, Target, TargetError
 
 Tokenizer = Callable[..., Any]
@@ -44,6 +45,7 @@ class Encoded(Target):
     encode: Callable[[Encoder], Target] = dataclasses.field(repr=False, default=lambda encoder: _unencoded("target"))
 
 
+@answered
 def text(prompts: str | Sequence[str], *, tokenizer: Tokenizer | None = None) -> Target:
     """The cosine similarity of an image with a text, in a model of image and text (CLIP, SigLIP).
 
@@ -60,7 +62,7 @@ def text(prompts: str | Sequence[str], *, tokenizer: Tokenizer | None = None) ->
         Radford et al., ICML 2021 (CLIP), https://arxiv.org/abs/2103.00020
     """
     several = not isinstance(prompts, str)
-    listed: tuple[str, ...] = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    listed = (prompts,) if isinstance(prompts, str) else tuple(prompts) if isinstance(prompts, Iterable) else ()
     if not listed or not all(isinstance(one, str) and one.strip() for one in listed):
         raise TargetError("a text target is a text, or several", repr(prompts)[:60], 'targets.text("a red cup")')
     name = f"text({list(listed) if several else listed[0]!r})"
@@ -84,6 +86,7 @@ def _bind_texts(prompts: tuple[str, ...], embeddings: Tensor, logits: Tensor, na
     )
 
 
+@answered
 def similarity(embedding: Tensor | None = None, *, to: Tensor | None = None) -> Target:
     """Cosine similarity of the model's output with an embedding, or with its output for another image.
 
@@ -99,14 +102,18 @@ def similarity(embedding: Tensor | None = None, *, to: Tensor | None = None) -> 
             "give the model's output for an image, or to= the image itself",
         )  # fmt: skip
     if embedding is not None:
-        return Target(
-            f"similarity({tuple(embedding.shape)})", partial(_bind_similarity, "similarity", embedding.detach())
-        )
+        bound = partial(_bind_similarity, "similarity", embedding.detach())
+        given = f"similarity({tuple(embedding.shape)})"
+        return Encoded(given, bound, encode=partial(_as_given, Target(given, bound)))
     assert to is not None
     if to.ndim not in (4, 5):
         raise ArgumentTypeError("to= is an image (1, C, H, W)", f"shape {tuple(to.shape)}", "to=image[None]")
     name = f"similarity(to=image {tuple(to.shape)})"
     return Encoded(name, partial(_unencoded, name), encode=partial(_encoded_image, name, to.detach()))
+
+
+def _as_given(target: Target, encoder: Encoder) -> Target:
+    return target
 
 
 def _encoded_image(name: str, image: Tensor, encoder: Encoder) -> Target:

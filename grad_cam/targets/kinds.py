@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_number, is_index
+from ..habits import answered
 from .classes import PerRow, class_score, columns, indices, labels, pick, plain, require_classes
 from .regions import top_classes
 from .score import Class, Names, Score, Target, TargetError
@@ -18,6 +19,7 @@ from .score import Class, Names, Score, Target, TargetError
 # Each target is a function of this module with its settings (functools.partial), so that it can be pickled.
 
 
+@answered
 def logit(k: Class) -> Target:
     """The logit of class k: y_k.
 
@@ -32,6 +34,7 @@ def predicted() -> Target:
     return dataclasses.replace(logit(None), name="predicted()")
 
 
+@answered
 def negative(k: Class = None) -> Target:
     """Minus the logit of class k: what speaks against it.
 
@@ -48,6 +51,7 @@ def _minus(logits: Tensor, index: Tensor) -> Tensor:
     return -pick(logits, index)
 
 
+@answered
 def probability(k: Class = None) -> Target:
     """The probability of class k: softmax over the classes, or the sigmoid of a model with a single output.
 
@@ -74,6 +78,7 @@ def _bind_class(k: Class, score: Any, phrase: str, logits: Tensor, names: Names)
     return (Score(PerRow(score, index), tuple(phrase.format(label) for label in labels(index, names)), index),)
 
 
+@answered
 def difference(a: Class, b: Class) -> Target:
     """Why a rather than b: y_a - y_b.
 
@@ -101,6 +106,7 @@ def _difference(first: Tensor, second: Tensor, logits: Tensor, rows: Tensor) -> 
     return pick(logits, first[rows]) - pick(logits, second[rows])
 
 
+@answered
 def top(k: SupportsIndex = 5) -> Target:
     """The k most probable classes of each image, likeliest first: k maps per image from one pass of the extractor.
 
@@ -120,6 +126,7 @@ def _bind_top(k: int, logits: Tensor, names: Names) -> tuple[Score, ...]:
     return tuple(class_score(column, names) for column in best.unbind(1))
 
 
+@answered
 def finer(classes: SupportsIndex | Sequence[SupportsIndex | str] = 3, gamma: float = 0.6, k: Class = None) -> Target:
     """What sets a class apart from those most like it: y_k - gamma mean of the other classes' logits.
 
@@ -165,6 +172,7 @@ def _finer(own: Tensor, others: Tensor, gamma: float, logits: Tensor, rows: Tens
     return pick(logits, own[rows]) - gamma * logits.gather(1, others[rows]).mean(1)
 
 
+@answered
 def binary(positive: bool = True) -> Target:
     """The answer of a model with one logit: the logit itself for yes, minus the logit for no.
 
@@ -182,6 +190,7 @@ def _bind_binary(positive: bool, logits: Tensor, names: Names) -> tuple[Score, .
     return (Score(partial(_column, 0, sign), (answer,) * len(logits)),)
 
 
+@answered
 def regression(i: SupportsIndex = 0) -> Target:
     """Output i of a model that predicts numbers.
 

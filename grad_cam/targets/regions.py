@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..arguments import ArgumentTypeError, is_index
+from ..habits import answered
 from .classes import class_index, labels, plain
 from .score import Class, Names, Score, Target, TargetError
 
@@ -29,6 +30,7 @@ class Region(NamedTuple):
     box: tuple[float, ...] | None = None
 
 
+@answered
 def segmentation(
     k: Class = None, mask: Any = None, *, point: Sequence[float] | None = None, box: Sequence[float] | None = None
 ) -> Target:
@@ -67,8 +69,18 @@ def segmentation(
             "box": ("a box is four numbers", "give box=(left, top, right, bottom) in pixels"),
         }[named[0]]
         raise ArgumentTypeError(what, f"{type(given[named[0]]).__name__}", remedy) from error
+    _require_weights(region.mask)
     where = f", {named[0]}={tuple(given[named[0]])!r}" if named and mask is None else ", mask" * bool(named)
     return Target(f"segmentation({plain(k)!r}{where})", partial(_bind, plain(k), region), sized=True)
+
+
+def _require_weights(mask: Tensor | None) -> None:
+    """Raises TargetError for a mask with weights beyond 0..1, which would turn a map round or change its units."""
+    if mask is not None and mask.numel() and not bool(((mask >= 0) & (mask <= 1)).all()):
+        low, high = (f"{float(end):g}" for end in (mask.min(), mask.max()))
+        raise TargetError(
+            "the weights of a mask go from 0 to 1", f"these go from {low} to {high}", "give mask=mask > 0"
+        )
 
 
 def as_numbers(value: Any, count: int) -> tuple[float, ...] | None:

@@ -12,6 +12,7 @@ import typer
 from ..common import Opened, check_method_name
 from .cases import Case, box_mask, classes_of, prepared, read_cases
 from .console import bars, console, print_json, say
+from .early import check_function
 from .edge import command
 from .options import FLAG, OUT, WHAT, Depth, Force, Json, ModelOptions, Show, method_option, option
 from .parsing import check_page, open_viewer
@@ -87,9 +88,9 @@ predicted class) and, where it is known, [cyan]box[/] (left top right bottom in 
     methods = _methods(method)
     cases = read_cases(table, folder, class_column)
     check_page(output, force)
+    opened = model.open()
     from ...rendering.bench import write_bench
 
-    opened = model.open()
     known = list(classes_of(cases, opened.model, skip_unknown))
     skipped = len(cases) - len(known)
     if not known:
@@ -121,7 +122,9 @@ def _methods(text: str | None) -> list[str] | None:
         raise typer.BadParameter("--method names no method: see grad-cam methods")
     for name in names:
         method, _, rules = name.partition("+")
-        if ":" not in name:
+        if ":" in name:
+            check_function(name)
+        else:
             check_method_name(method if rules in ("balanced", "residual") else name)
     return names
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import GradCamError, refuse_existing
-from ..common import VIDEOS, VOLUMES, Opened, slug, unique_slugs
+from ...suffixes import VIDEOS, VOLUMES
+from ..common import Opened, slug, unique_slugs
 from .options import MODEL, option
 from .parsing import two_numbers
 from .photos import Photo

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
-from ..common import Opened, refuse_existing, slug, unique_slugs
+from ..common import MethodFacts, Opened, refuse_existing, slug, unique_slugs
 from .clips import ClipOptions, is_clip, require_pictures, takes_clips, write_strips
 from .console import Bars, collected_warnings, print_json, print_notes, say
 from .edge import command
@@ -34,7 +34,7 @@ from .options import (
 )  # fmt: skip
 from .parsing import check_folder, one_of, open_viewer
 from .photos import Photo, Photos
-from .regions import RegionOptions
+from .regions import RegionOptions, box_of
 from .results import described, finite, guesses, print_predictions, rounded, side_by_side
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ class ExplainOptions(MethodOptions):
         texts = [text.strip() for text in self.layer or ()]
         return [int(text) if text.lstrip("+-").isdigit() else text for text in dict.fromkeys(texts)]
 
-    def found(self) -> list[Method]:
-        """The methods that fit together: several give one map each, and a layer is read by one of them at least."""
-        entries = super().found()
+    def check_fit(self, methods: Sequence[MethodFacts | Method]) -> None:
+        """Refuses methods that do not fit together: several give one map each, a layer is read by one at least."""
+        super().check_fit(methods)
+        entries = list({entry.name: entry for entry in methods}.values())
         alone = [entry.name for entry in entries if entry.gives != "map"]
         if alone and (len(entries) > 1 or self.control):
             raise typer.BadParameter(f"{alone[0]} makes several maps of its own and cannot be compared: give it alone")
@@ -109,7 +110,6 @@ class ExplainOptions(MethodOptions):
         if self.layer and not any(entry.scope == "layer" for entry in entries):
             reads = "the whole network" if entries[0].scope == "network" else "the photo alone"
             raise typer.BadParameter(f"--layer: {entries[0].name} reads {reads} and has no layer; leave it out")
-        return entries
 
 
 @command("explain")
@@ -176,8 +176,8 @@ A photo that fails does not stop the others.
     if single and not any(Path(name).is_dir() for name in images):  # a folder may be one video
         _require_one(output, photos)
     folder = check_folder(output.parent if single else output)
+    opened = model.open(how.found)
     methods, display = how.found(), look.display
-    opened = model.open()
     moving = takes_clips(opened)
     if moving and not named:
         photos = Photos.named(images)
@@ -360,7 +360,9 @@ class _Job:
         for n, e in enumerate(results):
             for k in range(len(e.target[b])):
                 found = judged.get((n, b, k))
-                figures = {} if found is None else {"evidence": finite(found.as_dict())}
+                figures: dict[str, Any] = {} if found is None else {"evidence": finite(found.as_dict())}
+                box = box_of(e.mark(b, k), photo)
+                figures |= {"box": box} if box else {}
                 values = rounded(e.raw(b, k).tolist())
                 explanations.append({**described(e, self.opened, b, k), **figures, "map": values})
         return {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from ..common import Opened, check_method_name, method_names, method_settings, open_model
+from ..common import MethodFacts, Opened, check_method_name, method_facts, method_names, open_model
 from .console import busy
+from .early import check_device, check_function, check_model_name
 from .edge import collect_again
 from .parsing import colormap, device, named_values, number, one_of, size
 
@@ -97,7 +98,10 @@ class ModelOptions:
     ] = None  # fmt: skip
 
     def check(self) -> None:
-        """Refuses files that are not there, and class names that cannot be read."""
+        """Refuses a model and files that are not there, and class names that cannot be read."""
+        check_model_name(self.model)
+        if self.device is not None:
+            check_device(self.device)
         for name, path in (("--checkpoint", self.checkpoint), ("--classes", self.classes)):
             if path is not None and not path.is_file():
                 raise FileNotFoundError(f"{name}: there is no file {str(path)!r}")
@@ -126,9 +130,11 @@ class ModelOptions:
         three = isinstance(self.input_size, tuple) and len(self.input_size) == 3
         return self.input_size[1:] if three else self.input_size
 
-    def open(self) -> Opened:
-        """Loads the model."""
+    def open(self, *checks: Callable[[], object]) -> Opened:
+        """Loads the model, after checks that need torch."""
         with busy(f"Loading {self.model}"):
+            for check in checks:
+                check()
             opened = open_model(
                 self.model, input_size=self._picture_size, crop=self.crop, pretrained=self.pretrained,
                 checkpoint=self.checkpoint, class_names=self.class_names(), device=self.device, dtype=self.dtype,
@@ -307,17 +313,27 @@ class MethodOptions:
         if len(self.names) > 1 and not self.several:
             raise typer.BadParameter(f"--method {self.method}: give one method here")
         for name in self.names:
-            if ":" not in name:
-                check_method_name(name)
-                self._check_settings(name, method_settings(name))
+            (check_function if ":" in name else check_method_name)(name)
         named_values(self.settings)
+        facts = [method_facts(name) for name in self.names]
+        if None not in facts:
+            self.check_fit([entry for entry in facts if entry is not None])
 
-    def _check_settings(self, method: str, known: Iterable[str] | None) -> None:
-        """Refuses a setting that a method does not have; None is not known yet."""
-        for name in named_values(self.settings) if known is not None else ():
-            if name not in (known or ()):
-                takes = f"it takes {', '.join(known or ())}" if known else "it takes none"
-                raise typer.BadParameter(f"--option {name}: {method} has no such setting; {takes}")
+    def check_fit(self, methods: Sequence[MethodFacts | Method]) -> None:
+        """Refuses settings and smoothings that one of the methods does not take."""
+        for entry in methods:
+            for name in named_values(self.settings):
+                if name not in entry.options:
+                    takes = f"it takes {', '.join(entry.options)}" if entry.options else "it takes none"
+                    raise typer.BadParameter(f"--option {name}: {entry.name} has no such setting; {takes}")
+            for name in ("aug_smooth", "eigen_smooth"):
+                if getattr(self, name) and not getattr(entry, name):
+                    raise typer.BadParameter(f"--{name.replace('_', '-')} does not work with {entry.name}")
+
+    @property
+    def gives(self) -> str:
+        """What the first method gives: "map" or "concepts"."""
+        return (method_facts(self.names[0]) or self.found()[0]).gives
 
     def found(self) -> list[Method]:
         """The methods; all of them must take the settings and the smoothings.
@@ -329,11 +345,7 @@ class MethodOptions:
         from ...methods import find
 
         entries = list({m.name: m for m in (find(imported(n) if ":" in n else n) for n in self.names)}.values())
-        for entry in entries:
-            self._check_settings(entry.name, entry.options)
-            for name in ("aug_smooth", "eigen_smooth"):
-                if getattr(self, name) and not getattr(entry, name):
-                    raise typer.BadParameter(f"--{name.replace('_', '-')} does not work with {entry.name}")
+        self.check_fit(entries)
         return entries
 
     @property

@@ -15,10 +15,7 @@ from typing import Any
 import typer
 
 from ...errors import refuse_existing
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-"""Suffixes of the files taken from a folder."""
-
+from ...suffixes import PICTURES
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "npu")
 """Kinds of devices of torch that compute pictures."""
@@ -72,7 +69,7 @@ def one_of(*values: str) -> Callable[[str], str]:
 
 
 def device(text: str) -> str:
-    """The name of a device; whether it is there shows when the model is moved to it."""
+    """The name of a device, whether it is there or not."""
     if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", text):
         raise typer.BadParameter(f"{text!r} is not a device: give cpu, cuda, cuda:1, mps, ...")
     return text

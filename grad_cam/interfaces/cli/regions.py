@@ -1,4 +1,4 @@
-"""A class in a part of the photo on the command line: `--point` and `--mask`."""
+"""Parts of the photo on the command line, in its own pixels: `--point`, `--mask` and the places of `--boxes`."""
 
 from __future__ import annotations
 
@@ -69,6 +69,8 @@ class RegionOptions(TargetOptions):
 
         from ... import loading, targets
 
+        if self.boxes and not isinstance(self._boxes, int):
+            return lambda photos: [self._seen_boxes(photo) for photo in photos]
         if self._named is None:
             resolve = self.resolve(opened)
             return lambda photos: resolve(torch.cat([photo.tensor for photo in photos]))
@@ -85,12 +87,53 @@ class RegionOptions(TargetOptions):
 
         return lambda photos: [of(photo) for photo in photos]
 
+    def _seen_boxes(self, photo: Photo) -> list[Any]:
+        """A target for every box that is named, whose place is one in the photo."""
+        from ... import targets
+
+        chosen = [one if isinstance(one, int) else _seen_box(one, photo) for one in self._boxes]  # type: ignore[union-attr]
+        return [targets.box(one, self.score or "class") for one in chosen]  # type: ignore[arg-type]
+
+
+def _scaled(point: Sequence[float], photo: Photo) -> tuple[float, float]:
+    """Where a pixel (x, y) of a photo lies in what the model sees: from 0 to 1 if it does."""
+    (top, left), (bottom, right) = photo.geometry.start, photo.geometry.stop
+    return (point[0] - left) / (right - left), (point[1] - top) / (bottom - top)
+
+
+def _seen_box(box: Sequence[float], photo: Photo) -> list[float]:
+    """Where a box of a photo lies in what the model sees, in its pixels."""
+    (high, wide), (height, width) = photo.geometry.original, photo.tensor.shape[-2:]
+    left, top, right, bottom = box
+    if not (left < right and top < bottom and right > 0 and bottom > 0 and left < wide and top < high):
+        raise GradCamError(
+            f"the box {','.join(f'{v:g}' for v in box)} holds nothing of the photo",
+            f"{photo.path}: {wide} x {high} pixels", "give left,top,right,bottom in pixels of the photo",
+        )  # fmt: skip
+    (x0, y0), (x1, y1) = _scaled(box[:2], photo), _scaled(box[2:], photo)
+    return [x0 * width, y0 * height, x1 * width, y1 * height]
+
+
+def box_of(mark: Any, photo: Photo) -> list[float] | None:
+    """The box that a map is about, in pixels of the photo: left, top, right and bottom; None where it is of no box.
+
+    Args:
+        mark: What the score is about, as an explanation has it.
+        photo: The photo.
+    """
+    if not isinstance(mark, tuple) or len(mark) != 4 or len(photo.geometry.original) != 2:
+        return None
+    (top, left), (bottom, right) = photo.geometry.start, photo.geometry.stop
+    height, width = photo.tensor.shape[-2:]
+    across, down = (right - left) / width, (bottom - top) / height
+    edges = left + mark[0] * across, top + mark[1] * down, left + mark[2] * across, top + mark[3] * down
+    return [round(float(v), 1) for v in edges]
+
 
 def _seen_at(point: tuple[float, float], photo: Photo) -> tuple[float, float]:
     """Where a pixel of a photo lies in what the model sees, (x, y)."""
     where, (height, width) = photo.geometry, photo.tensor.shape[-2:]
-    (top, left), (bottom, right) = where.start, where.stop
-    x, y = (point[0] - left) / (right - left), (point[1] - top) / (bottom - top)
+    x, y = _scaled(point, photo)
     high, wide = where.original
     if not (0 <= point[0] <= wide and 0 <= point[1] <= high):
         raise GradCamError(

@@ -104,13 +104,13 @@ It explains the three likeliest classes of every photo unless an option says oth
     if output.suffix.lower() in DRAWINGS and not output.is_dir():
         raise typer.BadParameter(f"-o {output}: the report is a page, call it {output.stem}.html; a browser prints it")
     check_page(output, force)
+    if evidence and how.gives != "map":
+        raise typer.BadParameter(f"--evidence: {how.method} makes concepts, which explain no score; leave it out")
+    opened = model.open(how.found)
     from ... import explain
     from ...rendering.report import report_of, write_report
 
     display = look.display
-    if how.found()[0].gives != "map" and evidence:
-        raise typer.BadParameter(f"--evidence: {how.method} makes concepts, which explain no score; leave it out")
-    opened = model.open()
     classes = target.resolve(opened, SHOWN)
 
     def work(some: list[Photo], bars: Bars) -> list[Any]:

@@ -73,10 +73,12 @@ def side_by_side(
     first = results[0]
     pairs = [(e, k) for k in targets for e in results]
     size = (int(first.images.shape[-2]), int(first.images.shape[-1]))
+    display = display.showing(e.raw(b, k) for e, k in pairs)
     heats = [display.heat(e.on_picture(b, k), size) for e, k in pairs]
 
     def facts(e: Explanation, k: int) -> tuple[str, str, str]:
-        title = METHODS[e.method].title if e.method in METHODS else e.method
+        made = e.title().partition("\n")[2].rpartition(" at ")[0]
+        title = METHODS[e.method].title if e.method in METHODS else made
         chances = probabilities(e.logits[b], e.multi_label)
         known = e.classes is not None and len(chances) > 1
         chance = f", {percentage(float(chances[int(e.classes[b, k])]))}" if known else ""  # type: ignore[index]
@@ -99,4 +101,4 @@ def side_by_side(
 def print_predictions(image: str, found: Sequence[dict[str, Any]]) -> None:
     """Prints the name of a photo and its likeliest classes."""
     rows = [Prediction(p["index"], p["class"], p["probability"]) for p in found[:SHOWN]]
-    say((Path(image).name, "bold"), f"  {', '.join(map(str, rows))}")
+    say((Path(image).name, "bold"), f"  {', '.join(map(str, rows))}" if rows else "")

@@ -14,6 +14,7 @@ import typer
 
 from ..common import Opened
 from .console import console, print_json, say
+from .early import check_source
 from .edge import SOME_FAILED, STOPPED, command
 from .options import (
     FLAG,
@@ -143,15 +144,16 @@ A table has a column path, and may have class, box (left top right bottom) and m
     model.check()
     if not Path(source).exists() and not glob.has_magic(source):
         raise FileNotFoundError(f"there is no folder, table or picture {source!r}; a glob needs a * or ?")
+    check_source(source)
     if engine != "ray" and (address is not None or actors is not None):
         raise typer.BadParameter("--address and --actors need --engine ray")
     check_folder(output)
+    opened = model.open(how.found)
     (method,) = how.found()
     from ... import run as run_folder
     from ...folders import Interrupted
     from ...folders import export as export_rows
 
-    opened = model.open()
     wanted = _target(target, opened)
 
     def note(text: str) -> None:

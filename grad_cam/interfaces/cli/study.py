@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...suffixes import PICTURES
 from ..common import Opened, open_model
 from .console import bars, print_json, say
+from .early import check_model_name, check_source
 from .edge import command
 from .options import FLAG, OUT, WHAT, Force, Json, ModelOptions, Show, option
-from .parsing import PICTURES, check_page, open_viewer
+from .parsing import check_page, open_viewer
 
 if TYPE_CHECKING:
     from ...studies import Comparison, Study
@@ -66,6 +68,9 @@ not: marks, borders, tints, text.
         raise FileNotFoundError(f"there is no {str(source)!r}: give a folder that holds one folder for each class")
     if source.suffix.lower() in PICTURES and source.is_file():
         raise NotADirectoryError(f"{str(source)!r} is one picture: give a folder that holds one folder for each class")
+    check_source(source)
+    if against is not None and not Path(against).is_file():
+        check_model_name(against)
     check_page(output, force)
     opened = model.open()
     other = None if against is None else _other(model, against)

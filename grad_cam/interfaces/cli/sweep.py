@@ -83,11 +83,11 @@ agrees with the last one (correlation).
             raise typer.BadParameter(f"-o {file} is one file for {target.count} classes: give a folder")
         refuse_existing([file], force)
     folder = check_folder(output.parent if file else output) / f"{slug(Path(paths[0]).stem)}-sweep-{slug(how.method)}"
+    opened = model.open(how.found)
     from ...loading import read_image
 
     method, display = how.found()[0], look.display
     picture, notes = read_image(paths[0])
-    opened = model.open()
     tensor, whole = opened.prepare(picture)[0], opened.prepare.whole(picture)
     with busy("Going through the layers") if method.one_pass else contextlib.nullcontext(), bars() as shown:
         found = run_sweep(opened, tensor, target.resolve(opened)(tensor), depth, how, shown)

@@ -75,7 +75,7 @@ def caption(state: ExplorerState, choice: Choice, one: Explanation, display: Dis
     where.append(f"map {one.map.shape[-2]} × {one.map.shape[-1]}")
     if choice.layer is not None and layer.layer_idx is not None:
         where.append(f"layer_idx {layer.layer_idx}")
-    low, high = display.ends(one.on_picture(), (state.picture.height, state.picture.width))
+    low, high = display.showing([one.on_picture()]).ends(one.on_picture(), (state.picture.height, state.picture.width))
     colours = f"Colours: {low} to {high}, in units of the score"
     lines = [f"{first} — {html.escape(METHODS[choice.method].title)}", quiet(" · ".join(where)), quiet(colours)]
     note = one.note()

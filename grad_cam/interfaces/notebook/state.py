@@ -157,6 +157,7 @@ class ExplorerState:
     def render(self, one: Explanation, display: Display, view: str = "overlay") -> Image.Image:
         """The picture of an explanation; `view` is "heatmap" or, for its overlay, anything else."""
         if view != "heatmap":
+            display = display.showing([one.on_picture()])
             return display.overlay(self.picture, one.on_picture())
         return Image.fromarray(rendering.colorize(one.heatmap(display)[0], display.colormap))
 

@@ -30,7 +30,7 @@ def explore(
     threshold: float = Display.threshold,
     smoothing: float | None = None,
     alpha: float = rendering.ALPHA,
-    colormap: str = rendering.COLORMAP,
+    colormap: str = Display.colormap,
     input_size: int | tuple[int, int] | None = None,
     crop: bool = True,
     reshape_transform: str | Callable[[Tensor], Tensor] | None = None,
@@ -52,7 +52,7 @@ def explore(
         threshold: Fraction of the maximum under which the heatmap is floored.
         smoothing: Gaussian sigma in pixels of the picture; None takes what suits its size.
         alpha: Opacity of the hottest spot.
-        colormap: "bgr" or any matplotlib colormap.
+        colormap: Any matplotlib colormap, or "bgr" (blue, green, red), the colours of `GradCAM`.
         input_size: Side length or (H, W) the picture is brought to; None takes the model's own.
         crop: False keeps the whole of the picture, padded, where the model's own way cuts off its sides.
         reshape_transform: Layout of the activations if it is not found by itself, as for `explain`.
@@ -165,7 +165,8 @@ class Explorer:
         method = METHODS[self.method.value]
         self.target.disabled = self.search.disabled = not method.class_specific
         self.layer.disabled = method.scope != "layer"
-        self._advice.value = markup.quiet(method.advice)
+        layers = " Other methods, such as Grad-CAM, have layers to choose." if self.layer.disabled else ""
+        self._advice.value = markup.quiet(method.advice + layers)
         self._requests.request(self._state.canonical(Choice(self.layer.value, method.name, self._target)))
 
     def _filter(self, _: Any = None) -> None:

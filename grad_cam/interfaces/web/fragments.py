@@ -139,8 +139,10 @@ def result(view: View, drawing: Drawing) -> str:
             for map, name in zip(found.maps, found.names, strict=True)
         ]
         return _html("cards", cards, "Each concept is named after the class that the model gives to it alone.")
-    map = found.maps[0]
+    map, asked = found.maps[0], drawing
+    drawing = asked.showing([map])
     note, title = _nothing(rendering.describe(map)), METHODS[method].title
+    instead = f"nothing speaks for {view.word}" + ("" if drawing is asked else "; blue is what speaks against it")
     height, width = map.shape
     facts = f"Raw map of {height} × {width} values from {number(map.min())} to {number(map.max())}"
     rows = [[number(value) for value in row] for row in map.tolist()] if max(map.shape) <= NUMBERS else []
@@ -148,7 +150,7 @@ def result(view: View, drawing: Drawing) -> str:
     return _html("picture",
         data_uri(drawing.picture(view.seen, map)), f"{title} for {view.word} at {view.place}, over the picture",
         drawing.ramp(), *drawing.ends(map, view.size), facts, rows, f"{file}.png", f"{file}.npy", npy_uri(map),
-        f"This map is {note}: nothing speaks for {view.word}." if note else "",
+        f"This map is {note}: {instead}." if note else "",
         view.evidence.get(view.key(method, view.layer), ""),
     )  # fmt: skip
 
@@ -170,7 +172,8 @@ def layer_cards(view: View, drawing: Drawing) -> str:
     method, position = view.controls.method, view.controls.position
     if not of_layer(method):
         card = _card(view, view.result, drawing, view.place, (), str(position), True)
-        return _html("cards", [card], f"{METHODS[method].title} has one map for all layers.")
+        said = f"{METHODS[method].title} has one map for all layers; Grad-CAM, for example, has one of each."
+        return _html("cards", [card], said)
     results = [view.result_of(method, layer) for layer in view.opened.layers]
     last, cards = results[-1], []
     for i, (layer, found) in enumerate(zip(view.opened.layers, results, strict=True)):
@@ -202,7 +205,7 @@ def _card(
         return Card(title, lack=_FOLDERS.sub("", found or "not computed yet"))
     map = found.maps[0]
     note = _nothing(rendering.describe(map))
-    src = data_uri(drawing.picture(view.seen, map), "jpeg")
+    src = data_uri(drawing.showing([map]).picture(view.seen, map), "jpeg")
     return Card(title, src, f"{title}, {view.word}", [note] if note else about, pick, current)
 
 

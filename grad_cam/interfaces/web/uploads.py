@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ...loading import ImageError, read_image
-from ..common import VIDEOS, VOLUMES
+from ...suffixes import VIDEOS, VOLUMES
 from .errors import AppError
 
 __all__ = ["Limits", "read", "remove_uploads", "upload_folder", "uploaded"]

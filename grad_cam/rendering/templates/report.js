@@ -425,7 +425,7 @@
     $("strip").replaceChildren(...report.layers.map((layer, i) => {
       const index = layer.index === null ? "–" : String(layer.index);
       const button = make("button", { type: "button", tabindex: "-1", title: `${layer.name} · layer_idx ${index}` },
-        make("canvas", { "aria-hidden": "true" }), make("span", { class: "why" }), make("span", { class: "number" }, index), make("bdi", { class: "named" }, layer.name));
+        make("canvas", { "aria-hidden": "true" }), make("span", { class: "why" }), make("span", { class: "number" }, layer.name === "(auto)" ? "auto" : index), make("bdi", { class: "named" }, layer.name));
       button.addEventListener("click", () => chooseLayer(i));
       return button;
     }));
