@@ -702,7 +702,8 @@ def test_ctrl_c_at_any_moment(tmp_path: pathlib.Path, after: str) -> None:
         time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
-    assert (process.returncode, stderr) == (130, "Stopped.\n")
+    before = "Loading demo ...\n" if after == "import" else ""  # said before torch is imported
+    assert (process.returncode, stderr) == (130, f"{before}Stopped.\n")
 
 
 def test_collection_is_paused_for_the_imports_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -830,7 +831,9 @@ def test_report_opens_with_auto(run: Run) -> None:
     assert maps[-1]["max"] == pytest.approx(float(e.raw(0, 0).max()), rel=1e-5)
     assert data["images"][0]["evidence"] == [[0, len(maps) - 1, str(grad_cam.evidence(model, e))]]
     assert run("report", "cat.png", *TINY, "-x", "layer_cam", "-o", "named.html").exit_code == 0
-    assert "(auto)" not in pathlib.Path("named.html").read_text(encoding="utf-8")
+    page = pathlib.Path("named.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    assert "(auto)" not in [layer["name"] for layer in data["layers"]]
 
 
 def test_app_without_gradio(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_command_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     model = _Bright()
     model.preprocessing = Preprocessing(size=(32, 32), crop_mode="squash")  # type: ignore[assignment]
     monkeypatch.setattr(grad_cam.loading, "load", lambda name, **kw: model)
-    words = ["explain", "spot.png", "-m", "bright", "-l", "features", "--original", "png", "-o", "out"]
+    words = ["explain", "spot.png", "-m", "resnet18", "-l", "features", "--original", "png", "-o", "out"]
     assert CliRunner().invoke(cli.app, words).exit_code == 0
     (mask,) = pathlib.Path("out").glob("*-original.png")
     rows, columns = np.nonzero(np.asarray(Image.open(mask)))
