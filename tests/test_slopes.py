@@ -104,6 +104,12 @@ def _torchvision(name: str) -> Case:
     images = torch.rand(1, 3, 96, 96).double()
 
     def score(found: Explanation) -> Callable[[], Tensor]:
+        if hasattr(model, "rpn"):  # where it proposes boxes is detached by torchvision itself
+            held: dict[str, Any] = {}
+            model.rpn.register_forward_hook(lambda module, args, out: held.setdefault("proposals", out))
+            with torch.no_grad():
+                model(list(images))
+
         def nearest() -> Tensor:
             rows = detect(model, (96, 96), (images,), {})[0]
             rows = rows[rows[:, LABEL] == found.logits[0, 0, LABEL]]
